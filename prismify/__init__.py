@@ -1,0 +1,65 @@
+"""prismify: scan any generative model, convert it to DeepPrism and PrismAttn, save, load, retrain."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .checkpoint import load, save
+    from .errors import PrismifyError
+    from .graph import capture
+    from .layers import DeepPrism, Prism, PrismAttn, PrismConv
+    from .plan import Decision, Plan
+    from .policies import Policy
+    from .rewrite import convert, convert_
+    from .scan import scan
+
+# name -> the module that defines it; loaded on first use (PEP 562), so that `import prismify` is instant.
+_PUBLIC = {
+    "scan": "scan",
+    "convert": "rewrite",
+    "convert_": "rewrite",
+    "save": "checkpoint",
+    "load": "checkpoint",
+    "capture": "graph",
+    "Plan": "plan",
+    "Decision": "plan",
+    "Policy": "policies",
+    "DeepPrism": "layers",
+    "Prism": "layers",
+    "PrismAttn": "layers",
+    "PrismConv": "layers",
+    "PrismifyError": "errors",
+}
+
+__all__ = [  # noqa: RUF022 - in the order of use
+    "scan",
+    "convert",
+    "convert_",
+    "save",
+    "load",
+    "capture",
+    "Plan",
+    "Decision",
+    "Policy",
+    "DeepPrism",
+    "Prism",
+    "PrismAttn",
+    "PrismConv",
+    "PrismifyError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'prismify' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

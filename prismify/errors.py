@@ -1,0 +1,35 @@
+"""What can go wrong, as kinds a caller can act on. Every message is one line that says what to do."""
+
+from __future__ import annotations
+
+
+class PrismifyError(Exception):
+    """Base of every error that prismify raises on purpose."""
+
+
+class ShapeError(PrismifyError, ValueError):
+    """A tensor's or a layer's shape does not fit the operator."""
+
+
+class CaptureError(PrismifyError, RuntimeError):
+    """A model could not be run or traced with the given example inputs."""
+
+
+class PlanError(PrismifyError, ValueError):
+    """A plan is malformed, or does not fit the model it is applied to."""
+
+
+class ConversionError(PrismifyError, RuntimeError):
+    """A converted model failed the checks made after rewriting; the original is unchanged."""
+
+
+class SourceError(PrismifyError, ValueError):
+    """A model reference, a weights file or a folder cannot be read as what it is taken for."""
+
+
+class UnsafePickleError(SourceError):
+    """A pickle holds classes that are not allow-listed; nothing of it was run."""
+
+
+class OutputError(PrismifyError, OSError):
+    """The output folder cannot be written, or exists already."""

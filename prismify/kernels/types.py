@@ -1,0 +1,13 @@
+"""The words the operator's arguments are written in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+#: Padding of the channel axis: interval, line and circle of the paper's Table 1.
+Topology = Literal["zero", "replicate", "circular"]
+
+#: Padding of the spatial axes, in the words of `torch.nn.Conv2d`.
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+TOPOLOGIES: tuple[Topology, ...] = ("zero", "replicate", "circular")

@@ -1,0 +1,85 @@
+"""What a plan writes down about a replacement, and how that becomes a module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from ..errors import ShapeError
+from ..kernels import Topology
+from .deep_prism import Bias, DeepPrism
+from .prism import Prism, is_pointwise
+from .prism_conv import PrismConv
+
+OperatorType = Literal["DeepPrism", "Prism", "PrismConv"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A replacement, apart from the geometry it takes from the layer it replaces.
+
+    Args:
+        type: "DeepPrism" (Eq. 3), "Prism" (Eq. 1) or "PrismConv" (Eq. 2).
+        volumes: (P, Q) input and output volumes; PrismConv has one of each.
+        channel_kernel_size: K along the channels; odd.
+        topology: padding of the channel axis (Table 1).
+        bias: the form a bias takes where the replaced layer has one.
+        form: of a PrismConv, "composition" or "sum".
+    """
+
+    type: OperatorType
+    volumes: tuple[int, int] = (1, 1)
+    channel_kernel_size: int = 3
+    topology: Topology = "zero"
+    bias: Bias = "scalar"
+    form: Literal["composition", "sum"] = "composition"
+
+
+def operator_for(layer: nn.Module) -> OperatorType:
+    """Prism for a linear layer or pointwise convolution, DeepPrism for any other convolution."""
+    return "Prism" if isinstance(layer, nn.Linear) or is_pointwise(layer) else "DeepPrism"
+
+
+def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
+    """The module that takes the place of `layer` (a Conv2d or Linear): same geometry, device and dtype.
+
+    Raises:
+        ShapeError: the operator cannot take the place of such a layer.
+    """
+    if operator.type == "Prism" and isinstance(layer, nn.Linear):
+        return Prism.from_linear(
+            layer,
+            kernel_size=operator.channel_kernel_size,
+            volumes=operator.volumes,
+            topology=operator.topology,
+            bias=operator.bias,
+        )
+    if operator.type == "Prism" and isinstance(layer, nn.Conv2d):
+        return Prism.from_conv2d(
+            layer,
+            kernel_size=operator.channel_kernel_size,
+            volumes=operator.volumes,
+            topology=operator.topology,
+            bias=operator.bias,
+        )
+    if operator.type == "DeepPrism" and isinstance(layer, nn.Conv2d):
+        return DeepPrism.from_conv2d(
+            layer,
+            channel_kernel_size=operator.channel_kernel_size,
+            volumes=operator.volumes,
+            topology=operator.topology,
+            bias=operator.bias,
+        )
+    if operator.type == "PrismConv" and isinstance(layer, nn.Conv2d):
+        if tuple(operator.volumes) != (1, 1):
+            raise ShapeError("a PrismConv has one volume on each side")
+        return PrismConv.from_conv2d(
+            layer,
+            form=operator.form,
+            channel_kernel_size=operator.channel_kernel_size,
+            topology=operator.topology,
+            bias=operator.bias,
+        )
+    raise ShapeError(f"{operator.type} cannot take the place of a {type(layer).__name__}")
