@@ -25,8 +25,9 @@ from torch._subclasses.fake_tensor import (
 from ..errors import CaptureError
 from .example_inputs import ExampleInputs, candidates, given_inputs
 from .exported import export_graph
+from .flow import output_nodes, shape
 from .isolation import fake_weights, saved_buffers, undisturbed, unwrap
-from .recorder import Recorder, tensors_in
+from .recorder import Recorder
 
 Technique = Literal["recorder on fake tensors", "recorder on real tensors", "torch.export", "list of modules"]
 METHODS = ("forward", "encode", "decode")
@@ -200,8 +201,8 @@ def _first_that_runs(
 def _module_hooks(recorder: Recorder) -> Iterator[None]:
     registry = nn.modules.module
     hooks = (
-        registry.register_module_forward_pre_hook(recorder.enter_module),  # type: ignore[arg-type]
-        registry.register_module_forward_hook(recorder.leave_module, always_call=True),  # type: ignore[arg-type]
+        registry.register_module_forward_pre_hook(recorder.enter_module),
+        registry.register_module_forward_hook(recorder.leave_module, always_call=True),
     )
     try:
         yield
@@ -213,8 +214,7 @@ def _module_hooks(recorder: Recorder) -> Iterator[None]:
 def _entry(
     method: str, technique: Technique, graph: fx.Graph, inputs: ExampleInputs | None, failed: list[str]
 ) -> EntryPoint:
-    outputs = next(n for n in reversed(graph.nodes) if n.op == "output").args[0]
-    shapes = tuple(n.meta["shape"] for n in outputs)  # type: ignore[union-attr]
+    shapes = tuple(shape(node) for node in output_nodes(graph))
     return EntryPoint(method, technique, graph, inputs, shapes, tuple(failed))
 
 

@@ -47,9 +47,7 @@ class ExampleInputs:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ExampleInputs:
         """The same arguments with `function` applied to every tensor."""
-        args, kwargs = pytree.tree_map(
-            lambda v: function(v) if isinstance(v, Tensor) else v, (self.args, self.kwargs)
-        )
+        args, kwargs = pytree.tree_map(lambda v: function(v) if isinstance(v, Tensor) else v, (self.args, self.kwargs))
         return ExampleInputs(args, kwargs)
 
     def describe(self) -> str:
@@ -62,9 +60,7 @@ def given_inputs(args: tuple[Any, ...] | None, kwargs: dict[str, Any] | None) ->
     return None if args is None and kwargs is None else ExampleInputs(tuple(args or ()), dict(kwargs or {}))
 
 
-def candidates(
-    model: nn.Module, method: str = "forward", like: list[Tensor] | None = None
-) -> Iterator[ExampleInputs]:
+def candidates(model: nn.Module, method: str = "forward", like: list[Tensor] | None = None) -> Iterator[ExampleInputs]:
     """Guesses for `model.<method>`, the likeliest first.
 
     Args:
@@ -93,7 +89,7 @@ class _Hints:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.config = getattr(model, "config", None)
+        self.config: Any = getattr(model, "config", None)
         self.convolutions = [
             m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd) and m.weight is not None
         ]
@@ -174,7 +170,10 @@ def _added_conditions(hints: _Hints) -> dict[str, Any] | None:
         return {"text_embeds": _randn(1, width), "time_ids": torch.zeros(1, 6)} if width > 0 else None
     if kind in ("image", "image_hint"):
         size = 8 * hints.size()
-        return {"image_embeds": _randn(1, hints.number("encoder_hid_dim") or 1), "hint": _randn(1, 3, size, size)}
+        return {
+            "image_embeds": _randn(1, hints.number("encoder_hid_dim") or 1),
+            "hint": _randn(1, 3, size, size),
+        }
     if hints.get("use_additional_conditions") is not None:
         if hints.get("use_additional_conditions"):
             return {"resolution": torch.ones(1, 2), "aspect_ratio": torch.ones(1, 1)}
@@ -222,7 +221,9 @@ def _data(hints: _Hints, like: list[Tensor]) -> Iterator[Tensor]:
     declared = hints.get("pretrained_cfg") or {}
     if isinstance(declared, dict) and isinstance(declared.get("input_size"), (list, tuple)):
         yield _randn(1, *declared["input_size"])
-    channels = _unique([hints.number("in_channels", "num_channels"), *map(_in_channels, hints.convolutions[:3]), 3, 4, 1])
+    channels = _unique(
+        [hints.number("in_channels", "num_channels"), *map(_in_channels, hints.convolutions[:3]), 3, 4, 1]
+    )
     wanted = hints.number("sample_size", "image_size", "img_size")
     sizes = _unique([wanted if wanted and wanted <= 64 else None, 32, 64, wanted, 16, 224, 256, 8, 1])
     dims = _unique([c.weight.dim() - 2 for c in hints.convolutions[:1]]) or [2]

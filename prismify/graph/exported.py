@@ -36,7 +36,8 @@ def export_graph(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Gra
     signature = exported.graph_signature
     weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     weights.update(signature.inputs_to_lifted_tensor_constants)
-    graph, env = fx.Graph(), {}
+    graph = fx.Graph()
+    env: dict[fx.Node, Any] = {}
     calls: Counter[str] = Counter()
     running: dict[str, tuple[str, int]] = {}
     for node in exported.graph.nodes:
@@ -88,9 +89,7 @@ def _inline(
         env[user] = results[user.args[1]]  # type: ignore[index]
 
 
-def _describe(
-    made: fx.Node, node: fx.Node, calls: Counter[str], running: dict[str, tuple[str, int]]
-) -> None:
+def _describe(made: fx.Node, node: fx.Node, calls: Counter[str], running: dict[str, tuple[str, int]]) -> None:
     value = node.meta.get("val")
     first = next((t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)), None)
     stack = list((node.meta.get("nn_module_stack") or {}).items())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.eval()
+        with suppress(NotImplementedError):  # an exported program's module has no modes
+            model.eval()
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
@@ -80,7 +81,7 @@ def fake_weights(model: nn.Module) -> Iterator[tuple[FakeTensorMode, Callable[[T
     saved: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         for module in model.modules():
-            for slots in (module._parameters, module._buffers):
+            for slots in cast(list[dict[str, Any]], [module._parameters, module._buffers]):
                 for name, tensor in list(slots.items()):
                     if tensor is not None:
                         saved.append((slots, name, tensor))

@@ -30,7 +30,7 @@ def after_write(value: Tensor, write: Tensor) -> Tensor:
     return value
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Builds `graph` while active; parameters and inputs are known by identity.
 
     Args:
@@ -39,7 +39,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, inputs: list[tuple[str, Tensor]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Tensor] = []  # an id, or a storage's address, means nothing once its owner is gone

@@ -112,7 +112,7 @@ def merge_roles(seen: Iterable[Role]) -> Role:
         return "input+output" if reads and writes else "input" if reads else "output"
     for role in ("inner", "cond", "dead"):
         if role in kinds:
-            return role  # type: ignore[return-value]
+            return role
     return "unknown"
 
 

@@ -123,8 +123,7 @@ def _depth(channels: int, volumes: int, kernel: int, topology: str) -> int:
         raise ShapeError(f"{channels} channels do not split into {volumes} volumes of equal depth")
     if kernel % 2 == 0 or kernel > 2 * depth - 1:
         raise ShapeError(
-            f"channel kernel size {kernel} must be odd and at most {2 * depth - 1} "
-            f"for volumes of {depth} channels"
+            f"channel kernel size {kernel} must be odd and at most {2 * depth - 1} for volumes of {depth} channels"
         )
     if topology not in TOPOLOGIES:
         raise ShapeError(f"topology {topology!r} is not one of {', '.join(TOPOLOGIES)}")

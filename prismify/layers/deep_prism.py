@@ -84,9 +84,7 @@ class DeepPrism(nn.Module):
         if bias is None:
             self.register_parameter("bias", None)
         else:
-            self.bias = nn.Parameter(
-                torch.empty(q if bias == "scalar" else out_channels, device=device, dtype=dtype)
-            )
+            self.bias = nn.Parameter(torch.empty(q if bias == "scalar" else out_channels, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod
@@ -136,8 +134,7 @@ class DeepPrism(nn.Module):
             return self.forward(u[None]).squeeze(0)
         if u.dim() != 4 or u.shape[1] != self.in_channels:
             raise ShapeError(
-                f"DeepPrism expects (B, {self.in_channels}, H, W) or ({self.in_channels}, H, W), "
-                f"got {tuple(u.shape)}"
+                f"DeepPrism expects (B, {self.in_channels}, H, W) or ({self.in_channels}, H, W), got {tuple(u.shape)}"
             )
         if any(self._extra_padding):
             u = F.pad(u, self._extra_padding)

@@ -69,9 +69,7 @@ class Prism(nn.Module):
         if bias is None:
             self.register_parameter("bias", None)
         else:
-            self.bias = nn.Parameter(
-                torch.empty(q if bias == "scalar" else out_channels, device=device, dtype=dtype)
-            )
+            self.bias = nn.Parameter(torch.empty(q if bias == "scalar" else out_channels, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod
@@ -141,9 +139,7 @@ class Prism(nn.Module):
         if self.dim == 1 and u.dim() == 3:
             return self.forward(u[None]).squeeze(0)
         if u.shape[self.dim] != self.in_channels:
-            raise ShapeError(
-                f"Prism expects {self.in_channels} channels on axis {self.dim}, got {tuple(u.shape)}"
-            )
+            raise ShapeError(f"Prism expects {self.in_channels} channels on axis {self.dim}, got {tuple(u.shape)}")
         return prism(u, self.weight, self.bias, dim=self.dim, topology=self.topology)
 
     def extra_repr(self) -> str:

@@ -80,9 +80,7 @@ class PrismConv(nn.Module):
         if bias is None:
             self.register_parameter("bias", None)
         else:
-            self.bias = nn.Parameter(
-                torch.empty(1 if bias == "scalar" else channels, device=device, dtype=dtype)
-            )
+            self.bias = nn.Parameter(torch.empty(1 if bias == "scalar" else channels, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod

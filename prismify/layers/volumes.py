@@ -42,6 +42,5 @@ def check_channel_kernel(kernel_size: int, depth: int) -> None:
     """Raise ShapeError unless the kernel is odd and at most 2*depth - 1."""
     if kernel_size < 1 or kernel_size % 2 == 0 or kernel_size > 2 * depth - 1:
         raise ShapeError(
-            f"channel kernel size {kernel_size} must be odd and at most {2 * depth - 1} "
-            f"for volumes of {depth} channels"
+            f"channel kernel size {kernel_size} must be odd and at most {2 * depth - 1} for volumes of {depth} channels"
         )
