@@ -161,7 +161,7 @@ def _capture_row(capture: Capture) -> list[dict[str, Any]]:
         {
             "method": entry.method,
             "technique": entry.technique,
-            "inputs": entry.inputs.describe() if entry.inputs else None,
+            "inputs": [{"name": n, "shape": list(t.shape)} for n, t in entry.inputs.tensors()] if entry.inputs else [],
             "failed": list(entry.failed),
         }
         for entry in capture.entries

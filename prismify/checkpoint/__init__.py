@@ -1,0 +1,7 @@
+"""Every source format in; prismify's own folder format in and out."""
+
+from .folder import load, read_manifest, save
+from .pipeline import pipeline_report, save_pipeline
+from .source import Pipeline, Source, open_source
+
+__all__ = ["Pipeline", "Source", "load", "open_source", "pipeline_report", "read_manifest", "save", "save_pipeline"]

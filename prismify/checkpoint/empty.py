@@ -1,0 +1,29 @@
+"""Build a model without memory for its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def empty_parameters() -> Iterator[None]:
+    """Modules made inside get parameters on `meta`; buffers and plain tensors stay real.
+
+    `torch.device("meta")` would put those on `meta` too, and no state dict brings them back. Accelerate's
+    `init_empty_weights` makes a new parameter at every assignment, which unties tied weights.
+    """
+    register = nn.Module.register_parameter
+
+    def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and parameter.device.type != "meta" and type(parameter) is nn.Parameter:
+            parameter = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_empty  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign,assignment]
