@@ -14,6 +14,7 @@ from .inventory import is_layer, obstacle_of, widths_of
 from .layers import build_operator
 from .plan import Decision, Plan, Totals
 from .policies import Policy
+from .report import kept_groups
 from .rewrite_graph import operator_layer, replace_operators
 from .scan import replan, scan_captured
 from .verify import verify
@@ -99,17 +100,28 @@ def convert_(
     if isinstance(inner, fx.GraphModule):
         raise PlanError("a GraphModule is rewritten as a copy: use prismify.convert")
     capture, plan = _settled(inner, plan, args, kwargs, policy)
-    new = _build(inner, plan)
-    undo = _swap(inner, new)
-    if check:
+    carry_out(inner, plan, capture if check else None)
+    return model
+
+
+def carry_out(model: nn.Module, plan: Plan, capture: Capture | None) -> None:
+    """Change an unwrapped model as a plan made for it says, and check it against `capture` where one is given.
+
+    Raises:
+        PlanError: the plan does not fit the model, or replaces nothing.
+        ConversionError: the checks failed; the model is as it was.
+    """
+    _require_work(plan)
+    new = _build(model, plan)
+    undo = _swap(model, new)
+    if capture is not None:
         try:
-            verify(inner, capture, new)
+            verify(model, capture, new)
         except BaseException:
             for parent, attribute, old in undo:
                 parent._modules[attribute] = old
             raise
-    _attach(inner, plan)
-    return model
+    _attach(model, plan)
 
 
 def replay(model: M, plan: Plan) -> M:
@@ -133,10 +145,14 @@ def _settled(
     """The capture to check against and the plan to carry out, its facts measured on this model."""
     capture = capture_all(model, args, kwargs)
     plan = scan_captured(model, capture, policy) if plan is None else replan(model, capture, plan)
-    if not plan.replaced:
-        kept = sorted({d.reason for d in plan.layers})
-        raise PlanError(f"{plan.model} has nothing to convert: " + ("; ".join(kept[:3]) or "it has no layers"))
+    _require_work(plan)
     return capture, plan
+
+
+def _require_work(plan: Plan) -> None:
+    if not plan.replaced:
+        kept = [f"{g['layers']} {g['meaning']}" for g in kept_groups(plan)[:3]]
+        raise PlanError(f"{plan.model} has nothing to convert: " + ("; ".join(kept) or "it has no layers"))
 
 
 def _build(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
@@ -173,9 +189,8 @@ def _replaceable(model: nn.Module, modules: dict[str, nn.Module], row: Decision)
         raise PlanError(f"{row.name}: {obstacle}; set its decision to keep")
     in_channels, out_channels = widths_of(layer)
     if (in_channels, out_channels) != (row.in_channels, row.out_channels):
-        raise PlanError(
-            f"{row.name}: the plan says {row.in_channels}->{row.out_channels}, the model has {in_channels}->{out_channels}"
-        )
+        planned = f"{row.in_channels}->{row.out_channels}"
+        raise PlanError(f"{row.name}: the plan says {planned}, the model has {in_channels}->{out_channels}")
     return layer
 
 

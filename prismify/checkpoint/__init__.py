@@ -1,6 +1,7 @@
 """Every source format in; prismify's own folder format in and out."""
 
-from .folder import load, read_manifest, save
+from .folder import load, save
+from .manifest import read_manifest
 from .pipeline import pipeline_report, save_pipeline
 from .source import Pipeline, Source, open_source
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
-
-MARK = "prismify.json"
+from .manifest import MANIFEST_NAME
 
 
 def check_output(folder: Path, *, force: bool) -> None:
@@ -24,7 +23,7 @@ def check_output(folder: Path, *, force: bool) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} is not a folder; choose another output")
     if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / MARK).is_file():
+        if not (folder / MANIFEST_NAME).is_file():
             raise OutputError(f"{folder} exists and was not written by prismify; choose another output")
         if not force:
             raise OutputError(f"{folder} exists; add --force to replace it")

@@ -22,8 +22,8 @@ def empty_parameters() -> Iterator[None]:
             parameter = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = register_empty  # type: ignore[method-assign,assignment]
+    nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
     try:
         yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign,assignment]
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,12 +22,12 @@ from ..report import build_report, report_markdown
 from ..rewrite import replay
 from .atomic import whole_folder
 from .empty import empty_parameters
+from .manifest import CONFIG_NAME, FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, read_config, read_manifest, write_json
 from .pickles import read_pickle
 from .reference import Reference, parse_reference
-from .source import CONFIG_NAME, MANIFEST_NAME, Source, read_config, read_json, rebuild_from
+from .source import Source, rebuild_from
 from .weights import fit_weights, meta_names, read_weights, unique_state, write_safetensors
 
-FORMAT_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
 SKELETON_NAME = "skeleton.pt"
 
@@ -78,7 +77,7 @@ def write_model(model: nn.Module, plan: Plan, source: Source, draft: Path) -> No
     if rebuild["kind"] == "skeleton":
         _write_skeleton(model, draft / SKELETON_NAME)
     if source.config is not None:
-        _write_json(draft / CONFIG_NAME, source.config)
+        write_json(draft / CONFIG_NAME, source.config)
     report = build_report(plan, source.label, source.origin)
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -88,8 +87,8 @@ def write_model(model: nn.Module, plan: Plan, source: Source, draft: Path) -> No
         "plan": plan.to_dict(),
     }
     write_safetensors(unique_state(model), draft / WEIGHTS_NAME)
-    _write_json(draft / MANIFEST_NAME, manifest)
-    _write_json(draft / "report.json", report)
+    write_json(draft / MANIFEST_NAME, manifest)
+    write_json(draft / REPORT_NAME, report)
     (draft / "report.md").write_text(report_markdown(report))
     (draft / "recipe.yaml").write_text(recipe_text(plan, model))
 
@@ -138,26 +137,6 @@ def load(
     if left := meta_names(built):
         raise SourceError(f"{folder}: {left[0]} has no value in {WEIGHTS_NAME}; load it with model=...")
     return built.to(device).eval() if device is not None else built.eval()
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The folder's `prismify.json`, seen to be one this version reads.
-
-    Raises:
-        SourceError: it is missing, damaged, or of another version.
-    """
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        raise SourceError(f"{folder} is not a folder that prismify wrote: it has no {MANIFEST_NAME}")
-    manifest = read_json(path)
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        raise SourceError(f"{path} has format version {version!r}; this prismify reads {FORMAT_VERSION}")
-    wanted = ("parts",) if manifest.get("kind") == "pipeline" else ("model", "plan", "source")
-    for key in wanted:
-        if key not in manifest:
-            raise SourceError(f"{path} lacks {key!r}: it is damaged")
-    return manifest
 
 
 def _rebuild(folder: Path, how: dict[str, Any], allow: tuple[str, ...], trust_code: bool) -> nn.Module:
@@ -241,7 +220,3 @@ def _versions(model: nn.Module) -> dict[str, str]:
 
 def _qualified(model: nn.Module) -> str:
     return f"{type(model).__module__}.{type(model).__qualname__}"
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")

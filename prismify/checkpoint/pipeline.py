@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from .. import __version__
 from ..plan import Plan
 from ..report import build_report, join_reports, report_markdown
 from .atomic import whole_folder
-from .folder import FORMAT_VERSION, write_model
-from .source import MANIFEST_NAME, Pipeline
+from .folder import write_model
+from .manifest import FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, write_json
+from .source import Pipeline
 
 
 def save_pipeline(pipeline: Pipeline, converted: dict[str, nn.Module], folder: Path, *, force: bool = False) -> None:
@@ -46,8 +46,8 @@ def save_pipeline(pipeline: Pipeline, converted: dict[str, nn.Module], folder: P
             "source": {"kind": "pipeline folder", "path": str(pipeline.folder.resolve())},
             "versions": {"prismify": __version__},
         }
-        _write_json(draft / MANIFEST_NAME, manifest)
-        _write_json(draft / "report.json", report)
+        write_json(draft / MANIFEST_NAME, manifest)
+        write_json(draft / REPORT_NAME, report)
         (draft / "report.md").write_text(report_markdown(report))
 
 
@@ -56,7 +56,3 @@ def pipeline_report(pipeline: Pipeline, plans: dict[str, Plan]) -> dict[str, Any
     reports = {name: build_report(plan, pipeline.parts[name].label) for name, plan in plans.items()}
     untouched = [*pipeline.others, *(n for n in pipeline.parts if n not in plans)]
     return join_reports(reports, pipeline.label, sorted(untouched))
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +11,9 @@ from torch import nn
 
 from ..errors import SourceError
 from ..families import family
+from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
 from .reference import Reference, parse_reference
 from .weights import SUFFIXES, fit_weights, read_weights, sha256, weight_files
-
-MANIFEST_NAME = "prismify.json"
-CONFIG_NAME = "config.json"
-PIPELINE_NAME = "model_index.json"
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ def _folder(folder: Path) -> Source | Pipeline:
 
 
 def _converted(folder: Path) -> Source:
-    from .folder import load, read_manifest
+    from .folder import load
 
     manifest = read_manifest(folder)
     origin = {"kind": "prismify folder", "path": str(folder.resolve()), "before": manifest["source"]}
@@ -206,30 +202,3 @@ def rebuild_from(reference: Reference) -> dict[str, Any]:
     """What `load` needs to build the reference's structure again."""
     plain = reference.without_pretrained()
     return {"kind": "reference", "reference": str(plain), "arguments": plain.arguments}
-
-
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """The folder's `config.json`, or None.
-
-    Raises:
-        SourceError: it is damaged.
-    """
-    path = folder / CONFIG_NAME
-    return read_json(path) if path.is_file() else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        SourceError: the file is missing, or holds anything else.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"{path} is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise SourceError(f"{path} is not a JSON object")
-    return content

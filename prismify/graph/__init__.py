@@ -2,7 +2,7 @@
 
 from .attention import Attention, find_attention
 from .capture import Capture, EntryPoint, capture, capture_all
-from .example_inputs import ExampleInputs
+from .example_inputs import ExampleInputs, inputs_with
 from .isolation import unwrap
 from .roles import LayerUse, Role, merge_roles, roles
 
@@ -16,6 +16,7 @@ __all__ = [
     "capture",
     "capture_all",
     "find_attention",
+    "inputs_with",
     "merge_roles",
     "roles",
     "unwrap",

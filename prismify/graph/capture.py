@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ..errors import CaptureError
-from .example_inputs import ExampleInputs, candidates, given_inputs
+from .example_inputs import ExampleInputs, candidates, given_inputs, noise
 from .exported import export_graph
 from .flow import output_nodes, shape
 from .isolation import fake_weights, saved_buffers, undisturbed, unwrap
@@ -118,8 +118,10 @@ def capture_all(
     for index, method in enumerate(wanted):
         like = encoded if method == "decode" else []
         entry = capture_method(model, method, given if index == 0 else None, like)
+        if given is not None and index == 0 and entry.graph is None:
+            raise CaptureError(f"{type(model).__name__}.{method} does not run on the given inputs: {entry.failed[0]}")
         if method == "encode":
-            encoded = sorted((torch.empty(s) for s in dict.fromkeys(entry.output_shapes)), key=torch.numel)
+            encoded = sorted((noise(*s) for s in dict.fromkeys(entry.output_shapes)), key=torch.numel)
         if entry.graph is not None or index == 0:
             entries.append(entry)
         else:

@@ -84,6 +84,11 @@ def candidates(model: nn.Module, method: str = "forward", like: list[Tensor] | N
         yield ExampleInputs(positional, {**named, **known})
 
 
+def inputs_with(model: nn.Module, data: Tensor, method: str = "forward") -> ExampleInputs:
+    """Inputs for `model.<method>` in which the data is given and the rest (time, class, text) is guessed."""
+    return next(candidates(model, method, [data]))
+
+
 class _Hints:
     """What a model's config and first layers say about its inputs."""
 
@@ -125,7 +130,8 @@ def _parameters(function: Any) -> list[tuple[str, inspect.Parameter]]:
     return [(n, p) for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def _randn(*shape: int) -> Tensor:
+def noise(*shape: int) -> Tensor:
+    """Standard normal numbers, the same every time, without touching the global random state."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -135,7 +141,7 @@ def _timestep(value: float) -> Callable[[_Hints], Tensor]:
 
 def _context(hints: _Hints) -> Tensor | None:
     width = hints.number(*_CONTEXT_WIDTHS)
-    return _randn(1, CONTEXT_LENGTH, width) if width else None
+    return noise(1, CONTEXT_LENGTH, width) if width else None
 
 
 def _context_mask(hints: _Hints) -> Tensor | None:
@@ -150,7 +156,7 @@ def _class_labels(hints: _Hints) -> Tensor | None:
 def _pooled(*keys: str) -> Callable[[_Hints], Tensor | None]:
     def rule(hints: _Hints) -> Tensor | None:
         width = hints.number(*keys)
-        return _randn(1, width) if width else None
+        return noise(1, width) if width else None
 
     return rule
 
@@ -159,7 +165,7 @@ def _image_tokens(hints: _Hints) -> Tensor | None:
     """Flux takes the image as packed tokens: (B, N, in_channels), with the ids of N = 4×4 positions."""
     width = hints.number("in_channels")
     has_ids = "img_ids" in dict(_parameters(hints.model.forward))
-    return _randn(1, 16, width) if width and has_ids else None
+    return noise(1, 16, width) if width and has_ids else None
 
 
 def _added_conditions(hints: _Hints) -> dict[str, Any] | None:
@@ -167,12 +173,12 @@ def _added_conditions(hints: _Hints) -> dict[str, Any] | None:
     if kind == "text_time":
         ids = hints.number("addition_time_embed_dim") or 0
         width = (hints.number("projection_class_embeddings_input_dim") or 0) - 6 * ids
-        return {"text_embeds": _randn(1, width), "time_ids": torch.zeros(1, 6)} if width > 0 else None
+        return {"text_embeds": noise(1, width), "time_ids": torch.zeros(1, 6)} if width > 0 else None
     if kind in ("image", "image_hint"):
         size = 8 * hints.size()
         return {
-            "image_embeds": _randn(1, hints.number("encoder_hid_dim") or 1),
-            "hint": _randn(1, 3, size, size),
+            "image_embeds": noise(1, hints.number("encoder_hid_dim") or 1),
+            "hint": noise(1, 3, size, size),
         }
     if hints.get("use_additional_conditions") is not None:
         if hints.get("use_additional_conditions"):
@@ -183,7 +189,7 @@ def _added_conditions(hints: _Hints) -> dict[str, Any] | None:
 
 def _control(hints: _Hints) -> Tensor:
     size = hints.size() * (8 if hints.size() <= 16 else 1)
-    return _randn(1, hints.number("conditioning_channels") or 3, size, size)
+    return noise(1, hints.number("conditioning_channels") or 3, size, size)
 
 
 _RULES: dict[str, Callable[[_Hints], Any]] = {
@@ -217,10 +223,10 @@ _WANTED = {
 
 def _data(hints: _Hints, like: list[Tensor]) -> Iterator[Tensor]:
     """The data input: images, then video, then sequences, then token ids."""
-    yield from (_randn(*t.shape).to(t.dtype) if t.is_floating_point() else torch.zeros_like(t) for t in like)
+    yield from like
     declared = hints.get("pretrained_cfg") or {}
     if isinstance(declared, dict) and isinstance(declared.get("input_size"), (list, tuple)):
-        yield _randn(1, *declared["input_size"])
+        yield noise(1, *declared["input_size"])
     channels = _unique(
         [hints.number("in_channels", "num_channels"), *map(_in_channels, hints.convolutions[:3]), 3, 4, 1]
     )
@@ -230,18 +236,18 @@ def _data(hints: _Hints, like: list[Tensor]) -> Iterator[Tensor]:
     linears = [m.in_features for m in hints.model.modules() if isinstance(m, nn.Linear)]
     if not hints.convolutions:
         for width in _unique([hints.number("in_channels"), *linears[:3]]):
-            yield _randn(1, 16, width)
-            yield _randn(1, width)
+            yield noise(1, 16, width)
+            yield noise(1, width)
     for dim in _unique([*dims, 2, 3, 1]):
         for width in channels:
             for size in sizes:
                 if dim == 3:
-                    yield from (_randn(1, width, frames, size, size) for frames in (5, 4))
+                    yield from (noise(1, width, frames, size, size) for frames in (5, 4))
                 else:
-                    yield _randn(1, width, *[size] * dim)
+                    yield noise(1, width, *[size] * dim)
     for width in _unique([hints.number("in_channels"), *linears[:3]]):
-        yield _randn(1, 16, width)
-        yield _randn(1, width)
+        yield noise(1, 16, width)
+        yield noise(1, width)
     yield torch.zeros(1, 8, 8, dtype=torch.long)
     yield torch.zeros(1, 8, dtype=torch.long)
 
