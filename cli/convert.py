@@ -61,7 +61,7 @@ def convert(
         from ..plan import Plan
         from ..report import build_report
         from ..rewrite import carry_out
-        from ..scan import replan, scan_captured
+        from ..scanning import replan, scan_captured
         from .work import captured
 
         check_output(output, force=force)

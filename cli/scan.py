@@ -51,7 +51,7 @@ def scan(
         from ..errors import SourceError
         from ..plan import Plan
         from ..report import build_report
-        from ..scan import scan_captured
+        from ..scanning import scan_captured
         from .work import build_for_scan, captured
 
         rules = o.make_policy(

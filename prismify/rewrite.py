@@ -16,7 +16,7 @@ from .plan import Decision, Plan, Totals
 from .policies import Policy
 from .report import kept_groups
 from .rewrite_graph import operator_layer, replace_operators
-from .scan import replan, scan_captured
+from .scanning import replan, scan_captured
 from .verify import verify
 
 M = TypeVar("M", bound=nn.Module)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -27,3 +28,16 @@ def empty_parameters() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def shapes_only(make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` builds, for its shapes: everything on `meta`, or at least the parameters.
+
+    Some models ask for values while they are built (`.item()` on a schedule), which `meta` has not.
+    """
+    try:
+        with torch.device("meta"), empty_parameters():
+            return make()
+    except Exception:
+        with empty_parameters():
+            return make()

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import SourceError
 from ..families import family
+from .empty import empty_parameters, shapes_only
 from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
 from .reference import Reference, parse_reference
 from .weights import SUFFIXES, fit_weights, read_weights, sha256, weight_files
@@ -100,7 +101,7 @@ def _reference(reference: Reference) -> Source:
     return Source(
         str(reference),
         origin,
-        lambda empty: reference.build(empty=empty),
+        lambda empty: shapes_only(reference.build) if empty else reference.build(),
         rebuild_from(reference),
         has_weights=any(reference.arguments.get(k) for k in ("pretrained", "weights")),
     )
@@ -113,7 +114,7 @@ def _weights(path: Path, reference: Reference | None, allow: tuple[str, ...], tr
 
     def make(empty: bool) -> nn.Module:
         if reference is not None and empty:
-            return reference.without_pretrained().build(empty=True)
+            return shapes_only(reference.without_pretrained().build)
         content = read_weights(path, allow=allow, trust=trust)
         if isinstance(content, nn.Module):
             if reference is not None:
@@ -172,17 +173,15 @@ def _diffusers_folder(folder: Path) -> Source:
     }
 
     def make(empty: bool) -> nn.Module:
-        from .empty import empty_parameters
-
-        if found is None and not empty:
+        if empty:
+            return shapes_only(lambda: diffusers.from_config(config))
+        if found is None:
             return diffusers.from_config(config)  # type: ignore[no-any-return]
         with empty_parameters():
             model: nn.Module = diffusers.from_config(config)
-        if not empty:
-            assert found is not None
-            state = read_weights(found)
-            assert not isinstance(state, nn.Module)
-            fit_weights(model, diffusers.rename_old_keys(model, state), str(found))
+        state = read_weights(found)
+        assert not isinstance(state, nn.Module)
+        fit_weights(model, diffusers.rename_old_keys(model, state), str(found))
         return model
 
     return Source(str(folder), origin, make, {"kind": "diffusers"}, has_weights=found is not None, config=config)
