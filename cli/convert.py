@@ -130,7 +130,7 @@ def _convert(wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force
 def _converted(part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, begin: Begin) -> nn.Module:
     from ..graph import unwrap
     from ..rewrite import carry_out
-    from ..scan import replan, scan_captured
+    from ..scanning import replan, scan_captured
     from .work import captured
 
     begin(f"building {part.label}")

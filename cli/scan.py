@@ -87,7 +87,7 @@ def _scan(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, An
     from ..errors import SourceError
     from ..plan import Plan
     from ..report import build_report
-    from ..scan import scan_captured
+    from ..scanning import scan_captured
     from .work import build_for_scan, captured, opened
 
     policy = wanted.policy()

@@ -37,13 +37,16 @@ def state_bytes(model: nn.Module) -> int:
     )
 
 
-def operator_parameters(operator: Operator, kernel_size: tuple[int, ...], out_channels: int, bias: bool) -> int:
-    """Numbers in the parameters of a replacement: Q*P*K_C*K_H*K_W weights and its bias."""
-    q = operator.volumes[1]
-    weights = operator_macs(operator, kernel_size) * q
+def operator_weights(operator: Operator, kernel_size: tuple[int, ...]) -> int:
+    """Numbers in the weights of a replacement: Q*P*K_C*K_H*K_W, and K_H*K_W + K_C of a PrismConv."""
     if operator.type == "PrismConv":
-        weights = prod(kernel_size) + operator.channel_kernel_size
-    return weights + (0 if not bias else q if operator.bias == "scalar" else out_channels)
+        return prod(kernel_size) + operator.channel_kernel_size
+    return operator_macs(operator, kernel_size) * operator.volumes[1]
+
+
+def operator_bias(operator: Operator, out_channels: int) -> int:
+    """Numbers in the bias of a replacement, where the replaced layer has one."""
+    return operator.volumes[1] if operator.bias == "scalar" else out_channels
 
 
 def operator_macs(operator: Operator, kernel_size: tuple[int, ...]) -> int:

@@ -37,6 +37,7 @@ class Layer:
         role: from the dataflow, over every entry point and call.
         obstacle: why no operator can take its place, apart from any policy; None when one can.
         parameters: unique numbers it owns that no earlier layer owns (tied weights count once).
+        owns: "weight" and "bias", where no earlier layer owns them.
         tied: names of the other layers that hold the same weight.
         calls: operators it ran over all entry points; input_shape and output_shape are those of the first.
         pointwise: whether it acts on each position by itself, with stride 1.
@@ -55,6 +56,7 @@ class Layer:
     parameters: int = 0
     itemsize: int = 4
     obstacle: str | None = None
+    owns: frozenset[str] = frozenset()
     tied: tuple[str, ...] = ()
     attention: AttentionPart | None = None
     partial: tuple[str, ...] = ()
@@ -239,6 +241,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         parameters=sum(t.numel() for t in fresh),
         itemsize=own[0].element_size() if own else 4,
         obstacle=obstacle,
+        owns=frozenset("weight" if t.dim() > 1 else "bias" for t in fresh),
         tied=tuple(tied) if context.modules.get(name) is module else (),
         attention=context.parts.get(name),
         partial=tuple(sorted(found.partial)),

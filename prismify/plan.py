@@ -105,8 +105,9 @@ class Plan:
         return [d for d in self.layers if d.decision == "replace"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Plain data as JSON reads it back: dicts, lists, numbers and strings."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
 
     @classmethod
     def from_dict(cls, data: Any) -> Plan:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from math import gcd
 from typing import Literal, NamedTuple
 
-from .count import operator_parameters
+from .count import operator_bias, operator_weights
 from .errors import PlanError, ShapeError
 from .inventory import Layer
 from .kernels.types import TOPOLOGIES, Topology
@@ -165,7 +165,8 @@ def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:
         topology=policy.topology,
         bias=policy.bias,
     )
-    after = operator_parameters(operator, layer.kernel_size, layer.out_channels, layer.bias)
+    after = operator_weights(operator, layer.kernel_size)
+    after += operator_bias(operator, layer.out_channels) if layer.bias else 0
     if after >= layer.parameters and not layer.tied:
         return Verdict(
             None, "no_gain", f"{operator.type} would need {after:,} numbers where it has {layer.parameters:,}"

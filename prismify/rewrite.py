@@ -16,7 +16,7 @@ from .plan import Decision, Plan, Totals
 from .policies import Policy
 from .report import kept_groups
 from .rewrite_graph import operator_layer, replace_operators
-from .scan import replan, scan_captured
+from .scanning import replan, scan_captured
 from .verify import verify
 
 M = TypeVar("M", bound=nn.Module)
@@ -159,7 +159,7 @@ def _build(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
     """Every replacement by name, with the old layers' hooks and ties; raises before anything has changed."""
     modules = dict(model.named_modules())
     new: dict[str, nn.Module] = {}
-    first_with: dict[int, nn.Module] = {}
+    made: dict[tuple[int, str], nn.Parameter] = {}
     for row in plan.replaced:
         old = _replaceable(model, modules, row)
         assert row.operator is not None
@@ -169,10 +169,10 @@ def _build(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
             raise PlanError(f"{row.name}: {error}") from error
         for hooks in _HOOKS:
             setattr(module, hooks, copy.copy(getattr(old, hooks)))
-        first = first_with.setdefault(id(old.weight), module)
-        if first is not module:
-            for name, parameter in first.named_parameters():
-                module.register_parameter(name, parameter)
+        # Layers that shared a weight or a bias share the new one.
+        for name, parameter in list(module.named_parameters()):
+            replaced = old.bias if name == "bias" else old.weight
+            module.register_parameter(name, made.setdefault((id(replaced), name), parameter))
         new[row.name] = module
     return new
 

@@ -45,29 +45,40 @@ def replace_operators(model: fx.GraphModule, new: dict[str, nn.Module]) -> None:
     """Turn each named row's operators into calls of its new module, and drop the weights nobody uses."""
     for name, module in new.items():
         nodes = _nodes(model, name)
-        weights = {str(operand.target) for node in nodes for operand in _weights(node)}
-        target = _free_name(model, name, weights)
+        weights = {id(_tensor(model, operand)) for node in nodes for operand in _weights(node)}
+        names = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in weights]
+        target = _free_name(model, name, set(names))
         for node in nodes:
-            data = _bound(node)["input"]
             with model.graph.inserting_before(node):
-                call = model.graph.create_node("call_module", target, (data,))
+                # Not `call_module`, which wants the module in its place while the old weights still are.
+                call = model.graph.create_node("call_module", target, (_bound(node)["input"],))
             call.meta = dict(node.meta)
             node.replace_all_uses_with(call)
             model.graph.erase_node(node)
-        for unused in [n for n in model.graph.nodes if n.op == "get_attr" and not n.users]:
-            if str(unused.target) in weights:
-                model.graph.erase_node(unused)
-        used = {str(n.target) for n in model.graph.nodes if n.op == "get_attr"}
-        for weight in weights - used:
-            owner, _, leaf = weight.rpartition(".")
-            delattr(model.get_submodule(owner), leaf)
+        _drop_unused(model, names)
         model.add_submodule(target, module)
     model.graph.lint()
     model.recompile()
 
 
+def _drop_unused(model: fx.GraphModule, names: list[str]) -> None:
+    """Remove parameters that no node reads any more, and the nodes that fetched them."""
+    fetches = [n for n in model.graph.nodes if n.op == "get_attr" and str(n.target) in names]
+    for node in [n for n in fetches if not n.users]:
+        model.graph.erase_node(node)
+    kept = {id(_tensor(model, n)) for n in fetches if n.users}
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        if id(model.get_parameter(name)) not in kept:
+            delattr(model.get_submodule(owner), leaf)
+
+
 def _nodes(model: fx.GraphModule, name: str) -> list[fx.Node]:
-    """The calls whose weight is the parameter `name`, or that module's `weight`."""
+    """The calls whose weight is the parameter `name`, or that module's `weight`, under whatever alias."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    wanted = parameters.get(name, parameters.get(f"{name}.weight"))
+    if wanted is None:
+        return []
     return [
         node
         for node in model.graph.nodes
@@ -75,8 +86,12 @@ def _nodes(model: fx.GraphModule, name: str) -> list[fx.Node]:
         and node.target in _SIGNATURES
         and isinstance(weight := _bound(node).get("weight"), fx.Node)
         and weight.op == "get_attr"
-        and str(weight.target) in (name, f"{name}.weight")
+        and parameters.get(str(weight.target)) is wanted
     ]
+
+
+def _tensor(model: fx.GraphModule, node: fx.Node) -> nn.Parameter:
+    return model.get_parameter(str(node.target))
 
 
 def _bound(node: fx.Node) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .errors import ConversionError
 from .graph import Capture, EntryPoint, ExampleInputs
 from .graph.capture import record
 from .graph.flow import output_nodes, shape
-from .graph.isolation import fake_weights, saved_buffers, undisturbed
+from .graph.isolation import fake_weights, saved_buffers, swapped_tensors, undisturbed
 from .graph.recorder import tensors_in
 
 #: Images larger than this are halved for the gradient check, which asks whether gradients arrive, not how fast.
@@ -71,40 +70,42 @@ def _check_gradients(model: nn.Module, entry: EntryPoint, new: Mapping[str, nn.M
     """The new layers whose weights got finite gradients from this entry point."""
     assert entry.inputs is not None
     wanted = {id(p) for module in new.values() for p in module.parameters()}
-    # Stand-ins for every parameter: the model's own flags and gradients stay untouched, and half precision
-    # is judged in float32, where an untrained network does not overflow.
-    values: dict[int, Tensor] = {}
-    for parameter in model.parameters():
-        value = parameter.detach()
-        value = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-        values[id(parameter)] = value.requires_grad_() if id(parameter) in wanted else value
-    half = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
-    state = {n: values[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
-    if half:
-        state |= {n: b.float() for n, b in model.named_buffers() if b.dtype in half}
-    inputs = _smaller(model, entry)
-    call = _Call(model, entry.method)
-    with torch.enable_grad():
-        output = functional_call(
-            call, {f"model.{n}": t for n, t in state.items()}, inputs.args, inputs.kwargs, tie_weights=False
-        )
+    stand_ins: dict[int, Tensor] = {}
+
+    def stand_in(tensor: Tensor) -> Tensor:
+        # The model's own flags and gradients stay untouched, and half precision is judged in float32,
+        # where an untrained network does not overflow.
+        if id(tensor) not in stand_ins:
+            value = _single(tensor.detach())
+            stand_ins[id(tensor)] = value.requires_grad_() if id(tensor) in wanted else value
+        return stand_ins[id(tensor)]
+
+    inputs = _smaller(model, entry).map(_single)
+    parameters = {name: list(module.parameters()) for name, module in new.items()}
+    # The backward pass belongs inside: gradient checkpointing runs the model again there.
+    with swapped_tensors(model, stand_in), torch.enable_grad():
+        output = getattr(model, entry.method)(*inputs.args, **inputs.kwargs)
         loss = sum(
             (t.float().square().mean() for t in tensors_in(output) if t.is_floating_point() and t.requires_grad),
             start=torch.zeros(()),
         )
-        weights = [values[i] for i in wanted if i in values]
         if not loss.requires_grad:
             return _used(model, entry, new)
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    got = {id(w): g for w, g in zip(weights, gradients, strict=True)}
+        weights = [stand_ins[i] for i in wanted]
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+    gradients = dict(zip(wanted, found, strict=True))
     reached = set()
-    for name, module in new.items():
-        found = [got.get(id(values[id(p)])) for p in module.parameters()]
-        if any(g is not None and not bool(torch.isfinite(g).all()) for g in found):
+    for name, members in parameters.items():
+        own = [gradients[id(p)] for p in members]
+        if any(g is not None and not bool(torch.isfinite(g).all()) for g in own):
             raise ConversionError(f"{name}: the gradient of its new weight is not finite in {entry.method}")
-        if all(g is not None for g in found):
+        if all(g is not None for g in own):
             reached.add(name)
     return reached
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _used(model: nn.Module, entry: EntryPoint, new: Mapping[str, nn.Module]) -> set[str]:
@@ -114,18 +115,6 @@ def _used(model: nn.Module, entry: EntryPoint, new: Mapping[str, nn.Module]) -> 
         graph = record(model, entry.method, entry.inputs.map(fake))
     names = {name for node in graph.nodes for name in node.meta.get("parameter", ())}
     return {name for name, module in new.items() if {f"{name}.{n}" for n, _ in module.named_parameters()} <= names}
-
-
-class _Call(nn.Module):
-    """`forward` is a method of another module, so that `functional_call` can run any of them."""
-
-    def __init__(self, model: nn.Module, method: str) -> None:
-        super().__init__()
-        self.model = model
-        self._method = method
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        return getattr(self.model, self._method)(*args, **kwargs)
 
 
 def _smaller(model: nn.Module, entry: EntryPoint) -> ExampleInputs:

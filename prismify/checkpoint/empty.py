@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -19,6 +21,18 @@ def build_empty(make: Callable[[], nn.Module]) -> nn.Module:
     except Exception:
         return make()
     return make() if _derived(model) else model
+
+
+def shapes_only(make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` returns, for its shapes: everything on `meta`, or at least the parameters.
+
+    Some models ask for values while they are built (`.item()` on a schedule), which `meta` has not.
+    """
+    try:
+        with torch.device("meta"), empty_parameters():
+            return make()
+    except Exception:
+        return build_empty(make)
 
 
 @contextmanager
@@ -38,7 +52,7 @@ def empty_parameters() -> Iterator[None]:
             param = made[param]
         register(self, name, param)
 
-    nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
+    nn.Module.register_parameter = cast(Any, register_empty)  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -47,7 +47,7 @@ _MOST_CLASSES = 1000
 _WAY_OUT = "save the model's state_dict() instead, and name its architecture with --model"
 
 
-def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False) -> Any:
+def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False, mmap: bool = False) -> Any:
     """The object in a `.pt`, `.pth`, `.ckpt` or `.bin` file, read with `weights_only=True`.
 
     Modules of torch, torchvision, timm and diffusers are allow-listed for this one read.
@@ -55,6 +55,7 @@ def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False) -
     Args:
         allow: further classes, `package.Class`, that may be made. Their packages are imported.
         trust: read with `weights_only=False`: the file may run any code.
+        mmap: map the file into memory, so that values are read where they are used.
 
     Raises:
         UnsafePickleError: the file needs classes that are not allowed; nothing of it was run.
@@ -62,15 +63,16 @@ def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False) -
     """
     if _is_torchscript(path):
         raise SourceError(f"{path} is a TorchScript file, which holds no Python module: {_WAY_OUT}")
+    mmap = mmap and zipfile.is_zipfile(path)
     if trust:
         with current_folder():
-            return _load(path, weights_only=False)
+            return _load(path, weights_only=False, mmap=mmap)
     wanted = frozenset(allow)
     allowed = _resolve_all(_listed(path), wanted, path)
     while True:
         try:
             with safe_globals([(found, name) for name, found in allowed.items()]):
-                content = _load(path, weights_only=True)
+                content = _load(path, weights_only=True, mmap=mmap)
             break
         except _NotAllowedError as error:  # a file that cannot be listed names one class at a time
             if error.name in allowed or len(allowed) > _MOST_CLASSES:
@@ -147,11 +149,11 @@ def _of_python(name: str) -> bool:
     return own and name not in _HELPERS and not _PLAIN.match(name)
 
 
-def _load(path: Path, *, weights_only: bool) -> Any:
+def _load(path: Path, *, weights_only: bool, mmap: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and old storage classes
-            return torch.load(path, map_location="cpu", weights_only=weights_only)
+            return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=mmap)
     except pickle.UnpicklingError as error:
         if not weights_only:
             raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import SourceError
 from ..families import family
-from .empty import build_empty
+from .empty import build_empty, shapes_only
 from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
 from .reference import Reference, parse_reference
 from .structure import rebuild_from
@@ -116,7 +116,11 @@ def _reference(reference: Reference) -> Source:
     origin = {"kind": "reference", "reference": str(reference), "arguments": reference.arguments}
     if not reference.runs_code and not reference.pretrained:
         origin["weights"] = "fresh"
-    return Source(str(reference), origin, lambda empty: reference.build(empty=empty), rebuild_from(reference))
+
+    def make(empty: bool) -> nn.Module:
+        return shapes_only(reference.build) if empty else reference.build()
+
+    return Source(str(reference), origin, make, rebuild_from(reference))
 
 
 def _weights(path: Path, model: str | None, arguments: dict[str, Any], trust: _Trust) -> Source:
@@ -132,9 +136,8 @@ def _weights(path: Path, model: str | None, arguments: dict[str, Any], trust: _T
         origin |= {"reference": str(reference), "arguments": reference.arguments}
 
     def make(empty: bool) -> nn.Module:
-        if reference is not None and empty:
-            return reference.build(empty=True)
-        content = read_weights(path, allow=trust.allow, trust=trust.pickle)
+        shapes = empty and reference is not None
+        content = read_weights(path, allow=trust.allow, trust=trust.pickle, shapes=shapes)
         if isinstance(content, nn.Module):
             if reference is not None:
                 raise SourceError(f"{path} holds a whole {type(content).__name__}: drop --model")
@@ -144,8 +147,8 @@ def _weights(path: Path, model: str | None, arguments: dict[str, Any], trust: _T
                 f"{path} holds weights without an architecture: name it with --model, "
                 "such as --model diffusers:AutoencoderKL or --model file.py:factory"
             )
-        built = reference.build(empty=True)
-        fit_weights(built, content, str(path))
+        built = shapes_only(reference.build) if empty else reference.build(empty=True)
+        fit_weights(built, content, str(path), shapes=shapes)
         return built
 
     rebuild = rebuild_from(reference) if reference is not None else None
@@ -201,10 +204,10 @@ def _diffusers_folder(folder: Path, trust: _Trust) -> Source:
     def make(empty: bool) -> nn.Module:
         if found is None and not empty:
             return diffusers.from_config(config)  # type: ignore[no-any-return]
-        model = build_empty(lambda: diffusers.from_config(config))
-        if found is not None and not empty:
-            state = read_state(found, allow=trust.allow, trust=trust.pickle)
-            fit_weights(model, diffusers.rename_old_keys(model, state), str(found))
+        model = (shapes_only if empty else build_empty)(lambda: diffusers.from_config(config))
+        if found is not None:
+            state = read_state(found, allow=trust.allow, trust=trust.pickle, shapes=empty)
+            fit_weights(model, diffusers.rename_old_keys(model, state), str(found), shapes=empty)
         return model
 
     files = tuple(weight_files(found)) if found else ()

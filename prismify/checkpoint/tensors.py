@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from ..errors import SourceError
 
 
-def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str, *, shapes: bool = False) -> None:
     """Give `model` (real or on `meta`) the tensors of `state`: every key, every shape, the file's dtypes.
 
     Tied weights stay tied, and may be missing from `state` under all names but one. A prefix before
     every name, as of `DataParallel`, `torch.compile` and training classes, is dropped.
+
+    Args:
+        shapes: `state` lies on `meta`, and so will the model.
 
     Raises:
         SourceError: keys or shapes differ; the first three are named with both shapes.
@@ -27,7 +30,8 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> No
         present = [name for name in names if name in state]
         state |= {name: state[present[0]] for name in names if present and name not in state}
     _compare(expected, state, where)
-    if left := [name for name, tensor in state.items() if tensor.is_meta]:
+    left = [name for name, tensor in state.items() if tensor.is_meta]
+    if left and not shapes:
         raise SourceError(f"{where} holds no value for {left[0]}: it was saved from the meta device")
     try:
         model.load_state_dict(state, strict=False, assign=True)

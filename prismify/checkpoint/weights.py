@@ -24,8 +24,14 @@ _INDEX = re.compile(r"\.index(\.[\w-]+)?\.json$")
 _NESTED = ("state_dict", "model_state_dict", "params_ema", "params", "model", "module", "ema")
 
 
-def read_weights(path: Path, *, allow: Iterable[str] = (), trust: bool = False) -> dict[str, Tensor] | nn.Module:
+def read_weights(
+    path: Path, *, allow: Iterable[str] = (), trust: bool = False, shapes: bool = False
+) -> dict[str, Tensor] | nn.Module:
     """The state dict in a file, or the whole module where one was pickled.
+
+    Args:
+        allow, trust: see `read_pickle`.
+        shapes: the tensors on `meta`: their values are not read.
 
     Raises:
         SourceError: the file is missing, damaged, or holds neither.
@@ -34,21 +40,27 @@ def read_weights(path: Path, *, allow: Iterable[str] = (), trust: bool = False) 
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     if _INDEX.search(path.name):
-        return _read_shards(path, allow=tuple(allow), trust=trust)
+        return _read_shards(path, allow=tuple(allow), trust=trust, shapes=shapes)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix not in PICKLES:
+        content: dict[str, Tensor] | nn.Module = _read_safetensors(path)
+    elif path.suffix in PICKLES:
+        content = _model_or_state(read_pickle(path, allow=allow, trust=trust, mmap=shapes), path)
+    else:
         raise SourceError(f"{path}: weights end in {', '.join(SUFFIXES)}")
-    return _model_or_state(read_pickle(path, allow=allow, trust=trust), path)
+    if shapes and not isinstance(content, nn.Module):
+        return {name: tensor.to("meta") for name, tensor in content.items()}
+    return content
 
 
-def read_state(path: Path, *, allow: Iterable[str] = (), trust: bool = False) -> dict[str, Tensor]:
-    """The state dict in a file.
+def read_state(
+    path: Path, *, allow: Iterable[str] = (), trust: bool = False, shapes: bool = False
+) -> dict[str, Tensor]:
+    """`read_weights`, of a file that holds a state dict.
 
     Raises:
         SourceError: also for a whole module.
     """
-    content = read_weights(path, allow=allow, trust=trust)
+    content = read_weights(path, allow=allow, trust=trust, shapes=shapes)
     if isinstance(content, nn.Module):
         raise SourceError(f"{path} holds a whole {type(content).__name__}, where a state dict is wanted")
     return content
@@ -95,15 +107,15 @@ def weight_files(path: Path) -> list[Path]:
     return [path, *(path.parent / shard for shard in sorted(set(names.values())))]
 
 
-def _read_shards(path: Path, *, allow: tuple[str, ...], trust: bool) -> dict[str, Tensor]:
+def _read_shards(path: Path, *, allow: tuple[str, ...], trust: bool, shapes: bool) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for shard in weight_files(path)[1:]:
-        state |= read_state(shard, allow=allow, trust=trust)
+        state |= read_state(shard, allow=allow, trust=trust, shapes=shapes)
     return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
+    try:  # the file is mapped into memory: values are read where they are used
         return load_file(path)
     except Exception as error:
         raise SourceError(f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())})") from error

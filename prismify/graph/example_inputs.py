@@ -78,10 +78,12 @@ def candidates(model: nn.Module, method: str = "forward", like: list[Tensor] | N
             unknown.append((name, parameter))
     if not unknown and not any(isinstance(v, Tensor) and v.dim() >= 3 for v in known.values()):
         unknown = [(n, p) for n, p in _parameters(getattr(model, method)) if n not in known][:1]
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for data in _data(hints, like or []):
         positional = tuple(data for _, p in unknown if p.kind is p.POSITIONAL_ONLY)
         named = {n: data for n, p in unknown if p.kind is not p.POSITIONAL_ONLY}
-        yield ExampleInputs(positional, {**named, **known})
+        inputs = ExampleInputs(positional, {**named, **known})
+        yield inputs.map(lambda t: t.to(dtype) if t.is_floating_point() else t)
 
 
 def inputs_with(model: nn.Module, data: Tensor, method: str = "forward") -> ExampleInputs:

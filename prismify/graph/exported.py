@@ -29,6 +29,9 @@ def export_graph(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Gra
     """`torch.export(strict=False)` of `model.<method>` as a graph like the recorder's; errors come through."""
     with torch.no_grad():
         exported = torch.export.export(_Method(model, method), inputs.args, inputs.kwargs, strict=False)
+    if any(n.op == "call_function" and getattr(getattr(n.target, "_schema", None), "is_mutable", False)
+           for n in exported.graph.nodes):  # fmt: skip
+        exported = exported.run_decompositions({})  # in-place writes become values; nothing is decomposed
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
@@ -38,8 +41,7 @@ def export_graph(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Gra
     weights.update(signature.inputs_to_lifted_tensor_constants)
     graph = fx.Graph()
     env: dict[fx.Node, Any] = {}
-    calls: Counter[str] = Counter()
-    running: dict[str, tuple[str, int]] = {}
+    modules = _Modules(model)
     for node in exported.graph.nodes:
         if node.op == "placeholder" and node.name in weights:
             target = weights[node.name].removeprefix("model.")
@@ -52,11 +54,11 @@ def export_graph(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Gra
             graph.output(tuple(flat[mutated:]))
             break
         elif node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
-            _inline(graph, node, exported.graph_module, env, calls, running)
+            _inline(graph, node, exported.graph_module, env, modules)
             continue
         else:
             made = graph.node_copy(node, lambda n: env[n])
-        _describe(made, node, calls, running)
+        modules.describe(made, node)
         env[node] = made
     return graph
 
@@ -66,8 +68,7 @@ def _inline(
     node: fx.Node,
     root: fx.GraphModule,
     env: dict[fx.Node, Any],
-    calls: Counter[str],
-    running: dict[str, tuple[str, int]],
+    modules: _Modules,
 ) -> None:
     """Copy the body of a higher-order operator (such as `no_grad`) in its place."""
     body_node = next(a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr")
@@ -82,23 +83,33 @@ def _inline(
             results = [inner[n] for n in child.args[0]]
         else:
             inner[child] = graph.node_copy(child, lambda n: inner[n])
-            _describe(inner[child], child, calls, running)
+            modules.describe(inner[child], child)
     # Users of the operator read its results by index, and now find them directly.
     env[node] = node
     for user in node.users:
         env[user] = results[user.args[1]]  # type: ignore[index]
 
 
-def _describe(made: fx.Node, node: fx.Node, calls: Counter[str], running: dict[str, tuple[str, int]]) -> None:
-    value = node.meta.get("val")
-    first = next((t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)), None)
-    stack = list((node.meta.get("nn_module_stack") or {}).items())
-    key, path = (stack[-1][0], stack[-1][1][0]) if stack else ("", "model")
-    module = path.split("@")[0].removeprefix("model").removeprefix(".")
-    if key not in running:
-        running[key] = (module, calls[module])
-        calls[module] += 1
-    made.meta = {k: v for k, v in made.meta.items() if k == "parameter"}
-    made.meta.update(module=running[key][0], call=running[key][1])
-    if first is not None:
-        made.meta.update(shape=tuple(first.shape), dtype=first.dtype)
+class _Modules:
+    """Which module a node ran in, and for which time, from the stack that export leaves on it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        first = {id(module): name for name, module in model.named_modules()}
+        self._names = {name: first[id(m)] for name, m in model.named_modules(remove_duplicate=False)}
+        self._calls: Counter[str] = Counter()
+        self._running: dict[str, tuple[str, int]] = {}
+
+    def describe(self, made: fx.Node, node: fx.Node) -> None:
+        """Give `made` the `meta` that the recorder gives, from `node`'s own."""
+        first = next((t for t in pytree.tree_leaves(node.meta.get("val")) if isinstance(t, Tensor)), None)
+        stack = list((node.meta.get("nn_module_stack") or {}).items())
+        key, path = (stack[-1][0], stack[-1][1][0]) if stack else ("", "model")
+        name = path.split("@")[0].removeprefix("model").removeprefix(".")
+        if key not in self._running:
+            module = self._names.get(name, name)
+            self._running[key] = (module, self._calls[module])
+            self._calls[module] += 1
+        made.meta = {k: v for k, v in made.meta.items() if k == "parameter"}
+        made.meta.update(module=self._running[key][0], call=self._running[key][1])
+        if first is not None:
+            made.meta.update(shape=tuple(first.shape), dtype=first.dtype)

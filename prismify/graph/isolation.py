@@ -78,6 +78,13 @@ def fake_weights(model: nn.Module) -> Iterator[tuple[FakeTensorMode, Callable[[T
             memo[id(tensor)] = (tensor, made)
         return memo[id(tensor)][1]
 
+    with swapped_tensors(model, fake):
+        yield mode, fake
+
+
+@contextmanager
+def swapped_tensors(model: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Put `stand_in(tensor)` in the place of every parameter and buffer, and the tensors back afterwards."""
     saved: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         for module in model.modules():
@@ -85,8 +92,8 @@ def fake_weights(model: nn.Module) -> Iterator[tuple[FakeTensorMode, Callable[[T
                 for name, tensor in list(slots.items()):
                     if tensor is not None:
                         saved.append((slots, name, tensor))
-                        slots[name] = fake(tensor)
-        yield mode, fake
+                        slots[name] = stand_in(tensor)
+        yield
     finally:
         for slots, name, tensor in saved:
             slots[name] = tensor

@@ -80,9 +80,12 @@ def roles(graph: fx.Graph) -> list[LayerUse]:
     found = _find_layers(graph)
     before = _layers_before(graph, found)
     after = _layers_after(graph, found)
+    gated = _reaching_output(graph) - after.keys()
     uses = []
     for node, layer in found.items():
-        role, partial = _role(before.get(layer.data), before.get(node), after.get(node))
+        # What reaches the output only as a gate (squeeze-and-excite, a style) is used, yet never the output.
+        reached = (1, 1) if node in gated else after.get(node)
+        role, partial = _role(before.get(layer.data), before.get(node), reached)
         uses.append(
             LayerUse(
                 node,
@@ -218,6 +221,15 @@ def _layers_before(graph: fx.Graph, layers: dict[fx.Node, _Found]) -> dict[fx.No
             step = int(node in layers)
             spans[node] = (min(s[0] for s in reached) + step, max(s[1] for s in reached) + step)
     return spans
+
+
+def _reaching_output(graph: fx.Graph) -> set[fx.Node]:
+    """Every node whose values flow into a primary output, through gates as well."""
+    reached = set(primary_outputs(graph))
+    for node in reversed(graph.nodes):
+        if node in reached:
+            reached.update(data_operands(node))
+    return reached
 
 
 def _layers_after(graph: fx.Graph, layers: dict[fx.Node, _Found]) -> dict[fx.Node, Span]:

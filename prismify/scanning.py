@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from .count import operator_macs, operator_parameters, parameter_count, state_bytes
+from .count import operator_bias, operator_macs, operator_weights, parameter_count, state_bytes
 from .errors import PlanError
 from .graph import Capture, capture_all, unwrap
 from .inventory import Inventory, Layer, inventory
@@ -101,9 +101,9 @@ def _plan(
 def _decision(layer: Layer, verdict: Verdict, verdicts: dict[str, Verdict]) -> Decision:
     operator, after, macs = verdict.operator, layer.parameters, layer.macs
     if operator is not None:
-        # A tied layer after the first owns nothing: its new weights are the first one's.
-        counted = layer.parameters > 0
-        after = operator_parameters(operator, layer.kernel_size, layer.out_channels, layer.bias) if counted else 0
+        # What a tied layer shares with an earlier one is the earlier one's to count.
+        after = operator_weights(operator, layer.kernel_size) if "weight" in layer.owns else 0
+        after += operator_bias(operator, layer.out_channels) if "bias" in layer.owns else 0
         macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
     reason = verdict.reason
     if layer.partial and verdict.rule == "replaced":
