@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,7 @@ _WEIGHTS = (
     "diffusion_pytorch_model.*.bin",
     "diffusion_pytorch_model.bin.index.*.json",
 )
+_SHARD = re.compile(r"-\d+-of-\d+\.")
 #: Libraries that a pipeline's parts may come from; any other name would be imported as Python code.
 _LIBRARIES = {"diffusers", "transformers"}
 
@@ -41,7 +43,7 @@ def weights_file(folder: Path) -> Path | None:
         SourceError: there are weights, but under no name that diffusers gives.
     """
     for pattern in _WEIGHTS:
-        found = sorted(p for p in folder.glob(pattern) if p.is_file())
+        found = sorted(p for p in folder.glob(pattern) if p.is_file() and not _SHARD.search(p.name))
         if found:
             return found[0]
     if strange := sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt", ".ckpt")):
