@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from enum import Enum
@@ -40,7 +41,8 @@ _PROCESSOR = re.compile(r"diffusers\.models\.[\w.]*Processor(2_0)?$")
 _PLAIN = re.compile(
     r"(argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w+|collections\.\w+|datetime\.\w+|uuid\.UUID)$"
 )
-#: What these make of a file is code, whatever it looks like.
+#: Pickle protocol 2 writes the names that Python's own modules had in Python 2.
+_PYTHON_2 = {name.partition(".")[0] for name in IMPORT_MAPPING}
 _CODE = ("torch.fx.", "torch.jit.", "torch.package.", "torch.hub.")
 _BLOCKED_BY_TORCH = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _MOST_CLASSES = 1000
@@ -111,7 +113,7 @@ def _resolve_all(names: Collection[str], allow: Collection[str], path: Path) -> 
     told = f"{path} holds {shown}, which could run code; nothing was run."
     if any(_of_python(name) for name in refused):
         raise UnsafePickleError(f"{told} No model needs that: do not trust this file")
-    if any(name.startswith(_CODE) for name in refused):
+    if any(_code(name) for name in refused):
         raise UnsafePickleError(f"{told} It holds code, which only --trust-pickle reads; else {_WAY_OUT}")
     if missing := [name for name in refused if name in allow]:
         raise UnsafePickleError(
@@ -126,7 +128,7 @@ def _resolve(name: str, allow: Collection[str]) -> Any:
     """The class or function of a trusted or allowed name, or None. Nothing else is imported."""
     if name in _HELPERS:
         return _HELPERS[name]
-    if _of_python(name) or name.startswith(_CODE) or not (name in allow or name.startswith(_TRUSTED_ROOTS)):
+    if _of_python(name) or _code(name) or not (name in allow or name.startswith(_TRUSTED_ROOTS)):
         return None
     module, _, attribute = name.rpartition(".")
     try:
@@ -143,10 +145,18 @@ def _resolve(name: str, allow: Collection[str]) -> Any:
 
 
 def _of_python(name: str) -> bool:
-    """Whether a name is Python's own, and more than a plain container of data."""
+    """Whether a name is Python's own, of this or an older version, and more than a plain container of data."""
     root = name.partition(".")[0]
-    own = "." not in name or root in sys.stdlib_module_names or root == "__builtin__"
+    own = "." not in name or root in sys.stdlib_module_names or root in _PYTHON_2
     return own and name not in _HELPERS and not _PLAIN.match(name)
+
+
+def _code(name: str) -> bool:
+    """Whether torch makes code of what it is given under that name, or loads more: its functions do."""
+    if not name.startswith("torch.") or name.startswith("torch.nn."):
+        return False
+    module, _, attribute = name.rpartition(".")
+    return name.startswith(_CODE) or not isinstance(getattr(sys.modules.get(module), attribute, None), type)
 
 
 def _load(path: Path, *, weights_only: bool, mmap: bool) -> Any:
