@@ -25,10 +25,10 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str, *, sh
     """
     expected = _saved(model)
     state = _without_wrapper(dict(state), expected)
-    tied = _aliases(expected)
+    tied = [sorted(names, key=lambda name: name not in expected) for names in _aliases(_all_tensors(model))]
     for names in tied:
         present = [name for name in names if name in state]
-        state |= {name: state[present[0]] for name in names if present and name not in state}
+        state |= {name: state[present[0]] for name in names if present and name in expected and name not in state}
     _compare(expected, state, where)
     left = [name for name, tensor in state.items() if tensor.is_meta]
     if left and not shapes:
@@ -38,7 +38,8 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str, *, sh
     except Exception as error:
         raise SourceError(f"{where} does not fit the model: {' '.join(str(error).split())[:300]}") from error
     for names in tied:
-        _tie(model, names)
+        if names[0] in expected:
+            _tie(model, names)
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
@@ -125,6 +126,11 @@ def meta_names(model: nn.Module) -> list[str]:
 def _saved(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of the state dict themselves, so that tied ones are the same object."""
     return {k: v for k, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+
+
+def _all_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, saved or not, under all their names."""
+    return dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
