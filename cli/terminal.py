@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import signal
 import sys
@@ -61,9 +62,7 @@ def steps() -> Iterator[Begin]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with _stdout_to_stderr(), _ended_by_signal(), warnings.catch_warnings():
-        if not os.environ.get("PRISMIFY_DEBUG"):
-            warnings.simplefilter("ignore")  # the libraries' own, about their own affairs
+    with _stdout_to_stderr(), _ended_by_signal(), _libraries_quiet():
         console = Console(stderr=True)
         columns = (BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -83,6 +82,22 @@ def _stdout_to_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+@contextmanager
+def _libraries_quiet() -> Iterator[None]:
+    """No warnings of libraries about their own affairs, unless PRISMIFY_DEBUG asks for them."""
+    if os.environ.get("PRISMIFY_DEBUG"):
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
