@@ -42,7 +42,7 @@ def read_weights(
     if _INDEX.search(path.name):
         return _read_shards(path, allow=tuple(allow), trust=trust, shapes=shapes)
     if path.suffix == ".safetensors":
-        content: dict[str, Tensor] | nn.Module = _read_safetensors(path)
+        content: dict[str, Tensor] | nn.Module = _read_safetensors(path, shapes)
     elif path.suffix in PICKLES:
         content = _model_or_state(read_pickle(path, allow=allow, trust=trust, mmap=shapes), path)
     else:
@@ -114,9 +114,12 @@ def _read_shards(path: Path, *, allow: tuple[str, ...], trust: bool, shapes: boo
     return state
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:  # the file is mapped into memory: values are read where they are used
-        return load_file(path)
+def _read_safetensors(path: Path, shapes: bool) -> dict[str, Tensor]:
+    try:
+        mapped = load_file(path)
+        # In the mapped file tensors begin anywhere. Kernels choose by alignment, and round differently then;
+        # and a map breaks when somebody shortens the file.
+        return mapped if shapes else {name: tensor.clone() for name, tensor in mapped.items()}
     except Exception as error:
         raise SourceError(f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())})") from error
 

@@ -129,23 +129,26 @@ def pipeline_parts(folder: Path, index: dict[str, Any]) -> list[str]:
 
 
 def load_pipeline(folder: Path, index: dict[str, Any], parts: dict[str, nn.Module], *, trust_code: bool) -> Any:
-    """The pipeline in `folder` with some of its components given; the others are read at the dtype of those.
+    """The pipeline in `folder` with some of its components given; the others take the dtype of those.
 
     Raises:
         SourceError: a component that was not converted cannot be loaded, or is Python code that is not trusted.
     """
     if not trust_code:
         _check_libraries(folder, index)
-    dtypes = {p.dtype for part in parts.values() for p in part.parameters() if p.is_floating_point()}
-    dtype = dtypes.pop() if len(dtypes) == 1 else None
-    options: dict[str, Any] = {"torch_dtype": dtype, "variant": "fp16" if any(folder.glob("*/*.fp16.*")) else None}
+    options: dict[str, Any] = {"variant": "fp16" if any(folder.glob("*/*.fp16.*")) else None}
     if trust_code:
         options["trust_remote_code"] = True
     try:
-        return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **options, **parts)
+        pipeline = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **options, **parts)
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise SourceError(f"{folder}: the pipeline around the converted parts cannot be loaded: {text}") from error
+    dtypes = {p.dtype for part in parts.values() for p in part.parameters() if p.is_floating_point()}
+    for name, component in pipeline.components.items():
+        if len(dtypes) == 1 and name not in parts and isinstance(component, nn.Module):
+            component.to(next(iter(dtypes)))
+    return pipeline
 
 
 def _check_libraries(folder: Path, index: dict[str, Any]) -> None:

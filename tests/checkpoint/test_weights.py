@@ -140,6 +140,15 @@ def test_shapes_alone_lie_on_meta(tmp_path: Path, suffix: str) -> None:
     assert {n: (t.shape, t.dtype) for n, t in state.items()} == {n: (t.shape, t.dtype) for n, t in STATE.items()}
 
 
+def test_tensors_are_aligned_and_apart_from_the_file(tmp_path: Path) -> None:
+    """Kernels choose by alignment, so bit-identical results need it; and the file may change under a map."""
+    save_file({f"{i}": torch.full((i + 1,), float(i)) for i in range(20)}, tmp_path / "w.safetensors")
+    state = read_state(tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    assert {t.data_ptr() % 64 for t in state.values()} == {0}
+    assert all(float(t.sum()) == int(name) * (int(name) + 1) for name, t in state.items())
+
+
 def test_what_safetensors_cannot_hold_is_said(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot be written as safetensors"):
         write_safetensors({"w": torch.ones(2, 2).to_sparse()}, tmp_path / "w.safetensors")
