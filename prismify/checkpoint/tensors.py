@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import SourceError
 
+_COUNTER, _MEAN = "num_batches_tracked", "running_mean"
+
 
 def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str, *, shapes: bool = False) -> None:
     """Give `model` (real or on `meta`) the tensors of `state`: every key, every shape, the file's dtypes.
@@ -25,6 +27,9 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str, *, sh
     """
     expected = _saved(model)
     state = _without_wrapper(dict(state), expected)
+    for name in expected:  # batch norms had no counter before torch 0.4.1
+        if name.endswith(_COUNTER) and name not in state and name.replace(_COUNTER, _MEAN) in state:
+            state[name] = torch.tensor(0, device="meta" if shapes else "cpu")
     tied = [sorted(names, key=lambda name: name not in expected) for names in _aliases(_all_tensors(model))]
     for names in tied:
         present = [name for name in names if name in state]

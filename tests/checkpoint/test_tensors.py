@@ -242,6 +242,16 @@ def test_one_name_of_a_tied_weight_is_enough() -> None:
     assert torch.equal(model.first.weight, state["last.weight"])
 
 
+def test_batch_norms_from_before_their_counter_fit() -> None:
+    state = {k: v for k, v in nn.BatchNorm2d(3).state_dict().items() if k != "num_batches_tracked"}
+    model = nn.BatchNorm2d(3)
+    model.num_batches_tracked.fill_(4)
+    fit_weights(model, state, "w.pt")
+    assert int(model.num_batches_tracked) == 0
+    with pytest.raises(SourceError, match="num_batches_tracked is missing"):
+        fit_weights(nn.BatchNorm2d(3), {"weight": torch.ones(3), "bias": torch.ones(3)}, "w.pt")
+
+
 def test_weights_that_cannot_be_trained_are_refused_in_one_line() -> None:
     with pytest.raises(SourceError, match=r"does not fit the model: .*gradients"):
         fit_weights(nn.Linear(2, 3), {"weight": torch.ones(3, 2, dtype=torch.int8), "bias": torch.ones(3)}, "w.pt")
