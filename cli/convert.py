@@ -82,13 +82,14 @@ def convert(
     with steps() as begin:
         begin("loading libraries")
         report = _convert(wanted, output, plan, seed, force, begin)
+    from ..checkpoint.manifest import read_manifest
     from .render import print_json, print_report, print_written
 
     if json_:
         print_json({**report, "output": str(output)})
     else:
         print_report(report, all_layers=all_layers)
-        print_written(output)
+        print_written(output, read_manifest(output))
 
 
 def _convert(wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force: bool, begin: Begin) -> dict[str, Any]:
