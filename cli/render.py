@@ -99,9 +99,8 @@ def _print_model(console: Console, report: dict[str, Any], all_layers: bool) -> 
 
 def _print_excluded(console: Console, report: dict[str, Any]) -> None:
     excluded = "; ".join(excluded_text(e) for e in report["parameters"]["excluded"]) or "nothing"
-    console.print(
-        f"Not in the parameter counts: {escape(excluded)}. Multiply-adds: {escape(report['macs']['inputs'])}."
-    )
+    counted = report["macs"]["inputs"] or "of nothing, for nothing could be run"
+    console.print(f"Not in the parameter counts: {escape(excluded)}. Multiply-adds: {escape(counted)}.")
 
 
 def _totals(report: dict[str, Any]) -> Table:

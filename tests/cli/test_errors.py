@@ -187,6 +187,16 @@ def test_the_output_is_not_optional_and_the_seed_is_a_number(here: Path, run: Ru
     assert run("no-such-command").code == 2
 
 
+def test_a_converted_folder_can_be_converted_in_its_own_place(here: Path, run: Run) -> None:
+    net = (here / "net.py").read_text().replace("if final", "if False else nn.Conv2d(width, 2 * width, 3) if final")
+    Path("net.py").write_text(net)
+    assert run("convert", "net.py:make", "-o", "out").code == 0
+    words = ["out", "-o", "out", "--policy", "volumes", "--min-volume", "4", "--trust-code"]
+    assert "add --force" in run("convert", *words).line
+    assert run("convert", *words, "--force", "--include", "4").code == 1  # the last layer is an output
+    assert Path("out/net.py").is_file()
+
+
 def test_reports_of_nothing_are_one_line(here: Path, run: Run) -> None:
     assert "is not a folder that prismify wrote" in run("report", "photos").line
     assert "is not a folder that prismify wrote" in run("report", "nowhere").line

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 LIMITED = """
 import resource, shutil
@@ -77,3 +80,16 @@ def test_a_batch_systems_signal_leaves_nothing(tmp_path: Path, net: Path, proces
     assert ran.code == 143
     assert ran.err == ""
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_small_disk_that_is_really_full(tmp_path: Path, run: Callable[..., Any]) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        line = run("convert", "timm:test_resnet", "-o", disk / "deep" / "out").line
+        assert "No space left on device" in line
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
