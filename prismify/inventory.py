@@ -96,7 +96,7 @@ class _Context:
     parameters: dict[str, nn.Parameter]
     owners: dict[int, list[str]]
     parts: dict[str, AttentionPart]
-    captured: bool
+    unseen: Role  # of a layer that no graph shows
     counted: set[int] = field(default_factory=set)
 
 
@@ -120,7 +120,8 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         dict(model.named_parameters(remove_duplicate=False)),
         _owners(model),
         _attention_parts(attentions, modules),
-        captured=bool(capture.graphs),
+        # Only where every method was captured is a layer that none of them shows known to be unused.
+        unseen="dead" if capture.graphs and not capture.skipped else "unknown",
     )
     layers = [_layer(name, model, gathered.get(name, _Uses()), context) for name in _names(modules, gathered)]
     return Inventory(tuple(layers), tuple(_once(attentions)), elsewhere)
@@ -231,7 +232,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
     return Layer(
         name=name,
         kind=kind,
-        role="unknown" if not context.captured else merge_roles(found.roles) if found.roles else "dead",
+        role=merge_roles(found.roles) if found.roles else context.unseen,
         in_channels=in_channels,
         out_channels=out_channels,
         kernel_size=kernel,

@@ -102,7 +102,10 @@ _KEPT_ROLES = {"input", "output", "input+output", "dead", "unknown"}
 
 def _kept_role(layer: Layer) -> tuple[str, str]:
     if layer.role == "unknown":
-        return "unknown", "the model could not be captured, so its role is not known: edit the plan by hand"
+        return (
+            "unknown",
+            "no captured method shows it, so its role is not known: give --input, or edit the plan by hand",
+        )
     if layer.role == "dead":
         if layer.calls == 0:
             return "unreached", "never called by the captured methods"

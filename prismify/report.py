@@ -29,7 +29,7 @@ RULES = {
     "tied": "layers whose weight is tied to a kept one",
     "unreached": "layers that the captured methods never call",
     "dead": "layers whose result reaches no output",
-    "unknown": "layers of a model that could not be captured",
+    "unknown": "layers whose role is not known, because no captured method shows them",
 }
 
 

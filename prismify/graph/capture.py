@@ -8,6 +8,7 @@ is part of the result.
 from __future__ import annotations
 
 import inspect
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from .recorder import Recorder
 Technique = Literal["recorder on fake tensors", "recorder on real tensors", "torch.export", "list of modules"]
 METHODS = ("forward", "encode", "decode")
 _MAX_GUESSES = 60
+_MAX_SECONDS = 15.0
 # What no other example input would cure: the model itself asks for values.
 _NOT_THE_INPUTS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 
@@ -176,9 +178,12 @@ def _first_that_runs(
     """The first guess that runs on fake tensors with its graph; else the guess that came furthest, and why."""
     best: ExampleInputs | None = None
     furthest, reason = -1, "no example inputs could be made"
+    begun = time.monotonic()
     try:
         with fake_weights(model) as (mode, fake):
             for guess, _ in zip(guesses, range(_MAX_GUESSES), strict=False):
+                if time.monotonic() - begun > _MAX_SECONDS:
+                    break
                 recorder: Recorder | None = None
                 try:
                     inputs = guess.map(fake)
