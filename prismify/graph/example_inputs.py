@@ -58,9 +58,12 @@ class ExampleInputs:
         return ", ".join(f"{n} {'×'.join(map(str, t.shape)) or 'scalar'}" for n, t in self.tensors())
 
 
-def given_inputs(args: tuple[Any, ...] | None, kwargs: dict[str, Any] | None) -> ExampleInputs | None:
+def given_inputs(args: tuple[Any, ...] | Tensor | None, kwargs: dict[str, Any] | None) -> ExampleInputs | None:
     """The caller's own inputs, or None when there are none."""
-    return None if args is None and kwargs is None else ExampleInputs(tuple(args or ()), dict(kwargs or {}))
+    if args is None and kwargs is None:
+        return None
+    args = (args,) if isinstance(args, Tensor) else args  # one tensor, not a batch of arguments
+    return ExampleInputs(tuple(args or ()), dict(kwargs or {}))
 
 
 def candidates(model: nn.Module, method: str = "forward", like: list[Tensor] | None = None) -> Iterator[ExampleInputs]:
@@ -71,6 +74,9 @@ def candidates(model: nn.Module, method: str = "forward", like: list[Tensor] | N
     """
     hints = _Hints(model)
     known, unknown = {}, []
+    if not _parameters(getattr(model, method)):
+        yield ExampleInputs()
+        return
     for name, parameter in _parameters(getattr(model, method)):
         required = parameter.default is inspect.Parameter.empty
         rule = _RULES.get(name) if required or name in _WANTED else None
@@ -231,9 +237,11 @@ _WANTED = {
 def _data(hints: _Hints, like: list[Tensor]) -> Iterator[Tensor]:
     """The data input: what is known, then images, video, sequences, and token ids."""
     yield from like
+    tokens = (torch.zeros(1, 8, 8, dtype=torch.long), torch.zeros(1, 8, dtype=torch.long))
+    if not hints.convolutions and any(isinstance(m, nn.Embedding) for m in hints.model.modules()):
+        yield from reversed(tokens)
     yield from (noise(*shape) for shape in _shapes(hints) if prod(shape) <= _LARGEST)
-    yield torch.zeros(1, 8, 8, dtype=torch.long)
-    yield torch.zeros(1, 8, dtype=torch.long)
+    yield from tokens
 
 
 def _shapes(hints: _Hints) -> Iterator[tuple[int, ...]]:
