@@ -81,7 +81,11 @@ def node_macs(node: fx.Node) -> int:
 
 def _einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
     terms = equation.replace(" ", "").split("->")[0].split(",")
-    if "..." in equation or len(terms) != len(shapes):
+    if len(terms) != len(shapes):
         return 0
+    # The axes behind `...` are aligned at their end, as broadcasting aligns them.
+    extra = [len(s) - len(t.replace("...", "")) for t, s in zip(terms, shapes, strict=True)]
+    hidden = [chr(ord("A") + i) for i in range(26)]
+    terms = [t.replace("...", "".join(hidden[26 - n :])) for t, n in zip(terms, extra, strict=True)]
     sizes = {letter: size for term, s in zip(terms, shapes, strict=True) for letter, size in zip(term, s, strict=False)}
     return prod(sizes.values())

@@ -38,7 +38,7 @@ class Layer:
         obstacle: why no operator can take its place, apart from any policy; None when one can.
         parameters: unique numbers it owns that no earlier layer owns (tied weights count once).
         owns: "weight" and "bias", where no earlier layer owns them.
-        tied: names of the other layers that hold the same weight.
+        tied: names of the other modules that hold its weight or its bias.
         calls: operators it ran over all entry points; input_shape and output_shape are those of the first.
         pointwise: whether it acts on each position by itself, with stride 1.
         macs: multiply-adds of one pass over the entry points that make up the whole model.
@@ -96,7 +96,7 @@ class _Context:
     parameters: dict[str, nn.Parameter]
     owners: dict[int, list[str]]
     parts: dict[str, AttentionPart]
-    captured: bool
+    unseen: Role  # of a layer that no graph shows
     counted: set[int] = field(default_factory=set)
 
 
@@ -120,7 +120,8 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         dict(model.named_parameters(remove_duplicate=False)),
         _owners(model),
         _attention_parts(attentions, modules),
-        captured=bool(capture.graphs),
+        # Only where every method was captured is a layer that none of them shows known to be unused.
+        unseen="dead" if capture.graphs and not capture.skipped else "unknown",
     )
     layers = [_layer(name, model, gathered.get(name, _Uses()), context) for name in _names(modules, gathered)]
     return Inventory(tuple(layers), tuple(_once(attentions)), elsewhere)
@@ -212,7 +213,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         own = _own_parameters(module)
         obstacle = obstacle_of(module)
         if found.foreign and obstacle is None:
-            obstacle = f"its weight is used by {found.foreign[0] or 'the model'} directly, past its own forward"
+            obstacle = f"its weight is used by {found.foreign[0] or 'the model'} without calling it"
     else:
         assert first is not None
         own = _operator_parameters(found.uses, context.parameters)
@@ -227,11 +228,11 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
     fresh = [t for t in own if id(t) not in context.counted]
     context.counted.update(id(t) for t in own)
     kind, in_channels, out_channels, kernel, groups = _geometry(module, first)
-    tied = sorted({o for t in own if t.dim() > 1 for o in context.owners.get(id(t), []) if o != name})
+    tied = sorted({o for t in own for o in context.owners.get(id(t), []) if o != name})
     return Layer(
         name=name,
         kind=kind,
-        role="unknown" if not context.captured else merge_roles(found.roles) if found.roles else "dead",
+        role=merge_roles(found.roles) if found.roles else context.unseen,
         in_channels=in_channels,
         out_channels=out_channels,
         kernel_size=kernel,
@@ -272,8 +273,11 @@ def _graph_layer(uses: list[LayerUse], otherwise: str) -> tuple[nn.Module | None
     """The module that an operator of a GraphModule amounts to, and what stands in its way."""
     stand_ins = [layer_of(use.node) for use in uses]
     first = stand_ins[0]
-    if first is None or any(str(other) != str(first) for other in stand_ins):
+    if first is None:
         return None, otherwise
+    readers = {user for use in uses for user in use.weight.users}
+    if any(str(other) != str(first) for other in stand_ins) or readers != {use.node for use in uses}:
+        return first, "its weight is used in more than one way"
     return first, obstacle_of(first)
 
 
@@ -305,7 +309,10 @@ def _attention_parts(attentions: Sequence[Attention], modules: dict[str, nn.Modu
         for part, use in attention.parts:
             by_name[_row_name(use, modules)].append(part)
         for name, played in by_name.items():
-            parts.setdefault(name, AttentionPart(attention.module, attention.kind, tuple(dict.fromkeys(played))))
+            here = AttentionPart(attention.module, attention.kind, tuple(dict.fromkeys(played)))
+            # What is q, k or v of one attention is not told by being what follows another.
+            if name not in parts or parts[name].parts == ("out",):
+                parts[name] = here
     return parts
 
 

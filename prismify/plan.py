@@ -10,13 +10,13 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from .errors import PlanError
+from .errors import OutputError, PlanError
 from .layers import Operator
+from .validation import build
 
 SCHEMA_VERSION = 1
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -127,16 +127,22 @@ class Plan:
         if not isinstance(rows, (list, tuple)):
             raise PlanError("a plan needs a list of layers")
         layers = tuple(_decision(row, index) for index, row in enumerate(rows))
-        rest = {k: v for k, v in data.items() if k != "layers"}
-        for key in ("parameters", "macs", "size_bytes"):
-            rest[key] = _build(Totals, rest.get(key), key)
-        for key in ("attention", "capture", "notes"):
-            rest[key] = tuple(rest.get(key, ()))
-        return _build(cls, {**rest, "layers": layers}, "plan")
+        names = [layer.name for layer in layers]
+        for name in names:
+            if names.count(name) > 1:
+                raise PlanError(f"layer {name!r} has more than one row")
+        return build(cls, {**data, "layers": layers}, "plan")
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        """Write the plan as JSON.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        try:
+            Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        except OSError as error:
+            raise OutputError(f"{path}: cannot write the plan ({error.strerror})") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -155,39 +161,15 @@ class Plan:
 
 def _decision(row: Any, index: int) -> Decision:
     where = f"layers[{index}]"
-    if isinstance(row, dict) and isinstance(row.get("name"), str):
-        where = f"layer {row['name']!r}"
     if not isinstance(row, dict):
         raise PlanError(f"{where} is not an object")
     row = dict(row)
-    if row.get("decision") not in ("replace", "keep"):
-        raise PlanError(f"{where}: decision {row.get('decision')!r} is neither 'replace' nor 'keep'")
-    operator = row.get("operator")
-    if operator is not None:
-        if isinstance(operator, dict) and isinstance(operator.get("volumes"), list):
-            operator = {**operator, "volumes": tuple(operator["volumes"])}
-        row["operator"] = _build(Operator, operator, f"{where}: operator")
-    if row["decision"] == "keep":
+    if isinstance(row.get("name"), str):
+        where = f"layer {row['name']!r}"
+    if row.get("decision") == "keep":
         row["operator"] = None
-    elif row.get("operator") is None:
+    elif row.get("decision") == "replace" and row.get("operator") is None:
         raise PlanError(f'{where}: to replace it, give an operator such as {{"type": "DeepPrism"}}')
-    for key in ("kernel_size", "input_shape", "output_shape"):
-        if isinstance(row.get(key), list):
-            row[key] = tuple(row[key])
-    row.setdefault("rule", "by_hand")
-    row.setdefault("reason", "set by hand")
-    return _build(Decision, row, where)
-
-
-def _build(cls: type[_T], data: Any, where: str) -> _T:
-    if not isinstance(data, dict):
-        raise PlanError(f"{where} is missing or not an object")
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise PlanError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    try:
-        return cls(**data)
-    except TypeError as error:
-        missing = str(error).partition("missing ")[2] or str(error)
-        raise PlanError(f"{where}: missing {missing}") from error
+    if (row.get("decision") == "replace") != (row.get("rule") == "replaced") or "rule" not in row:
+        row |= {"rule": "by_hand", "reason": f"{row.get('decision')} by hand"}
+    return build(Decision, row, where)

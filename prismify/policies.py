@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import gcd
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_type_hints
 
 from .count import operator_bias, operator_weights
 from .errors import PlanError, ShapeError
 from .inventory import Layer
-from .kernels.types import TOPOLOGIES, Topology
+from .kernels import Topology
 from .layers import Bias, Operator
 from .layers.volumes import check_channel_kernel, volumes_of
+from .validation import fit
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,9 @@ class Policy:
     convolution: Literal["DeepPrism", "PrismConv"] = "DeepPrism"
 
     def __post_init__(self) -> None:
-        _one_of("policy", self.name, ("paper", "volumes"))
-        _one_of("topology", self.topology, TOPOLOGIES)
-        _one_of("bias", self.bias, ("scalar", "channel"))
-        _one_of("convolution", self.convolution, ("DeepPrism", "PrismConv"))
+        hints = get_type_hints(Policy)
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, fit(getattr(self, field.name), hints[field.name], field.name))
         if self.channel_kernel_size < 1 or self.channel_kernel_size % 2 == 0:
             raise PlanError(f"channel kernel size {self.channel_kernel_size} must be odd and positive")
         if self.name == "paper" and (self.depth is not None or self.feed_forward):
@@ -102,7 +103,10 @@ _KEPT_ROLES = {"input", "output", "input+output", "dead", "unknown"}
 
 def _kept_role(layer: Layer) -> tuple[str, str]:
     if layer.role == "unknown":
-        return "unknown", "the model could not be captured, so its role is not known: edit the plan by hand"
+        return (
+            "unknown",
+            "no captured method shows it, so its role is not known: give --input, or edit the plan by hand",
+        )
     if layer.role == "dead":
         if layer.calls == 0:
             return "unreached", "never called by the captured methods"
@@ -171,6 +175,8 @@ def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:
         return Verdict(
             None, "no_gain", f"{operator.type} would need {after:,} numbers where it has {layer.parameters:,}"
         )
+    if layer.partial:
+        reason += f"; on some paths it is the first {' and last '.join(layer.partial)} layer"
     return Verdict(operator, "replaced", reason)
 
 
@@ -180,8 +186,3 @@ def _widths(layer: Layer) -> str:
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise PlanError(f"{what} {value!r} is not one of {', '.join(known)}")

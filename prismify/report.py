@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 #: What each rule means for the layers it holds for together.
 RULES = {
     "replaced": "replaced",
-    "by_hand": "kept by hand",
+    "by_hand": "layers whose decision was made by hand",
     "input_output": "input and output layers, which turn data into features and back",
     "width_changes": "inner convolutions whose width changes; policy volumes replaces them",
     "linear": "linear layers outside attention; policy volumes with feed-forward replaces the inner ones",
@@ -29,7 +29,7 @@ RULES = {
     "tied": "layers whose weight is tied to a kept one",
     "unreached": "layers that the captured methods never call",
     "dead": "layers whose result reaches no output",
-    "unknown": "layers of a model that could not be captured",
+    "unknown": "layers whose role is not known, because no captured method shows them",
 }
 
 

@@ -29,6 +29,10 @@ _HOOKS = (
     "_forward_hooks_always_called",
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
 )
 
 
@@ -43,6 +47,7 @@ def convert(
 ) -> M:
     """A converted copy of `model`, of the same class; the original is left bitwise as it was.
 
+    Of a model in `DataParallel`, `DistributedDataParallel` or `torch.compile` the one inside is converted.
     The config, training mode, gradient checkpointing and hooks come along; replaced weights are not copied.
     The plan that was carried out is `converted.prismify_plan`.
 
@@ -73,6 +78,10 @@ def convert(
         converted = copy.deepcopy(inner, memo)
     except Exception as error:
         raise ConversionError(f"{type(inner).__name__} cannot be copied ({error}); use convert_ in place") from error
+    for name, module in new.items():
+        if name not in operators:
+            for hooks in _HOOKS:  # a hook that is a method of the model becomes the copy's method
+                setattr(module, hooks, copy.deepcopy(getattr(modules[name], hooks), memo))
     if isinstance(converted, fx.GraphModule):
         replace_operators(converted, operators)
     if check:
@@ -168,7 +177,7 @@ def _build(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
         except ShapeError as error:
             raise PlanError(f"{row.name}: {error}") from error
         for hooks in _HOOKS:
-            setattr(module, hooks, copy.copy(getattr(old, hooks)))
+            setattr(module, hooks, getattr(old, hooks))
         # Layers that shared a weight or a bias share the new one.
         for name, parameter in list(module.named_parameters()):
             replaced = old.bias if name == "bias" else old.weight

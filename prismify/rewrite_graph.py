@@ -110,6 +110,8 @@ def _layer(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     layer = layer_from(bound, tuple(weight.shape), weight.dtype)
     if layer is not None:
         layer.weight = weight
+        if isinstance(bound.get("bias"), fx.Node):
+            layer.bias = model.get_parameter(str(bound["bias"].target))
         layer.train(model.training)
     return layer
 

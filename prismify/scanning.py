@@ -41,12 +41,13 @@ def scan(
         >>> [(d.name, d.decision) for d in scan(net).layers]
         [('0', 'keep'), ('1', 'replace'), ('2', 'keep')]
     """
+    parameter_count(model)  # refuses lazy modules before they are run
     return scan_captured(model, capture_all(model, args, kwargs, methods), policy)
 
 
 def scan_captured(model: nn.Module, capture: Capture, policy: str | Policy = "paper") -> Plan:
     """`scan` with a capture that was made already."""
-    policy = Policy(name=policy) if isinstance(policy, str) else policy  # type: ignore[arg-type]
+    policy = policy if isinstance(policy, Policy) else Policy(name=policy)  # type: ignore[arg-type]
     found = inventory(unwrap(model), capture)
     if found.layers:
         check_patterns([layer.name for layer in found.layers], policy)
@@ -69,6 +70,10 @@ def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
         if name not in planned:
             raise PlanError(f"the plan has no row for layer {name!r}; scan the model again")
     verdicts = {d.name: Verdict(d.operator, d.rule, d.reason) for d in plan.layers}
+    for layer in found.layers:
+        for other in layer.tied:
+            if (verdicts[other].operator if other in verdicts else None) != verdicts[layer.name].operator:
+                raise PlanError(f"{layer.name} shares a weight or bias with {other}: give both the same decision")
     return _plan(model, capture, found, verdicts, plan.policy)
 
 
@@ -105,9 +110,6 @@ def _decision(layer: Layer, verdict: Verdict, verdicts: dict[str, Verdict]) -> D
         after = operator_weights(operator, layer.kernel_size) if "weight" in layer.owns else 0
         after += operator_bias(operator, layer.out_channels) if "bias" in layer.owns else 0
         macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
-    reason = verdict.reason
-    if layer.partial and verdict.rule == "replaced":
-        reason += f"; on some paths it is the first {' and last '.join(layer.partial)} layer"
     part = layer.attention
     return Decision(
         name=layer.name,
@@ -115,7 +117,7 @@ def _decision(layer: Layer, verdict: Verdict, verdicts: dict[str, Verdict]) -> D
         role=layer.role,
         decision="replace" if operator else "keep",
         rule=verdict.rule,
-        reason=reason,
+        reason=verdict.reason,
         operator=operator,
         in_channels=layer.in_channels,
         out_channels=layer.out_channels,
@@ -140,7 +142,7 @@ def _settle_tied(found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Ve
         for other in layer.tied:
             same = other in verdicts and verdicts[other].operator == verdicts[layer.name].operator
             if not same:
-                reason = f"its weight is tied to {other}, which is kept"
+                reason = f"it shares a weight or bias with {other}, which does not change in the same way"
                 verdicts[layer.name] = Verdict(None, "tied", reason)
                 return _settle_tied(found, verdicts)
     return verdicts

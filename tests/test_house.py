@@ -17,7 +17,7 @@ ORDER = [
     {"kernels"},
     {"layers"},
     {"graph"},
-    {"count", "inventory", "plan", "policies"},
+    {"validation", "count", "inventory", "plan", "policies"},
     {"scanning", "report"},
     {"rewrite", "rewrite_graph", "verify", "handoff"},
     {"families"},

@@ -104,6 +104,96 @@ def test_tied_weights_stay_tied_and_count_once():
     assert sum(p.numel() for p in converted.parameters()) == plan.parameters.after
 
 
+def test_a_shared_bias_changes_with_all_its_layers_or_not_at_all():
+    model = nets.Chain()
+    model.body[2].bias = model.body[0].bias
+    converted = convert(model)
+    assert converted.body[0].bias is converted.body[2].bias
+    assert converted.prismify_plan.parameters.after == sum(p.numel() for p in converted.parameters())
+    plan = scan(model, policy=Policy(exclude=("body.2",)))
+    assert {r.name: r.rule for r in plan.layers if r.role == "inner"} == {"body.0": "tied", "body.2": "excluded"}
+    model.body[1] = nn.GroupNorm(4, 16)
+    model.body[1].bias = model.body[0].bias
+    assert not scan(model).replaced
+
+
+def test_half_of_a_tie_cannot_be_kept_by_hand():
+    model = nets.Tied()
+    with pytest.raises(PlanError, match="shares a weight or bias with"):
+        convert(model, edited(scan(model), "two", decision="keep", operator=None))
+
+
+def test_a_hook_that_is_a_method_follows_the_copy_and_a_handle_still_works():
+    class Watching(nets.Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = 0
+            self.handle = self.body[0].register_forward_hook(self.watch)
+
+        def watch(self, module, args, output):
+            self.seen += 1
+
+    model, x = Watching(), torch.randn(1, 3, 8, 8)
+    converted = convert(model)
+    converted(x)
+    assert (model.seen, converted.seen) == (0, 1)
+    convert_(model)
+    model(x)
+    model.handle.remove()
+    model(x)
+    assert model.seen == 1
+
+
+def test_layers_called_by_keyword():
+    class Keyword(nets.Chain):
+        def forward(self, x):
+            return self.tail(input=self.body[0](input=self.head(input=x)))
+
+    assert isinstance(convert(Keyword()).body[0], DeepPrism)
+
+
+def test_a_graph_weight_with_another_reader_is_kept():
+    class Penalised(Functional):
+        def forward(self, x):
+            return super().forward(x), self.b.square().mean()
+
+    rows = {row.name: row for row in scan(fx.symbolic_trace(Penalised()), (torch.randn(1, 3, 12, 12),)).layers}
+    assert "more than one way" in rows["b"].reason
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs"),
+    [
+        (nets.Chain, (torch.randn(1, 3, 8, 8),)),
+        (nets.Asymmetric, (torch.randn(1, 3, 8, 8),)),
+        (nets.Timed, (torch.randn(1, 3, 8, 8), torch.ones(1))),
+        (lambda: nets.Attention(True), (torch.randn(1, 7, 3),)),
+        (lambda: nets.Attention(False), (torch.randn(1, 7, 3),)),
+        (lambda: nets.Blocks(True), (torch.randn(1, 5, 3),)),
+        (lambda: nn.ConvTranspose2d(16, 8, 3, stride=2), (torch.randn(1, 16, 8, 8),)),
+    ],
+)
+def test_multiply_adds_are_those_of_torchs_own_counter(net, inputs):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = net().eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*inputs)
+    assert scan(model, inputs).macs.before == counter.get_total_flops() // 2
+
+
+def test_einsum_is_counted():
+    class Einsum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(5, 7))
+
+        def forward(self, x):
+            return torch.einsum("...i,ij->...j", x, self.w)
+
+    assert scan(Einsum(), (torch.randn(2, 3, 4, 5),)).macs.before == 2 * 3 * 4 * 5 * 7
+
+
 def test_a_weight_tied_to_a_kept_layer_is_kept():
     model = nets.Tied()
     plan = scan(model, policy=Policy(exclude=("two",)))
@@ -197,7 +287,7 @@ def edited(plan: Plan, layer: str, **changes: object) -> Plan:
         ("head", {"decision": "replace", "operator": Operator("DeepPrism", volumes=(2, 2))}, r"head: 3 -> 16 channels"),
         ("tail", {"name": "nobody"}, r"'nobody' is not in Chain"),
         ("body.0", {"operator": Operator("Prism")}, r"body\.0: .*not a pointwise"),
-        ("body.0", {"operator": Operator("DeepPrism", channel_kernel_size=4)}, r"body\.0: channel kernel size 4"),
+        ("body.0", {"operator": Operator("DeepPrism", channel_kernel_size=33)}, r"body\.0: channel kernel size 33"),
         ("body.0", {"operator": Operator("PrismConv", volumes=(2, 2))}, r"body\.0: a PrismConv has one volume"),
     ],
 )
@@ -211,6 +301,11 @@ def test_a_plan_that_does_not_fit_changes_nothing(name, changes, message):
         assert not hasattr(model, "prismify_plan")
 
 
+def row(**fields: object) -> dict[str, object]:
+    operator = {"type": "DeepPrism"}
+    return {"name": "a", "kind": "conv2d", "role": "inner", "decision": "replace", "operator": operator, **fields}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -218,11 +313,19 @@ def test_a_plan_that_does_not_fit_changes_nothing(name, changes, message):
         ({"version": 9}, "version 9"),
         ({"version": 1}, "list of layers"),
         ({"version": 1, "layers": [3]}, r"layers\[0\] is not an object"),
-        ({"version": 1, "layers": [{"name": "a", "decision": "maybe"}]}, "'a': decision 'maybe'"),
+        ({"version": 1, "layers": [{**row(), "decision": "maybe"}]}, "'a': decision 'maybe'"),
         ({"version": 1, "layers": [{"name": "a", "decision": "replace"}]}, "give an operator"),
         ({"version": 1, "layers": [{"name": "a", "decision": "keep", "colour": 1}]}, "unknown field 'colour'"),
-        ({"version": 1, "layers": [{"name": "a", "decision": "keep"}]}, "'a': missing"),
-        ({"version": 1, "layers": []}, "parameters is missing"),
+        ({"version": 1, "layers": [{"name": "a", "decision": "keep"}]}, "'a': field 'kind' is missing"),
+        ({"version": 1, "layers": [row(operator={"type": "DeepPrism", "volumes": ["1", "1"]})]}, "volumes '1'"),
+        ({"version": 1, "layers": [row(operator={"type": "DeepPrism", "volumes": [1]})]}, "not have 2 items"),
+        ({"version": 1, "layers": [row(operator={"type": "DeepPrism", "channel_kernel_size": True})]}, "type int"),
+        ({"version": 1, "layers": [row(operator={"type": "DeepPrism", "channel_kernel_size": 4})]}, "must be odd"),
+        ({"version": 1, "layers": [row(operator={"type": "DeepPrism", "topology": "ring"})]}, "'ring' is not one of"),
+        ({"version": 1, "layers": [row(operator={"type": "DeepPrism", "bias": None})]}, "bias None is not one of"),
+        ({"version": 1, "layers": [row(name=["a"])]}, "not of type str"),
+        ({"version": 1, "layers": [row(), row()]}, "'a' has more than one row"),
+        ({"version": 1, "layers": []}, "field 'model' is missing"),
     ],
 )
 def test_malformed_plans_are_refused_in_one_line(data, message):
@@ -302,7 +405,14 @@ def test_a_model_on_meta_is_converted_on_meta():
 
 def test_random_state_and_buffers_are_as_before_the_check():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 3, 3)).train()
-    convert_(model)
+    state = torch.random.get_rng_state()
+    plan = scan(model)
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.manual_seed(3)
+    convert_(model, plan)
+    torch.manual_seed(3)
+    drawn = DeepPrism(16, padding=0)  # conversion draws the new weights, and the check nothing
+    exact(model[2].weight, drawn.weight)
     assert int(model[1].num_batches_tracked) == 0
     assert model.training
 
@@ -343,7 +453,8 @@ def test_graph_modules_are_rewritten_as_graphs(net, trace):
     replaced = [m for m in converted.modules() if isinstance(m, DeepPrism)]
     assert len(replaced) == len(converted.prismify_plan.replaced) > 0
     assert converted.prismify_plan.parameters.after == sum(p.numel() for p in converted.parameters())
-    assert "prism" in str(converted.graph) or any(n.op == "call_module" for n in converted.graph.nodes)
+    called = {str(n.target) for n in converted.graph.nodes if n.op == "call_module"}
+    assert {n for n, m in converted.named_modules() if isinstance(m, DeepPrism)} <= called
 
 
 def test_a_graph_module_is_not_converted_in_place():

@@ -18,7 +18,7 @@ AttentionKind = Literal["self", "cross", "joint", "mixed"]
 _VIEWS = {
     "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "flatten", "unflatten", "unsqueeze",
     "squeeze", "contiguous", "clone", "expand", "movedim", "alias", "detach", "to", "_to_copy", "after_write",
-    "swapaxes", "type_as", "lift_fresh",
+    "swapaxes", "type_as", "lift_fresh", "mT", "mH", "T", "numpy_T", "adjoint",
 }  # fmt: skip
 #: What may stand between a projection and the product: rearranging, norms, rotary, scaling, joining.
 _BETWEEN = _VIEWS | {
@@ -27,7 +27,10 @@ _BETWEEN = _VIEWS | {
     "mul", "mul_", "add", "add_", "sub", "div", "div_", "neg", "pow", "mean", "rsqrt", "sqrt", "normalize",
     "linalg_vector_norm", "norm", "clamp_min", "view_as_complex", "view_as_real", "dropout", "copy_",
     "baddbmm", "where", "masked_fill", "relu", "elu", "softmax", "_softmax", "narrow", "chunk_cat", "sum",
+    "masked_fill_", "clamp", "tanh", "silu", "sigmoid",
 }  # fmt: skip
+_NORMS = {"layer_norm", "group_norm", "rms_norm", "batch_norm", "native_layer_norm"}
+_SUMS = {"add", "add_", "sub"}
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,16 @@ class Attention:
 def find_attention(graph: fx.Graph, uses: Iterable[LayerUse]) -> list[Attention]:
     """Every attention of a captured graph whose layers are `uses` (see `roles`)."""
     layers = {use.node: use for use in uses}
+    live = _descending_from_inputs(graph)
     found = []
     for node in graph.nodes:
         product = _product(node)
         if product is None:
             continue
-        ends: list[list[LayerUse]] = [_first_layers(end, layers, data_operands) for end in product]
-        q, k, v = ends
+        q, k, v = (_layers_behind(end, layers, live) for end in product)
         if not (q and k and v):
             continue
-        out = _first_layers(node, layers, lambda n: list(n.users), skip_start=True)
+        out = _layers_after(node, layers, live)
         parts: list[tuple[Part, LayerUse]] = []
         for part, members in zip(("q", "k", "v", "out"), (q, k, v, out), strict=True):
             parts += [(part, use) for use in members]  # type: ignore[misc]
@@ -120,31 +123,63 @@ def _back_to(start: fx.Node, wanted: Callable[[fx.Node], bool]) -> fx.Node | Non
     return None
 
 
-def _first_layers(
-    start: fx.Node,
-    layers: dict[fx.Node, LayerUse],
-    step: Callable[[fx.Node], list[fx.Node]],
-    skip_start: bool = False,
-) -> list[LayerUse]:
-    """The layers reached from `start` without crossing another layer or a real computation."""
-    frontier = step(start) if skip_start else [start]
-    seen, found = set(frontier), []
+def _layers_behind(start: fx.Node, layers: dict[fx.Node, LayerUse], live: set[fx.Node]) -> list[LayerUse]:
+    """The first layers behind an operand of the product, through rearranging, norms, rotary and joining.
+
+    A sum of two data paths that come from different layers is a residual stream, and is not crossed; the
+    sum in a rotary embedding comes from one.
+    """
+    memo: dict[fx.Node, tuple[LayerUse, ...]] = {}
+
+    def behind(node: fx.Node) -> tuple[LayerUse, ...]:
+        if node not in memo:
+            memo[node] = ()
+            memo[node] = search(node)
+        return memo[node]
+
+    def search(node: fx.Node) -> tuple[LayerUse, ...]:
+        if node in layers:
+            return (layers[node],)
+        if node.op != "call_function" or operator_name(node) not in _BETWEEN:
+            return ()
+        found = [behind(operand) for operand in data_operands(node) if operand in live]
+        if operator_name(node) in _SUMS and len({frozenset(u.node for u in part) for part in found}) > 1:
+            return ()
+        return tuple({use.node: use for part in found for use in part}.values())
+
+    # Graphs are deep but what stands between a projection and the product is not.
+    return list(behind(start))
+
+
+def _layers_after(start: fx.Node, layers: dict[fx.Node, LayerUse], live: set[fx.Node]) -> list[LayerUse]:
+    """The first layers that read the product, not looking past the sum that joins it to a residual stream."""
+    frontier, walked, found = [start], {start}, []
     while frontier:
         node = frontier.pop(0)
-        if node in layers:
-            found.append(layers[node])
-            continue
-        if node.op != "call_function" or operator_name(node) not in _BETWEEN:
-            continue
-        for other in step(node):
-            if other not in seen:
-                seen.add(other)
-                frontier.append(other)
+        for user in node.users:
+            if user in walked or user.op != "call_function":
+                continue
+            walked.add(user)
+            if user in layers:
+                found.append(layers[user])
+            elif operator_name(user) in _SUMS and any(o in live and o not in walked for o in data_operands(user)):
+                continue
+            elif operator_name(user) in _BETWEEN:
+                frontier.append(user)
     return found
 
 
+def _descending_from_inputs(graph: fx.Graph) -> set[fx.Node]:
+    live: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(operand in live for operand in data_operands(node)):
+            live.add(node)
+    return live
+
+
 def _source(node: fx.Node) -> fx.Node:
-    while node.op == "call_function" and operator_name(node) in _VIEWS and data_operands(node):
+    """What a projection reads, before views and norms, which a block may apply once for each projection."""
+    while node.op == "call_function" and operator_name(node) in _VIEWS | _NORMS and data_operands(node):
         node = data_operands(node)[0]
     return node
 

@@ -8,7 +8,7 @@ is part of the result.
 from __future__ import annotations
 
 import inspect
-import warnings
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,16 +22,17 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
 )
 
-from ..errors import CaptureError
+from ..errors import CaptureError, one_line
 from .example_inputs import ExampleInputs, candidates, given_inputs, noise
 from .exported import export_graph
 from .flow import output_nodes, shape
-from .isolation import fake_weights, saved_buffers, undisturbed, unwrap
+from .isolation import Snapshot, cloned_tensors, fake_weights, undisturbed, unwrap
 from .recorder import Recorder
 
 Technique = Literal["recorder on fake tensors", "recorder on real tensors", "torch.export", "list of modules"]
-METHODS = ("forward", "encode", "decode")
 _MAX_GUESSES = 60
+_NO_OUTPUT = "it returns no tensor"
+_MAX_SECONDS = 15.0
 # What no other example input would cure: the model itself asks for values.
 _NOT_THE_INPUTS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 
@@ -89,7 +90,7 @@ def capture(
     """
     entry = capture_method(unwrap(model), method, given_inputs(args, kwargs))
     if entry.graph is None:
-        raise CaptureError(f"{type(model).__name__}.{method} cannot be captured: " + "; ".join(entry.failed))
+        raise CaptureError(f"{type(model).__name__}.{method} cannot be captured: {_decisive(entry)}")
     return entry.graph
 
 
@@ -111,7 +112,7 @@ def capture_all(
         if not callable(getattr(model, method, None)):
             raise CaptureError(f"{type(model).__name__} has no method {method!r} to capture")
     given = given_inputs(args, kwargs)
-    wanted = list(methods) if methods else [m for m in METHODS if _has_method(model, m)]
+    wanted = list(methods) if methods else ["forward", *(m for m in ("encode", "decode") if _has_method(model, m))]
     entries: list[EntryPoint] = []
     skipped: list[str] = []
     encoded: list[Tensor] = []
@@ -119,7 +120,7 @@ def capture_all(
         like = encoded if method == "decode" else []
         entry = capture_method(model, method, given if index == 0 else None, like)
         if given is not None and index == 0 and entry.graph is None:
-            raise CaptureError(f"{type(model).__name__}.{method} does not run on the given inputs: {entry.failed[0]}")
+            raise CaptureError(f"{type(model).__name__}.{method} does not run on the given inputs: {_decisive(entry)}")
         if method == "encode":
             encoded = sorted((noise(*s) for s in dict.fromkeys(entry.output_shapes)), key=torch.numel)
         if entry.graph is not None or index == 0:
@@ -138,28 +139,35 @@ def capture_method(
     """Climb down the ladder for one method; never raises for a model that cannot be captured."""
     guesses: Iterator[ExampleInputs] = iter([given]) if given else candidates(model, method, like)
     failed: list[str] = []
-    with undisturbed(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with undisturbed(model):
         best, result = _first_that_runs(model, method, guesses)
-        if isinstance(result, fx.Graph):
-            return _entry(method, "recorder on fake tensors", result, best, failed)
-        failed.append(f"recorder on fake tensors: {result}")
-        if any(p.device.type == "meta" for p in model.parameters()):
-            failed.append("recorder on real tensors: the model lies on meta, without weights")
-        elif best is not None:
-            try:
-                with saved_buffers(model):
-                    graph = record(model, method, best)
+    if isinstance(result, fx.Graph) and output_nodes(result):
+        return _entry(method, "recorder on fake tensors", result, best, failed)
+    failed.append(f"recorder on fake tensors: {_NO_OUTPUT if isinstance(result, fx.Graph) else result}")
+    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        failed.append("recorder on real tensors: the model lies on meta, without weights")
+    elif best is not None:
+        try:
+            with undisturbed(model), cloned_tensors(model):
+                graph = record(model, method, best.map(lambda t: t.to(device_of(model), copy=True)))
+            if output_nodes(graph):
                 return _entry(method, "recorder on real tensors", graph, best, failed)
-            except Exception as error:
-                failed.append(f"recorder on real tensors: {_one_line(error)}")
-        if best is not None:
-            try:
+            failed.append(f"recorder on real tensors: {_NO_OUTPUT}")
+        except Exception as error:
+            failed.append(f"recorder on real tensors: {one_line(error)}")
+    if best is not None:
+        try:
+            with undisturbed(model):
                 graph = export_graph(model, method, best)
-                return _entry(method, "torch.export", graph, best, failed)
-            except Exception as error:
-                failed.append(f"torch.export: {_one_line(error)}")
+            return _entry(method, "torch.export", graph, best, failed)
+        except Exception as error:
+            failed.append(f"torch.export: {one_line(error)}")
     return EntryPoint(method, "list of modules", None, None, (), tuple(failed))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the first parameter that has one; the CPU for a model without parameters."""
+    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
 
 
 def record(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Graph:
@@ -176,9 +184,13 @@ def _first_that_runs(
     """The first guess that runs on fake tensors with its graph; else the guess that came furthest, and why."""
     best: ExampleInputs | None = None
     furthest, reason = -1, "no example inputs could be made"
+    begun = time.monotonic()
     try:
         with fake_weights(model) as (mode, fake):
+            snapshot = Snapshot(model)
             for guess, _ in zip(guesses, range(_MAX_GUESSES), strict=False):
+                if time.monotonic() - begun > _MAX_SECONDS:
+                    break
                 recorder: Recorder | None = None
                 try:
                     inputs = guess.map(fake)
@@ -187,15 +199,16 @@ def _first_that_runs(
                         output = getattr(model, method)(*inputs.args, **inputs.kwargs)
                     return guess, recorder.finish(output)
                 except Exception as error:
+                    snapshot.restore()  # what a wrong guess made the model keep would mislead the next
                     steps = len(recorder.graph.nodes) if recorder else 0
                     if isinstance(error, _NOT_THE_INPUTS):
-                        return guess, _one_line(error)
+                        return guess, one_line(error)
                     if steps > furthest:
-                        furthest, best, reason = steps, guess, _one_line(error)
+                        furthest, best, reason = steps, guess, one_line(error)
     except Exception as error:  # a module that lets no fake weight in, such as a ScriptModule
         if best is None:
             best = next(guesses, None)
-        reason = _one_line(error)
+        reason = one_line(error)
     return best, reason
 
 
@@ -220,6 +233,12 @@ def _entry(
     return EntryPoint(method, technique, graph, inputs, shapes, tuple(failed))
 
 
+def _decisive(entry: EntryPoint) -> str:
+    """Why the technique that had the best chance failed: real tensors, where there were any."""
+    real = [reason for reason in entry.failed if reason.startswith("recorder on real") and "lies on meta" not in reason]
+    return (real or list(entry.failed))[0]
+
+
 def _has_method(model: nn.Module, name: str) -> bool:
     method: Callable[..., Any] | None = getattr(model, name, None)
     if not callable(method) or isinstance(method, nn.Module):
@@ -228,8 +247,3 @@ def _has_method(model: nn.Module, name: str) -> bool:
         return bool(inspect.signature(method).parameters)
     except ValueError:
         return False
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"{type(error).__name__}: {text[:200]}" if text != type(error).__name__ else text

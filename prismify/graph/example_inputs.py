@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch.utils import _pytree as pytree
 
 #: Sequence length of text and other context inputs. A prime, so that it cannot be taken for another axis.
 CONTEXT_LENGTH = 7
+#: Numbers in the largest data input that is tried.
+_LARGEST = 1 << 22
 _CONTEXT_WIDTHS = (
     "encoder_hid_dim",
     "caption_channels",
@@ -55,9 +58,12 @@ class ExampleInputs:
         return ", ".join(f"{n} {'×'.join(map(str, t.shape)) or 'scalar'}" for n, t in self.tensors())
 
 
-def given_inputs(args: tuple[Any, ...] | None, kwargs: dict[str, Any] | None) -> ExampleInputs | None:
+def given_inputs(args: tuple[Any, ...] | Tensor | None, kwargs: dict[str, Any] | None) -> ExampleInputs | None:
     """The caller's own inputs, or None when there are none."""
-    return None if args is None and kwargs is None else ExampleInputs(tuple(args or ()), dict(kwargs or {}))
+    if args is None and kwargs is None:
+        return None
+    args = (args,) if isinstance(args, Tensor) else args  # one tensor, not a batch of arguments
+    return ExampleInputs(tuple(args or ()), dict(kwargs or {}))
 
 
 def candidates(model: nn.Module, method: str = "forward", like: list[Tensor] | None = None) -> Iterator[ExampleInputs]:
@@ -68,6 +74,9 @@ def candidates(model: nn.Module, method: str = "forward", like: list[Tensor] | N
     """
     hints = _Hints(model)
     known, unknown = {}, []
+    if not _parameters(getattr(model, method)):
+        yield ExampleInputs()
+        return
     for name, parameter in _parameters(getattr(model, method)):
         required = parameter.default is inspect.Parameter.empty
         rule = _RULES.get(name) if required or name in _WANTED else None
@@ -190,7 +199,8 @@ def _added_conditions(hints: _Hints) -> dict[str, Any] | None:
 
 
 def _control(hints: _Hints) -> Tensor:
-    size = hints.size() * (8 if hints.size() <= 16 else 1)
+    """A ControlNet's picture is eight times the size of its latents."""
+    size = 8 * hints.size()
     return noise(1, hints.number("conditioning_channels") or 3, size, size)
 
 
@@ -209,6 +219,7 @@ _RULES: dict[str, Callable[[_Hints], Any]] = {
     "txt_ids": lambda hints: torch.zeros(CONTEXT_LENGTH, 3),
     "added_cond_kwargs": _added_conditions,
     "controlnet_cond": _control,
+    "num_frames": lambda hints: 1,
 }
 #: Optional arguments that are filled in all the same, because models need them though they default to None.
 _WANTED = {
@@ -224,34 +235,33 @@ _WANTED = {
 
 
 def _data(hints: _Hints, like: list[Tensor]) -> Iterator[Tensor]:
-    """The data input: images, then video, then sequences, then token ids."""
+    """The data input: what is known, then images, video, sequences, and token ids."""
     yield from like
+    tokens = (torch.zeros(1, 8, 8, dtype=torch.long), torch.zeros(1, 8, dtype=torch.long))
+    if not hints.convolutions and any(isinstance(m, nn.Embedding) for m in hints.model.modules()):
+        yield from reversed(tokens)
+    yield from (noise(*shape) for shape in _shapes(hints) if prod(shape) <= _LARGEST)
+    yield from tokens
+
+
+def _shapes(hints: _Hints) -> Iterator[tuple[int, ...]]:
     declared = hints.get("pretrained_cfg") or {}
     if isinstance(declared, dict) and isinstance(declared.get("input_size"), (list, tuple)):
-        yield noise(1, *declared["input_size"])
-    channels = _unique(
-        [hints.number("in_channels", "num_channels"), *map(_in_channels, hints.convolutions[:3]), 3, 4, 1]
-    )
+        yield (1, *declared["input_size"])
+    named = hints.number("in_channels", "num_channels")
+    channels = _unique([named, *map(_in_channels, hints.convolutions[:3]), 3, 4, 1])
     wanted = hints.number("sample_size", "image_size", "img_size")
     sizes = _unique([wanted if wanted and wanted <= 64 else None, 32, 64, wanted, 16, 224, 256, 8, 1])
-    dims = _unique([c.weight.dim() - 2 for c in hints.convolutions[:1]]) or [2]
     linears = [m.in_features for m in hints.model.modules() if isinstance(m, nn.Linear)]
+    sequences = [s for w in _unique([hints.number("in_channels"), *linears[:3]]) for s in ((1, 16, w), (1, w))]
     if not hints.convolutions:
-        for width in _unique([hints.number("in_channels"), *linears[:3]]):
-            yield noise(1, 16, width)
-            yield noise(1, width)
-    for dim in _unique([*dims, 2, 3, 1]):
+        yield from sequences
+    for dim in _unique([*(c.weight.dim() - 2 for c in hints.convolutions[:1]), 2, 3, 1]):
         for width in channels:
             for size in sizes:
-                if dim == 3:
-                    yield from (noise(1, width, frames, size, size) for frames in (5, 4))
-                else:
-                    yield noise(1, width, *[size] * dim)
-    for width in _unique([hints.number("in_channels"), *linears[:3]]):
-        yield noise(1, 16, width)
-        yield noise(1, width)
-    yield torch.zeros(1, 8, 8, dtype=torch.long)
-    yield torch.zeros(1, 8, dtype=torch.long)
+                frames = ((5,), (4,)) if dim == 3 else ((),)
+                yield from ((1, width, *f, *[size] * min(dim, 2)) for f in frames)
+    yield from sequences
 
 
 def _in_channels(conv: nn.modules.conv._ConvNd) -> int:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import types
+import warnings
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+#: Values that a snapshot does not look into.
+_OPAQUE = (Tensor, type, types.ModuleType, types.FunctionType, str, bytes, int, float, logging.Logger)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -24,40 +31,86 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no fast paths, no compilation; every module's attributes are restored afterwards.
+    """Evaluation mode, no fast paths, no compilation, no chatter; afterwards the model's Python side is as it was.
 
-    Models cache tensors as attributes (rotary tables, video feature maps): made under a fake or inference
-    mode they would poison the next real call, so attributes and the lists and dicts they hold are put back.
+    Models cache tensors in attributes, lists and helper objects (rotary tables, video feature maps), and
+    register buffers and modules on first use: made under a fake or inference mode these would poison the
+    next real call. The values of tensors are `cloned_tensors`' to keep, and the random state's as well.
     """
-    saved = [(module, dict(module.__dict__), _containers(module)) for module in model.modules()]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
+    snapshot = Snapshot(model)
+    fastpath, quiet = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     torch.backends.mha.set_fastpath_enabled(False)
+    logging.disable(logging.CRITICAL)  # the error of a failed attempt is reported once, by whoever asked for it
     try:
-        with suppress(NotImplementedError):  # an exported program's module has no modes
-            model.eval()
-        with torch.compiler.set_stance("force_eager"):
+        # Not `eval()`: layers that merge weights when the mode changes would really do so.
+        for module in model.modules():
+            module.training = False
+        with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(quiet)
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, attributes, containers in saved:
-            for container, content in containers:
+        snapshot.restore()
+
+
+class Snapshot:
+    """What a module tree holds in Python: attributes and, however nested, containers and plain objects."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._saved: list[tuple[Any, list[Any], list[int]]] = []
+        seen: set[int] = set()
+        waiting: list[Any] = [model]
+        while waiting:
+            value = waiting.pop()
+            if id(value) in seen or isinstance(value, _OPAQUE):
+                continue
+            seen.add(id(value))
+            if isinstance(value, dict):
+                self._saved.append((value, list(value.items()), _identities(value)))
+                waiting.extend(value.values())
+            elif isinstance(value, (list, set, deque)):
+                self._saved.append((value, list(value), _identities(value)))
+                waiting.extend(value)
+            elif isinstance(value, tuple):
+                waiting.extend(value)
+            elif isinstance(getattr(value, "__dict__", None), dict):
+                waiting.append(value.__dict__)
+
+    def restore(self) -> None:
+        """Put back what has changed, and touch nothing else."""
+        for container, content, identities in self._saved:
+            if _identities(container) == identities:
+                continue
+            if isinstance(container, dict):
+                kind = OrderedDict if isinstance(container, OrderedDict) else dict
+                kind.clear(container)
+                for key, value in content:
+                    kind.__setitem__(container, key, value)
+            else:
                 container.clear()
-                container.update(content) if isinstance(container, dict) else container.extend(content)
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
+                (container.update if isinstance(container, set) else container.extend)(content)
+
+
+def _identities(container: Any) -> list[int]:
+    items = [x for item in container.items() for x in item] if isinstance(container, dict) else container
+    return [id(item) for item in items]
 
 
 @contextmanager
-def saved_buffers(model: nn.Module) -> Iterator[None]:
-    """Put the values of real buffers, and the random state, back afterwards."""
-    values = [(b, b.detach().clone()) for b in model.buffers() if b.device.type != "meta"]
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
+def cloned_tensors(model: nn.Module) -> Iterator[None]:
+    """Run on copies of every parameter and buffer, so that a forward that writes to them writes nowhere."""
+    memo: dict[int, Tensor] = {}
+
+    def clone(tensor: Tensor) -> Tensor:
+        if id(tensor) not in memo:
+            copied = tensor.detach().clone()
+            parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if parameter else copied
+        return memo[id(tensor)]
+
+    with swapped_tensors(model, clone):
+        yield
 
 
 @contextmanager
@@ -97,11 +150,3 @@ def swapped_tensors(model: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> I
     finally:
         for slots, name, tensor in saved:
             slots[name] = tensor
-
-
-def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
-    return [
-        (value, value.copy())
-        for name, value in module.__dict__.items()
-        if type(value) in (list, dict) and name not in ("_parameters", "_buffers", "_modules")
-    ]

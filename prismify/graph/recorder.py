@@ -78,11 +78,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node_args, node_kwargs = pytree.tree_map(self._argument, (args, kwargs))
         out = func(*args, **kwargs)
         returned = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
-        written = [
-            value
-            for argument, value in zip(func._schema.arguments, args, strict=False)
-            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor)
+        given = {**dict(zip((a.name for a in func._schema.arguments), args, strict=False)), **kwargs}
+        targets = [
+            given.get(argument.name)
+            for argument in func._schema.arguments
+            if argument.alias_info is not None and argument.alias_info.is_write
         ]
+        written = [t for t in pytree.tree_leaves(targets) if isinstance(t, Tensor)]
         if not returned and not written:
             return out
         node = self.graph.call_function(func, node_args, node_kwargs)
@@ -146,6 +148,7 @@ def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
             yield from tensors_in(item, seen)
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
-        for item in vars(value).values():
+    elif not isinstance(value, (type, nn.Module)):
+        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+        for item in (*getattr(value, "__dict__", {}).values(), *(getattr(value, n, None) for n in slots)):
             yield from tensors_in(item, seen)

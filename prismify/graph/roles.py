@@ -81,24 +81,21 @@ def roles(graph: fx.Graph) -> list[LayerUse]:
     before = _layers_before(graph, found)
     after = _layers_after(graph, found)
     gated = _reaching_output(graph) - after.keys()
+    # A result that no layer reaches is read off the data in a way values do not flow (argmax): nothing is known.
+    if not any(node in after or node in gated for node in found):
+        return [_use(node, layer, "unknown", ()) for node, layer in found.items()]
     uses = []
     for node, layer in found.items():
         # What reaches the output only as a gate (squeeze-and-excite, a style) is used, yet never the output.
         reached = (1, 1) if node in gated else after.get(node)
         role, partial = _role(before.get(layer.data), before.get(node), reached)
-        uses.append(
-            LayerUse(
-                node,
-                layer.kind,
-                layer.data,
-                layer.weight,
-                tuple(p.meta["parameter"] for p in layer.parameters),
-                layer.modulated,
-                role,
-                partial,
-            )
-        )
+        uses.append(_use(node, layer, role, partial))
     return uses
+
+
+def _use(node: fx.Node, layer: _Found, role: Role, partial: tuple[str, ...]) -> LayerUse:
+    names = tuple(p.meta["parameter"] for p in layer.parameters)
+    return LayerUse(node, layer.kind, layer.data, layer.weight, names, layer.modulated, role, partial)
 
 
 def merge_roles(seen: Iterable[Role]) -> Role:

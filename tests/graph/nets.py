@@ -212,7 +212,7 @@ class DataDependent(Chain):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.head(x)
-        h = self.body(h) if float(h.mean()) > -1e9 else h
+        h = self.body(h) if float(h.detach().mean()) > -1e9 else h
         return self.tail(h)
 
 
@@ -292,3 +292,93 @@ class Attention(nn.Module):
         else:
             y = torch.softmax(q @ k.transpose(-1, -2) * 0.3, -1) @ v
         return self.tail(h + self.out(y.transpose(1, 2).flatten(2)))
+
+
+class MergesWhenEvaluated(Chain):
+    """An adapter that folds itself into the weight when the mode changes (loralib)."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if not mode:
+            self.head.weight.data.add_(1.0)
+        return super().train(mode)
+
+
+class RegistersOnFirstCall(Chain):
+    """A buffer, a layer and a helper object that come into being, or change, in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = type("Memory", (), {})()
+        self.nested = {"tables": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "mask"):
+            self.register_buffer("mask", torch.ones(1, 1, *x.shape[-2:]))
+            self.late = nn.Identity()
+        self.memory.last = x
+        self.nested["tables"].append(x)
+        return super().forward(x * self.mask)
+
+
+class WritesItsWeights(DataDependent):
+    """Normalises a weight, reassigns a buffer and changes its input in place, on real tensors only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ema", torch.zeros(C))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.head.weight.div_(self.head.weight.norm())
+            self.ema = 0.9 * self.ema + self.head(x).mean((0, 2, 3))
+        return super().forward(x.mul_(2))
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.body, self.tail = nn.Embedding(11, C), nn.Linear(C, C), nn.Linear(C, 11)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.tail(self.body(self.embed(tokens)))
+
+
+class WritesInto(Chain):
+    """Writes through `out=`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(self.head(x))
+        filled = torch.empty_like(h)
+        torch.add(h, 0, out=filled)
+        return self.tail(filled)
+
+
+class ArgmaxOutput(Chain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).argmax(1)
+
+
+class Block(nn.Module):
+    """A transformer block; without an output projection its values join the stream directly."""
+
+    def __init__(self, project: bool) -> None:
+        super().__init__()
+        self.norm, self.qkv = nn.LayerNorm(C), nn.ModuleList(nn.Linear(C, C) for _ in range(3))
+        self.out = nn.Linear(C, C) if project else nn.Identity()
+        self.ff1, self.ff2 = nn.Linear(C, C), nn.Linear(C, C)
+
+    def forward(self, h: Tensor) -> Tensor:
+        q, k, v = (p(self.norm(h)) for p in self.qkv)
+        scores = (q @ k.mT).masked_fill_(torch.ones(q.shape[1], q.shape[1]).triu(1).bool(), -1e9)
+        h = h + self.out(scores.softmax(-1) @ v)
+        return h + self.ff2(F.gelu(self.ff1(self.norm(h))))
+
+
+class Blocks(nn.Module):
+    def __init__(self, project: bool) -> None:
+        super().__init__()
+        self.head, self.tail = nn.Linear(3, C), nn.Linear(C, 3)
+        self.blocks = nn.Sequential(Block(project), Block(project))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.blocks(self.head(x)))

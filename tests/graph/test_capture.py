@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
-from prismify.errors import CaptureError
+from prismify import convert
+from prismify.errors import CaptureError, PlanError
 from prismify.graph import capture, capture_all, roles
 from prismify.graph.exported import export_graph
 from prismify.scanning import scan
@@ -97,7 +99,18 @@ def state_of(model: nn.Module) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("net", [nets.Caching, nets.DataDependent, nets.Parametrised, nets.Chain])
+@pytest.mark.parametrize(
+    "net",
+    [
+        nets.Caching,
+        nets.DataDependent,
+        nets.Parametrised,
+        nets.Chain,
+        nets.MergesWhenEvaluated,
+        nets.RegistersOnFirstCall,
+        nets.WritesItsWeights,
+    ],
+)
 def test_the_model_and_the_process_come_back_as_they_were(net):
     model = net()
     model.body.eval() if hasattr(model, "body") else None
@@ -117,6 +130,50 @@ def test_the_model_and_the_process_come_back_as_they_were(net):
         assert model.table is None
         assert model.history == []
         assert float(model.count) == 0
+    if isinstance(model, nets.RegistersOnFirstCall):
+        assert vars(model.memory) == {}
+        assert model.nested == {"tables": []}
+
+
+@pytest.mark.parametrize("net", [nets.RegistersOnFirstCall, nets.WritesItsWeights, nets.MergesWhenEvaluated])
+def test_conversion_leaves_no_trace_either(net):
+    model, x = net(), torch.randn(1, 3, 8, 8)
+    before, given = state_of(model), x.clone()
+    converted = convert(model, args=(x,))
+    assert torch.equal(x, given)
+    after = state_of(model)
+    assert all(torch.equal(value, after["state"][name]) for name, value in before.pop("state").items())
+    after.pop("state")
+    assert after == before
+    assert not any(isinstance(t, FakeTensor) for t in (*converted.parameters(), *converted.buffers()))
+    assert torch.isfinite(converted(x)).all()
+
+
+def test_lazy_modules_are_refused_before_they_run():
+    with pytest.raises(PlanError, match="lazy module"):
+        scan(nn.Sequential(nn.LazyConv2d(16, 3)), (torch.randn(1, 3, 8, 8),))
+
+
+def test_one_tensor_is_one_argument():
+    assert scan(nets.Chain(), torch.randn(2, 3, 8, 8)).layers[0].input_shape == (2, 3, 8, 8)
+
+
+def test_a_failed_attempt_is_quiet(capfd):
+    scan(nets.DataDependent())
+    with pytest.raises(CaptureError) as error:
+        scan(nets.Chain(), (torch.randn(1, 5, 8, 8),))
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_nothing_returned_is_said_so():
+    class Silent(nets.Chain):
+        def forward(self, x):
+            super().forward(x)
+
+    plan = scan(Silent())
+    assert {row.role for row in plan.layers} == {"unknown"}
+    assert "returns no tensor" in plan.capture[0]["failed"][0]
 
 
 def test_a_model_on_meta_stays_on_meta():

@@ -93,7 +93,7 @@ def test_reasons_of_layers_that_cannot_be_replaced():
     assert rows["plain"].decision == "replace"
     rows = {row.name: row for row in scan(nets.FunctionalWeight()).layers}
     assert "applies the weight itself" in rows["kernel"].reason
-    assert "past its own forward" in rows["borrowed"].reason
+    assert "without calling it" in rows["borrowed"].reason
     rows = {row.name: row for row in scan(nets.Unreached()).layers}
     assert "never called" in rows["forgotten"].reason
     assert "reaches no output" in rows["ignored"].reason
@@ -151,3 +151,27 @@ def test_in_a_full_pass_alone_quant_is_inner():
     capture_ = capture_all(nets.Autoencoder(), methods=["forward"])
     uses = {use.module: use.role for use in roles(capture_.entries[0].graph)}
     assert uses["quant"] == uses["post_quant"] == "inner"
+
+
+@pytest.mark.parametrize("project", [True, False])
+def test_attention_does_not_look_past_a_residual_sum(project):
+    rows = {row.name: row for row in scan(nets.Blocks(project), (torch.randn(1, 5, 3),)).layers}
+    for block in ("blocks.0", "blocks.1"):
+        parts = [rows[f"{block}.qkv.{i}"].attention for i in range(3)]
+        assert parts == ["self q", "self k", "self v"]
+        assert rows[f"{block}.ff1"].attention is None
+        assert rows[f"{block}.ff2"].decision == "keep"
+        if project:
+            assert rows[f"{block}.out"].attention == "self out"
+
+
+def test_token_models_are_guessed_by_their_embedding():
+    assert roles_of(nets.Tokens()) == {"body": "inner", "tail": "output"}
+
+
+def test_writes_through_out_are_followed():
+    assert roles_of(nets.WritesInto()) == CHAIN
+
+
+def test_a_result_that_no_value_flows_into_leaves_roles_unknown():
+    assert set(roles_of(nets.ArgmaxOutput()).values()) == {"unknown"}
