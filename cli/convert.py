@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options as o
-from .terminal import one_line_errors, steps
+from .terminal import Begin, one_line_errors, steps
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..checkpoint import Source
+    from ..plan import Plan
+    from ..policies import Policy
 
 
 @one_line_errors
@@ -43,29 +50,23 @@ def convert(
     method: o.MethodOption = None,
     allow: o.AllowOption = None,
     trust_pickle: o.TrustOption = False,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the new weights.")] = 0,
+    trust_code: o.TrustCodeOption = False,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the new weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an output folder that prismify wrote.")] = False,
     all_layers: o.AllLayersOption = False,
     json_: o.JsonOption = False,
 ) -> None:
     """Convert a model: write its folder with weights, plan, report and recipe. The source stays as it is."""
-    arguments = o.parse_arguments(arg)
-    with steps(6, quiet=json_) as begin:
-        begin("loading libraries")
-        import torch
-
-        from ..checkpoint import Pipeline, Source, open_source, pipeline_report, save, save_pipeline
-        from ..checkpoint.atomic import check_output
-        from ..errors import PlanError, SourceError
-        from ..graph import unwrap
-        from ..plan import Plan
-        from ..report import build_report
-        from ..rewrite import carry_out
-        from ..scanning import replan, scan_captured
-        from .work import captured
-
-        check_output(output, force=force)
-        rules = o.make_policy(
+    wanted = o.Wanted(
+        source=source,
+        model=model,
+        arguments=o.parse_arguments(arg),
+        allow=tuple(allow or ()),
+        trust_pickle=trust_pickle,
+        trust_code=trust_code,
+        inputs=tuple(input or ()),
+        methods=tuple(method or ()),
+        policy=o.policy_of(
             name=policy,
             topology=topology,
             channel_kernel_size=channel_kernel,
@@ -76,43 +77,67 @@ def convert(
             min_volume=min_volume,
             include=include,
             exclude=exclude,
-        )
-        edited = Plan.load(plan) if plan is not None else None
-        opened = open_source(source, model=model, arguments=arguments, allow=allow or (), trust=trust_pickle)
-        torch.manual_seed(seed)
-
-        def converted(part: Source) -> torch.nn.Module:
-            begin(f"building {part.label}")
-            built, capture = captured(unwrap(part.build()), input, method)
-            begin(f"reading {type(built).__name__}")
-            settled = scan_captured(built, capture, rules) if edited is None else replan(built, capture, edited)
-            begin("converting and checking")
-            carry_out(built, settled, capture)
-            return built
-
-        if isinstance(opened, Pipeline):
-            if input or edited:
-                raise SourceError("--input and --plan belong to one model: name the folder of a pipeline's part")
-            models, refused = {}, []
-            for name, part in opened.parts.items():
-                try:
-                    models[name] = converted(part)
-                except PlanError as error:
-                    refused.append(str(error))
-            if not models:
-                raise PlanError("; ".join(refused))
-            begin(f"writing {output}")
-            save_pipeline(opened, models, output, force=force)
-            report = pipeline_report(opened, {n: m.prismify_plan for n, m in models.items()})
-        else:
-            result = converted(opened)
-            begin(f"writing {output}")
-            save(result, output, force=force, source=opened)
-            report = build_report(result.prismify_plan, opened.label, opened.origin)
+        ),
+    )
+    with steps() as begin:
+        begin("loading libraries")
+        report = _convert(wanted, output, plan, seed, force, begin)
+    from ..checkpoint.manifest import read_manifest
     from .render import print_json, print_report, print_written
 
     if json_:
         print_json({**report, "output": str(output)})
     else:
         print_report(report, all_layers=all_layers)
-        print_written(output)
+        print_written(output, read_manifest(output))
+
+
+def _convert(wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force: bool, begin: Begin) -> dict[str, Any]:
+    """Write the output folder; returns its report."""
+    import torch
+
+    from ..checkpoint import Pipeline, save, save_pipeline
+    from ..checkpoint.atomic import check_output
+    from ..checkpoint.manifest import read_report
+    from ..errors import PlanError, SourceError
+    from ..plan import Plan
+    from .work import opened
+
+    check_output(output, force=force, source=Path(wanted.source))
+    policy = wanted.policy()
+    edited = Plan.load(plan) if plan is not None else None
+    source = opened(wanted)
+    torch.manual_seed(seed)
+    if not isinstance(source, Pipeline):
+        model = _converted(source, wanted, policy, edited, begin)
+        begin(f"writing {output}")
+        save(model, output, force=force, source=source)
+        return read_report(output)
+    if wanted.inputs or edited:
+        raise SourceError("--input and --plan belong to one model: name the folder of a pipeline's part")
+    models, refused = {}, []
+    for name, part in source.parts.items():
+        try:
+            models[name] = _converted(part, wanted, policy, None, begin)
+        except PlanError as error:
+            refused.append(f"{name}: {error}")
+    if not models:
+        raise PlanError("; ".join(refused))
+    begin(f"writing {output}")
+    save_pipeline(source, models, output, force=force)
+    return read_report(output)
+
+
+def _converted(part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, begin: Begin) -> nn.Module:
+    from ..graph import unwrap
+    from ..rewrite import carry_out
+    from ..scanning import replan, scan_captured
+    from .work import captured
+
+    begin(f"building {part.label}")
+    model, capture = captured(unwrap(part.build()), wanted)
+    begin(f"deciding about {type(model).__name__}")
+    plan = scan_captured(model, capture, policy) if edited is None else replan(model, capture, edited)
+    begin(f"converting and checking {type(model).__name__}")
+    carry_out(model, plan, capture)
+    return model

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +48,12 @@ AllowOption = Annotated[
 TrustOption = Annotated[
     bool,
     typer.Option("--trust-pickle", help="Let a pickled file run any code it brings.", rich_help_panel=_ARCHITECTURE),
+]
+TrustCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Let a converted folder run the Python file it names.", rich_help_panel=_ARCHITECTURE
+    ),
 ]
 PolicyOption = Annotated[
     str,
@@ -121,6 +129,21 @@ AllLayersOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asked `scan` or `convert` for. `policy` waits: making one imports torch."""
+
+    source: str
+    model: str | None
+    arguments: dict[str, Any]
+    allow: tuple[str, ...]
+    trust_pickle: bool
+    trust_code: bool
+    inputs: tuple[str, ...]
+    methods: tuple[str, ...]
+    policy: Callable[[], Policy]
+
+
 def parse_arguments(pairs: list[str] | None) -> dict[str, Any]:
     """Factory arguments from KEY=VALUE pairs; a value that is plainly a word need not be quoted.
 
@@ -141,20 +164,25 @@ def parse_arguments(pairs: list[str] | None) -> dict[str, Any]:
     return arguments
 
 
-def make_policy(**fields: Any) -> Policy:
-    """A policy from the options' values; PlanError where one is wrong."""
-    from ..policies import Policy
+def policy_of(**fields: Any) -> Callable[[], Policy]:
+    """What makes the policy of the options' values; it raises PlanError where one is wrong."""
 
-    lists = {name: tuple(fields.pop(name) or ()) for name in ("include", "exclude")}
-    return Policy(**fields, **lists)
+    def make() -> Policy:
+        from ..policies import Policy
+
+        return Policy(**{k: tuple(v or ()) if k in ("include", "exclude") else v for k, v in fields.items()})
+
+    return make
 
 
-def example_inputs(model: nn.Module, texts: list[str] | None, method: str) -> ExampleInputs | None:
+def example_inputs(model: nn.Module, texts: tuple[str, ...], method: str) -> ExampleInputs | None:
     """The inputs that --input asks for.
 
     Raises:
         BadParameter: a text is neither a shape nor a readable file.
     """
+    import torch
+
     from ..graph import ExampleInputs, inputs_with
 
     if not texts:
@@ -163,10 +191,15 @@ def example_inputs(model: nn.Module, texts: list[str] | None, method: str) -> Ex
     if len(values) > 1:
         return ExampleInputs(tuple(values))
     value = values[0]
-    if isinstance(value, dict):
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return ExampleInputs((), value)
     if isinstance(value, (list, tuple)):
         return ExampleInputs(tuple(value))
+    if not isinstance(value, torch.Tensor):
+        raise typer.BadParameter(
+            f"{texts[0]} holds a {type(value).__name__}, not a tensor, a list or a dictionary of arguments",
+            param_hint="--input",
+        )
     return inputs_with(model, value, method)
 
 

@@ -1,54 +1,22 @@
-"""Reports as tables on the terminal, and as JSON on stdout."""
+"""Reports on the terminal, and as JSON on stdout."""
 
 from __future__ import annotations
 
 import json
-import re
+import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from ..report import RULES, excluded_text, human, human_bytes, inputs_text, operator_text, ratio_text
+from ..families import FAMILIES
+from ..report import excluded_text, human, human_bytes, inputs_text, ratio_text
+from .table import layer_table
 
-_NARROWEST = 100  # a table of layers is unreadable in less
-
-
-@dataclass
-class Fold:
-    """Layers that differ in nothing but the numbers in their names, and in width."""
-
-    names: list[str] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """The one name, or the common pattern with `*` where the names differ."""
-        parts = [name.split(".") for name in self.names]
-        return ".".join(same[0] if len(set(same)) == 1 else "*" for same in zip(*parts, strict=True))
-
-    def total(self, key: str) -> int:
-        return sum(int(row[key]) for row in self.rows)
-
-    def widths(self) -> str:
-        seen = list(dict.fromkeys((row["in_channels"], row["out_channels"]) for row in self.rows))
-        shown = [f"{a}→{b}" for a, b in sorted(seen)]
-        return shown[0] if len(shown) == 1 else f"{shown[0]} … {shown[-1]}"
-
-    def becomes(self) -> str:
-        """What takes the layers' place, or why they are kept."""
-        operators = list(dict.fromkeys(operator_text(row) for row in self.rows))
-        if self.rows[0]["operator"] is not None:
-            return operators[0] if len(operators) == 1 else operators[0].partition(",")[0] + ", volumes"
-        reasons = {row["reason"] for row in self.rows}
-        return reasons.pop() if len(reasons) == 1 else RULES.get(self.rows[0]["rule"], "")
+_FILE_WIDTH = 140  # columns where there is no terminal and nobody says how many
 
 
 def print_json(report: dict[str, Any]) -> None:
@@ -57,34 +25,56 @@ def print_json(report: dict[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
-def print_written(output: Path) -> None:
+def print_written(output: Path, manifest: dict[str, Any]) -> None:
     """What to do next with a converted folder."""
-    Console(highlight=False, soft_wrap=True).print(
-        f"Written to [bold]{escape(str(output))}[/]: model.safetensors, report.md, recipe.yaml.\n"
-        f"Load it with [bold]prismify.load({escape(repr(str(output)))})[/]; retrain it as recipe.yaml says."
+    parts = manifest.get("parts")
+    files = (
+        "model.safetensors, report.md, recipe.yaml"
+        if parts is None
+        else f"a pipeline with {', '.join(parts)} converted"
     )
+    recipe = "recipe.yaml says" if parts is None else "the recipe.yaml of each converted part says"
+    call = ", ".join([repr(str(output)), *_flags(manifest.get("model", {}))])
+    Console(highlight=False, soft_wrap=True).print(
+        f"\nWritten to [bold]{escape(str(output))}[/]: {files}.\n"
+        f"Load it with [bold]prismify.load({escape(call)})[/]; retrain it as {recipe}."
+    )
+
+
+def _flags(model: dict[str, Any]) -> list[str]:
+    """What loading a folder asks to be allowed."""
+    if model.get("kind") == "reference" and model["reference"].rpartition(":")[0] not in FAMILIES:
+        return ["trust_code=True"]
+    if model.get("kind") == "skeleton" and model["class"].partition(".")[0] not in ("torch", *FAMILIES):
+        return [f"allow=[{model['class']!r}]"]
+    return []
 
 
 def print_report(report: dict[str, Any], *, all_layers: bool = False) -> None:
     """Totals, the layers by block, what was kept and why, and how the model was read."""
     console = Console(highlight=False)
-    if not console.is_terminal and console.width < _NARROWEST:
-        console = Console(highlight=False, width=_NARROWEST + 20)
-    if "parts" in report:
-        console.print(f"[bold]{escape(report['source'])}[/], a pipeline of {len(report['parts'])} models")
-        console.print(_totals(report))
-        _print_excluded(console, report)
-        for name, part in report["parts"].items():
-            console.print()
-            console.rule(f"[bold]{escape(name)}[/]")
-            _print_model(console, part, all_layers)
-    else:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=_FILE_WIDTH)
+    if "parts" not in report:
         _print_model(console, report, all_layers)
+        return
+    parts = len(report["parts"])
+    models = "1 model" if parts == 1 else f"{parts} models"
+    console.print(f"[bold]{escape(report['source'])}[/], a pipeline of {models}")
+    console.print(_totals(report))
+    _print_excluded(console, report)
+    for name, part in report["parts"].items():
+        console.print()
+        console.rule(f"[bold]{escape(name)}[/]", align="left")
+        _print_model(console, part, all_layers)
 
 
 def _print_model(console: Console, report: dict[str, Any], all_layers: bool) -> None:
-    console.print(f"[bold]{escape(report['model'])}[/] ({escape(report['source'])}), policy {report['policy']['name']}")
-    console.print(_layers(report, all_layers))
+    console.print(
+        f"[bold]{escape(report['model'])}[/] ({escape(report['source'])}), policy {report['policy']['name']}\n"
+    )
+    console.print(layer_table(report, console.width, all_layers))
+    console.print()
     console.print(_totals(report))
     _print_excluded(console, report)
     replaced = report["replaced"]
@@ -93,24 +83,24 @@ def _print_model(console: Console, report: dict[str, Any], all_layers: bool) -> 
         f"{human(replaced['parameters_after'])} parameters. Norms and other parameters: "
         f"{human(report['other_parameters'])}."
     )
-    for group in report["kept"]:
-        console.print(
-            f"Kept: {group['layers']} {group['meaning']}: {human(group['parameters'])} "
-            f"({group['share_of_result']:.1%} of the result)."
-        )
+    if report["kept"]:
+        console.print()
+        console.print(_kept(report))
+    console.print()
     for row in report["capture"]:
         console.print(f"[dim]Read {row['method']} by {row['technique']} with {escape(inputs_text(row))}.[/]")
         for reason in row["failed"]:
             console.print(f"[dim]  not by {escape(reason)}[/]")
+    if report["origin"].get("weights") == "fresh":
+        console.print("[yellow]The source is an architecture without weights: every weight is fresh.[/]")
     for note in report["notes"]:
         console.print(f"[yellow]{escape(note)}[/]")
 
 
 def _print_excluded(console: Console, report: dict[str, Any]) -> None:
     excluded = "; ".join(excluded_text(e) for e in report["parameters"]["excluded"]) or "nothing"
-    console.print(
-        f"Not in the parameter counts: {escape(excluded)}. Multiply-adds: {escape(report['macs']['inputs'])}."
-    )
+    counted = report["macs"]["inputs"] or "of nothing, for nothing could be run"
+    console.print(f"Not in the parameter counts: {escape(excluded)}. Multiply-adds: {escape(counted)}.")
 
 
 def _totals(report: dict[str, Any]) -> Table:
@@ -124,71 +114,12 @@ def _totals(report: dict[str, Any]) -> Table:
     return table
 
 
-def _layers(report: dict[str, Any], all_layers: bool) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column("layer", overflow="fold", ratio=4)
-    table.add_column("", justify="right")
-    table.add_column("kind", no_wrap=True)
-    table.add_column("widths", overflow="fold", min_width=9)
-    table.add_column("role", no_wrap=True)
-    table.add_column("parameters", justify="right", no_wrap=True)
-    table.add_column("becomes, or why it is kept", overflow="fold", ratio=5)
-    for block, rows in groupby(report["layers"], key=lambda row: _block(row["name"], report["layers"])):
-        members = list(rows)
-        before, after = (sum(r[f"parameters_{when}"] for r in members) for when in ("before", "after"))
-        table.add_row(Text(block or "model", style="bold"), "", "", "", "", f"[bold]{_change(before, after)}[/]", "")
-        for fold in _folds(members, all_layers):
-            first = fold.rows[0]
-            replaced = first["operator"] is not None
-            table.add_row(
-                "  " + escape(_below(fold.name, block)),
-                f"×{len(fold.rows)}" if len(fold.rows) > 1 else "",
-                _kind(first),
-                fold.widths(),
-                first["role"],
-                _change(fold.total("parameters_before"), fold.total("parameters_after")),
-                Text(fold.becomes(), style="green" if replaced else "dim"),
-            )
+def _kept(report: dict[str, Any]) -> Table:
+    """What keeps the ratio where it is."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("kept", "layers", "parameters", "of the result"):
+        table.add_column(heading, justify="left" if heading == "kept" else "right", no_wrap=heading != "kept")
+    for group in report["kept"]:
+        share = f"{group['share_of_result']:.1%}"
+        table.add_row(escape(group["meaning"]), str(group["layers"]), human(group["parameters"]), share)
     return table
-
-
-def _folds(rows: list[dict[str, Any]], all_layers: bool) -> Iterator[Fold]:
-    folds: dict[Any, Fold] = {}
-    for row in rows:
-        pattern = row["name"] if all_layers else re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", row["name"])
-        kept = row["operator"] is None
-        key = (
-            pattern,
-            row["kind"],
-            tuple(row["kernel_size"]),
-            row["role"],
-            row["decision"],
-            row["rule"] if kept else "",
-        )
-        fold = folds.setdefault(key, Fold())
-        fold.names.append(row["name"])
-        fold.rows.append(row)
-    yield from folds.values()
-
-
-def _block(name: str, rows: list[dict[str, Any]]) -> str:
-    """The first part of a name, or as many as it takes to tell blocks apart."""
-    depth = 0
-    names = [row["name"].split(".") for row in rows]
-    while all(len(n) > depth + 1 and n[depth] == names[0][depth] for n in names):
-        depth += 1
-    parts = name.split(".")
-    return ".".join(parts[: depth + 1]) if len(parts) > depth + 1 else ".".join(parts[:depth])
-
-
-def _below(name: str, block: str) -> str:
-    return name.removeprefix(f"{block}.") if block else name
-
-
-def _kind(row: dict[str, Any]) -> str:
-    kernel = "×".join(map(str, row["kernel_size"]))
-    return f"{row['kind']} {kernel}".strip()
-
-
-def _change(before: int, after: int) -> str:
-    return human(before) if before == after else f"{human(before)} → {human(after)}"

@@ -18,12 +18,16 @@ def report(
     json_: o.JsonOption = False,
 ) -> None:
     """Show the report of a converted model."""
-    from ..checkpoint.manifest import read_manifest, read_report
+    from ..checkpoint.manifest import REPORT_NAME, read_manifest, read_report
+    from ..errors import SourceError
     from .render import print_json, print_report
 
     read_manifest(folder)
     content = read_report(folder)
     if json_:
         print_json(content)
-    else:
+        return
+    try:
         print_report(content, all_layers=all_layers)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(f"{folder / REPORT_NAME} is damaged: {type(error).__name__} {error}") from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from . import options as o
-from .terminal import one_line_errors, steps
+from .terminal import Begin, one_line_errors, steps
 
 
 @one_line_errors
@@ -31,6 +31,7 @@ def scan(
     method: o.MethodOption = None,
     allow: o.AllowOption = None,
     trust_pickle: o.TrustOption = False,
+    trust_code: o.TrustCodeOption = False,
     plan_out: Annotated[
         Path | None,
         typer.Option(
@@ -44,17 +45,16 @@ def scan(
     json_: o.JsonOption = False,
 ) -> None:
     """Show every layer of a model, what would replace it, and why. Nothing is changed or downloaded."""
-    arguments = o.parse_arguments(arg)
-    with steps(4, quiet=json_) as begin:
-        begin("loading libraries")
-        from ..checkpoint import Pipeline, Source, open_source, pipeline_report
-        from ..errors import SourceError
-        from ..plan import Plan
-        from ..report import build_report
-        from ..scanning import scan_captured
-        from .work import build_for_scan, captured
-
-        rules = o.make_policy(
+    wanted = o.Wanted(
+        source=source,
+        model=model,
+        arguments=o.parse_arguments(arg),
+        allow=tuple(allow or ()),
+        trust_pickle=trust_pickle,
+        trust_code=trust_code,
+        inputs=tuple(input or ()),
+        methods=tuple(method or ()),
+        policy=o.policy_of(
             name=policy,
             topology=topology,
             channel_kernel_size=channel_kernel,
@@ -65,25 +65,11 @@ def scan(
             min_volume=min_volume,
             include=include,
             exclude=exclude,
-        )
-        opened = open_source(source, model=model, arguments=arguments, allow=allow or (), trust=trust_pickle)
-
-        def plan_of(part: Source) -> Plan:
-            begin(f"building {part.label}")
-            built = build_for_scan(part)
-            begin(f"reading {type(built).__name__}")
-            built, capture = captured(built, input, method, part.build)
-            return scan_captured(built, capture, rules)
-
-        if isinstance(opened, Pipeline):
-            if input or plan_out:
-                raise SourceError("--input and --plan-out belong to one model: name the folder of a pipeline's part")
-            report = pipeline_report(opened, {name: plan_of(part) for name, part in opened.parts.items()})
-        else:
-            plan = plan_of(opened)
-            report = build_report(plan, opened.label, opened.origin)
-            if plan_out is not None:
-                plan.save(plan_out)
+        ),
+    )
+    with steps() as begin:
+        begin("loading libraries")
+        report = _scan(wanted, plan_out, begin)
     from .render import print_json, print_report
 
     if json_:
@@ -92,3 +78,34 @@ def scan(
         print_report(report, all_layers=all_layers)
         if plan_out is not None:
             print(f"plan written to {plan_out}", file=sys.stderr)
+
+
+def _scan(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, Any]:
+    """The report; the plan goes to `plan_out` where one is wanted."""
+    from ..checkpoint import Pipeline, Source, pipeline_report
+    from ..checkpoint.atomic import whole_file
+    from ..errors import SourceError
+    from ..plan import Plan
+    from ..report import build_report
+    from ..scanning import scan_captured
+    from .work import build_for_scan, captured, opened
+
+    policy = wanted.policy()
+    source = opened(wanted)
+
+    def plan_of(part: Source) -> Plan:
+        begin(f"building {part.label}")
+        model = build_for_scan(part)
+        begin(f"reading {type(model).__name__}")
+        model, capture = captured(model, wanted, part.build)
+        return scan_captured(model, capture, policy)
+
+    if isinstance(source, Pipeline):
+        if wanted.inputs or plan_out:
+            raise SourceError("--input and --plan-out belong to one model: name the folder of a pipeline's part")
+        return pipeline_report(source, {name: plan_of(part) for name, part in source.parts.items()})
+    plan = plan_of(source)
+    if plan_out is not None:
+        with whole_file(plan_out) as draft:
+            plan.save(draft)
+    return build_report(plan, source.label, source.origin)

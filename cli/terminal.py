@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TypeVar
@@ -12,6 +16,7 @@ from typing import Any, TypeVar
 import typer
 
 F = TypeVar("F", bound=Callable[..., Any])
+Begin = Callable[[str], None]
 
 
 def one_line_errors(command: F) -> F:
@@ -27,14 +32,16 @@ def one_line_errors(command: F) -> F:
             return command(*args, **kwargs)
         except PrismifyError as error:
             fail(str(error))
-        except MemoryError:
-            fail("not enough memory for this model on this machine")
+        except BrokenPipeError:  # the reader of a pipe has seen enough: click ends quietly
+            raise
         except OSError as error:
             fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
-        except (typer.Exit, typer.Abort, typer.BadParameter, KeyboardInterrupt):
+        except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:
             text = " ".join(str(error).split())[:300]
+            if isinstance(error, MemoryError) or "allocate memory" in text:
+                fail("not enough memory for this model on this machine")
             fail(f"{type(error).__name__}: {text} (unexpected; PRISMIFY_DEBUG=1 shows where)")
 
     return wrapped  # type: ignore[return-value]
@@ -47,24 +54,64 @@ def fail(message: str) -> None:
 
 
 @contextmanager
-def steps(total: int, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """A progress bar over named steps, on stderr; what libraries print meanwhile goes to stderr as well.
+def steps() -> Iterator[Begin]:
+    """A bar that runs while something is done, on stderr; what libraries print meanwhile goes there as well.
 
-    Yields the function that begins the next step.
+    Yields the function that names what is done next.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    columns = (BarColumn(24), TextColumn("{task.description}"), TimeElapsedColumn())
-    hidden = quiet or not console.is_terminal
-    with redirect_stdout(sys.stderr), Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("", total=total)
-        begun = False
+    with _stdout_to_stderr(), _ended_by_signal(), _libraries_quiet():
+        console = Console(stderr=True)
+        columns = (BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("starting", total=None)
+            yield lambda name: progress.update(task, description=name)
 
-        def begin(name: str) -> None:
-            nonlocal begun
-            progress.update(task, description=name, advance=1 if begun else 0)
-            begun = True
 
-        yield begin
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Keep stdout for the result: prints of libraries, and of programs that they start, go to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextmanager
+def _libraries_quiet() -> Iterator[None]:
+    """No warnings of libraries about their own affairs, unless PRISMIFY_DEBUG asks for them."""
+    if os.environ.get("PRISMIFY_DEBUG"):
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """Let SIGTERM, as of a batch system, clean up what was begun."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

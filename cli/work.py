@@ -1,17 +1,27 @@
-"""What `scan` and `convert` do alike: open, build, capture, plan."""
+"""What `scan` and `convert` do alike: open, build, capture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from ..checkpoint import Source
+from torch import nn
+
+from ..checkpoint import Pipeline, Source, open_source
 from ..errors import PrismifyError
 from ..graph import Capture, capture_all, unwrap
-from .options import example_inputs
+from .options import Wanted, example_inputs
 
-if TYPE_CHECKING:
-    from torch import nn
+
+def opened(wanted: Wanted) -> Source | Pipeline:
+    """The SOURCE a person named, with what they allow it to do."""
+    return open_source(
+        wanted.source,
+        model=wanted.model,
+        arguments=wanted.arguments,
+        allow=wanted.allow,
+        trust=wanted.trust_pickle,
+        trust_code=wanted.trust_code,
+    )
 
 
 def build_for_scan(source: Source) -> nn.Module:
@@ -23,18 +33,15 @@ def build_for_scan(source: Source) -> nn.Module:
 
 
 def captured(
-    model: nn.Module,
-    inputs: list[str] | None,
-    methods: list[str] | None,
-    rebuild: Callable[[], nn.Module] | None = None,
+    model: nn.Module, wanted: Wanted, rebuild: Callable[[], nn.Module] | None = None
 ) -> tuple[nn.Module, Capture]:
     """The model and its capture; a model on meta that only runs on real values is built again with weights."""
 
     def attempt(candidate: nn.Module) -> Capture:
-        given = example_inputs(unwrap(candidate), inputs, methods[0] if methods else "forward")
+        given = example_inputs(unwrap(candidate), wanted.inputs, wanted.methods[0] if wanted.methods else "forward")
         if given is None:
-            return capture_all(candidate, methods=methods)
-        return capture_all(candidate, given.args, given.kwargs, methods)
+            return capture_all(candidate, methods=wanted.methods)
+        return capture_all(candidate, given.args, given.kwargs, wanted.methods)
 
     capture = attempt(model)
     if not capture.graphs and rebuild is not None and any(p.is_meta for p in model.parameters()):

@@ -3,33 +3,60 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import OutputError
-from .manifest import MANIFEST_NAME
+from ..errors import OutputError, PrismifyError
+from .manifest import FILES_KEY, MANIFEST_NAME, read_json
 
 
-def check_output(folder: Path, *, force: bool) -> None:
+def check_output(folder: Path, *, force: bool, source: Path | None = None) -> None:
     """See that `folder` may be written, before hours are spent on what goes in.
 
+    Args:
+        source: what is read meanwhile; replacing a folder must not take it away.
+
     Raises:
-        OutputError: it exists and `force` is off, or it is not one that prismify wrote, or its parent
-            cannot be written.
+        OutputError: it exists and `force` is off; or it is not one that prismify wrote, or holds more than
+            that; or its parent cannot be written.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(f"{folder} is not a folder; choose another output")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / MANIFEST_NAME).is_file():
-            raise OutputError(f"{folder} exists and was not written by prismify; choose another output")
-        if not force:
-            raise OutputError(f"{folder} exists; add --force to replace it")
+    if folder.is_dir():
+        if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
+            raise OutputError(f"{folder} is where you stand; name a new folder")
+        if any(folder.iterdir()):
+            _check_replaceable(folder, force, source)
     parent = next(p for p in folder.absolute().parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder} cannot be written: no permission to write in {parent}")
+    if not parent.is_dir():
+        raise OutputError(f"{folder} cannot be written: {parent} is not a folder")
+    probe = parent / f".{secrets.token_hex(8)}"
+    try:  # asking for permission is not enough: read-only mounts and /proc answer yes
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror} in {parent}") from error
+
+
+def _check_replaceable(folder: Path, force: bool, source: Path | None) -> None:
+    if not (folder / MANIFEST_NAME).is_file():
+        raise OutputError(f"{folder} exists and was not written by prismify; choose another output")
+    if not force:
+        raise OutputError(f"{folder} exists; add --force to replace it")
+    if source is not None and source.exists() and folder.resolve() in source.resolve().parents:
+        raise OutputError(f"{folder} holds the source {source}; choose another output")
+    try:
+        wrote = read_json(folder / MANIFEST_NAME).get(FILES_KEY)
+    except PrismifyError:
+        wrote = None
+    if not isinstance(wrote, list):
+        raise OutputError(f"{folder / MANIFEST_NAME} is damaged; choose another output, or remove the folder yourself")
+    extra = sorted({entry.name for entry in folder.iterdir()} - {*map(str, wrote), MANIFEST_NAME, "__pycache__"})
+    if extra:
+        raise OutputError(f"{folder} holds {extra[0]}, which prismify did not write; move it, or choose another output")
 
 
 @contextmanager
@@ -39,27 +66,44 @@ def whole_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: see `check_output`; or the disk did not take what was written.
     """
-    folder = Path(folder)
     check_output(folder, force=force)
+    folder = folder.absolute()
     made: list[Path] = []
-    draft: Path | None = None
+    draft = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
-        for parent in reversed([p for p in folder.absolute().parents if not p.exists()]):
-            parent.mkdir()
+        for parent in reversed([p for p in folder.parents if not p.exists()]):
             made.append(parent)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-        draft.chmod(0o755)
+            parent.mkdir()
+        draft.mkdir()
         yield draft
         _sync(draft)
         _put_in_place(draft, folder)
     except BaseException as error:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
         for parent in reversed(made):
-            if not any(parent.iterdir()):
+            with suppress(OSError):  # not empty: something else came to live there
                 parent.rmdir()
-        if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise OutputError(f"{folder} could not be written: {error.strerror or error}; nothing was left") from error
+        if isinstance(error, OSError) and not isinstance(error, PrismifyError):
+            raise OutputError(f"{folder} could not be written: {_reason(error)}; nothing was left") from error
+        raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes `path`'s place when the block ends, or vanishes when it fails.
+
+    Raises:
+        OutputError: the disk did not take it.
+    """
+    draft = path.absolute().parent / f".{path.name}.{secrets.token_hex(4)}"
+    try:
+        yield draft
+        draft.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            draft.unlink()
+        if isinstance(error, OSError) and not isinstance(error, PrismifyError):
+            raise OutputError(f"{path} could not be written: {_reason(error)}; nothing was left") from error
         raise
 
 
@@ -67,15 +111,14 @@ def _put_in_place(draft: Path, folder: Path) -> None:
     if not folder.exists():
         draft.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.absolute().parent))
-    folder.rename(old / "content")
+    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
+    folder.rename(old)
     try:
         draft.rename(folder)
-    except OSError:
-        (old / "content").rename(folder)
+    except BaseException:
+        old.rename(folder)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:
@@ -84,3 +127,10 @@ def _sync(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+def _reason(error: OSError) -> str:
+    """Why writing failed, in a few words; copying a tree collects a list of (from, to, why)."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)

@@ -7,7 +7,32 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .tensors import loose_buffers
+
+
+def build_empty(make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` returns, its parameters on `meta`; with real ones where building needs their values."""
+    try:
+        with empty_parameters():
+            model = make()
+    except Exception:
+        return make()
+    return make() if _derived(model) else model
+
+
+def shapes_only(make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` returns, for its shapes: everything on `meta`, or at least the parameters.
+
+    Some models ask for values while they are built (`.item()` on a schedule), which `meta` has not.
+    """
+    try:
+        with torch.device("meta"), empty_parameters():
+            return make()
+    except Exception:
+        return build_empty(make)
 
 
 @contextmanager
@@ -18,11 +43,14 @@ def empty_parameters() -> Iterator[None]:
     `init_empty_weights` makes a new parameter at every assignment, which unties tied weights.
     """
     register = nn.Module.register_parameter
+    made = WeakIdKeyDictionary()  # real -> empty, so that one given to two modules stays one
 
-    def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and parameter.device.type != "meta" and type(parameter) is nn.Parameter:
-            parameter = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-        register(module, name, parameter)
+    def register_empty(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and param.device.type != "meta" and type(param) is nn.Parameter:
+            if param not in made:
+                made[param] = nn.Parameter(param.detach().to("meta"), requires_grad=param.requires_grad)
+            param = made[param]
+        register(self, name, param)
 
     nn.Module.register_parameter = cast(Any, register_empty)  # type: ignore[method-assign]
     try:
@@ -31,14 +59,14 @@ def empty_parameters() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def shapes_only(make: Callable[[], nn.Module]) -> nn.Module:
-    """What `make` builds, for its shapes: everything on `meta`, or at least the parameters.
+def _derived(model: nn.Module) -> bool:
+    """Whether a tensor that no state dict brings back was computed from an empty parameter."""
+    if any(buffer.is_meta for buffer in loose_buffers(model).values()):
+        return True
+    return any(_on_meta(value) for module in model.modules() for value in vars(module).values())
 
-    Some models ask for values while they are built (`.item()` on a schedule), which `meta` has not.
-    """
-    try:
-        with torch.device("meta"), empty_parameters():
-            return make()
-    except Exception:
-        with empty_parameters():
-            return make()
+
+def _on_meta(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(v, Tensor) and v.is_meta and not isinstance(v, nn.Parameter) for v in value)
+    return isinstance(value, Tensor) and value.is_meta and not isinstance(value, nn.Parameter)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,35 @@ from ..plan import Plan
 from ..report import build_report, report_markdown
 from ..rewrite import replay
 from .atomic import whole_folder
-from .empty import empty_parameters
-from .manifest import CONFIG_NAME, FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, read_config, read_manifest, write_json
-from .pickles import read_pickle
-from .reference import Reference, parse_reference
-from .source import Source, rebuild_from
-from .weights import fit_weights, meta_names, read_weights, unique_state, write_safetensors
+from .manifest import (
+    CONFIG_NAME,
+    FILES_KEY,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    PIPELINE_NAME,
+    REPORT_NAME,
+    read_json,
+    read_manifest,
+    write_json,
+)
+from .reference import parse_reference
+from .source import Source
+from .structure import (
+    build_structure,
+    check_structure,
+    class_name,
+    damaged_if_it_fails,
+    describe,
+    rebuild_from,
+    write_structure,
+)
+from .tensors import changed_buffers, fit_weights, lay_out, meta_names, put_buffers, strides_of, unique_state
+from .weights import read_state, write_safetensors
 
 WEIGHTS_NAME = "model.safetensors"
-SKELETON_NAME = "skeleton.pt"
+#: Buffers that no state dict holds, where they are not what the constructor makes.
+BUFFERS_NAME = "buffers.safetensors"
+RECIPE_NAME, PAGE_NAME = "recipe.yaml", "report.md"
 
 
 def save(
@@ -71,26 +88,31 @@ def save(
 
 def write_model(model: nn.Module, plan: Plan, source: Source, draft: Path) -> None:
     """Fill an empty folder with everything about one converted model."""
-    rebuild = source.rebuild or {"kind": "skeleton", "class": _qualified(model)}
-    if rebuild["kind"] == "reference":
-        rebuild = _bring_file(rebuild, draft)
-    if rebuild["kind"] == "skeleton":
-        _write_skeleton(model, draft / SKELETON_NAME)
-    if source.config is not None:
-        write_json(draft / CONFIG_NAME, source.config)
-    report = build_report(plan, source.label, source.origin)
+    rebuild, config = (source.rebuild, source.config) if source.rebuild is not None else describe(model)
+    rebuild = write_structure(model, rebuild, draft)
+    if config is not None:
+        write_json(draft / CONFIG_NAME, config)
+    if rebuild["kind"] != "skeleton":
+        fresh = build_structure(draft, rebuild, plan, trust_code=True)
+        check_structure(model, fresh, str(rebuild.get("reference", CONFIG_NAME)))
+        if buffers := changed_buffers(model, fresh):
+            write_safetensors(buffers, draft / BUFFERS_NAME)
+    origin = source.described()
+    report = build_report(plan, source.label, origin)
+    write_safetensors(unique_state(model), draft / WEIGHTS_NAME)
+    write_json(draft / REPORT_NAME, report)
+    (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8")
+    (draft / RECIPE_NAME).write_text(recipe_text(plan, model), encoding="utf-8")
     manifest = {
         "format_version": FORMAT_VERSION,
         "model": rebuild,
-        "source": source.origin,
+        "source": origin,
         "versions": _versions(model),
+        FILES_KEY: sorted(path.name for path in draft.iterdir()),
+        "strides": strides_of(model),
         "plan": plan.to_dict(),
     }
-    write_safetensors(unique_state(model), draft / WEIGHTS_NAME)
     write_json(draft / MANIFEST_NAME, manifest)
-    write_json(draft / REPORT_NAME, report)
-    (draft / "report.md").write_text(report_markdown(report))
-    (draft / "recipe.yaml").write_text(recipe_text(plan, model))
 
 
 def load(
@@ -115,108 +137,43 @@ def load(
     Raises:
         SourceError: the folder is not one of prismify's, is damaged, or needs `trust_code` or `allow`.
     """
-    folder = Path(folder)
+    folder, allow = Path(folder), tuple(allow)
     manifest = read_manifest(folder)
     if manifest.get("kind") == "pipeline":
-        parts = {n: load(folder / n, allow=allow, trust_code=trust_code, device=device) for n in manifest["parts"]}
-        return family("diffusers").load_pipeline(folder, parts)
-    plan = Plan.from_dict(manifest["plan"])
+        if model is not None:
+            raise SourceError(f"{folder} is a pipeline: give model=... to load the folder of one of its parts")
+        index = read_json(folder / PIPELINE_NAME)
+        parts = {n: load(folder / n, allow=allow, trust_code=trust_code) for n in manifest["parts"]}
+        pipeline = family("diffusers").load_pipeline(folder, index, parts, trust_code=trust_code)
+        return pipeline if device is None else pipeline.to(device)
+    with damaged_if_it_fails(folder):
+        plan = Plan.from_dict(manifest["plan"])
     if model is not None:
-        built = _given(model)
+        built = unwrap(model) if isinstance(model, nn.Module) else parse_reference(model).build(empty=True)
         replay(built, plan)
     else:
-        built = _rebuild(folder, manifest["model"], tuple(allow), trust_code)
-        if manifest["model"]["kind"] == "skeleton":
-            built.prismify_plan = plan  # type: ignore[assignment]
-        else:
-            replay(built, plan)
-    weights = folder / WEIGHTS_NAME
-    state = read_weights(weights)
-    assert not isinstance(state, nn.Module)
+        built = build_structure(folder, manifest["model"], plan, allow=allow, trust_code=trust_code)
+    weights, buffers = folder / WEIGHTS_NAME, folder / BUFFERS_NAME
+    state = lay_out(read_state(weights), manifest.get("strides", {}), str(folder / MANIFEST_NAME))
     fit_weights(built, state, str(weights))
+    if buffers.is_file():
+        put_buffers(built, read_state(buffers), str(buffers))
     if left := meta_names(built):
         raise SourceError(f"{folder}: {left[0]} has no value in {WEIGHTS_NAME}; load it with model=...")
     return built.to(device).eval() if device is not None else built.eval()
 
 
-def _rebuild(folder: Path, how: dict[str, Any], allow: tuple[str, ...], trust_code: bool) -> nn.Module:
-    kind = how.get("kind")
-    if kind == "diffusers":
-        config = read_config(folder)
-        if config is None:
-            raise SourceError(f"{folder} has lost its {CONFIG_NAME}")
-        with empty_parameters():
-            return family("diffusers").from_config(config)  # type: ignore[no-any-return]
-    if kind == "skeleton":
-        skeleton = read_pickle(folder / SKELETON_NAME, allow=allow)
-        if not isinstance(skeleton, nn.Module):
-            raise SourceError(f"{folder / SKELETON_NAME} holds no module")
-        return skeleton
-    if kind != "reference":
-        raise SourceError(f"{folder / MANIFEST_NAME}: cannot rebuild a model of kind {kind!r}")
-    reference = parse_reference(str(how.get("reference")), how.get("arguments"))
-    if reference.runs_code and not trust_code:
-        raise SourceError(
-            f"{folder} is built by {reference}, which runs Python code: "
-            "load it with trust_code=True (--trust-code), or give the model yourself with model=..."
-        )
-    if reference.file is not None:
-        reference = Reference(str(folder / reference.file.name), reference.target, reference.arguments)
-    return reference.build(empty=True)
-
-
-def _given(model: nn.Module | str) -> nn.Module:
-    if isinstance(model, nn.Module):
-        return model
-    return parse_reference(model).build(empty=True)
-
-
 def _source_of(model: nn.Module, reference: str | None, arguments: dict[str, Any] | None) -> Source:
     """What can be said of a model that came as an object."""
-    name = _qualified(model)
-    origin: dict[str, Any] = {"kind": "python object", "class": name}
-    if reference is not None:
-        parsed = parse_reference(reference, arguments)
-        return Source(reference, origin | {"reference": reference}, lambda empty: model, rebuild_from(parsed))
-    config = family("diffusers").config_of(model) if type(model).__module__.startswith("diffusers.") else None
-    rebuild = {"kind": "diffusers"} if config is not None else None
-    return Source(type(model).__name__, origin, lambda empty: model, rebuild, config=config)
-
-
-def _bring_file(rebuild: dict[str, Any], draft: Path) -> dict[str, Any]:
-    """Copy a `file.py` beside the weights, so that the folder can be moved."""
-    reference = parse_reference(rebuild["reference"], rebuild["arguments"])
-    if reference.file is None:
-        return rebuild
-    shutil.copyfile(reference.file, draft / reference.file.name)
-    return {**rebuild, "reference": f"{reference.file.name}:{reference.target}"}
-
-
-def _write_skeleton(model: nn.Module, path: Path) -> None:
-    """Pickle the modules with their parameters and saved buffers on `meta`."""
-    saved = {id(v) for v in model.state_dict(keep_vars=True).values()}
-    memo: dict[int, Any] = {id(model.prismify_plan): None}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        if id(buffer) in saved:
-            memo[id(buffer)] = buffer.detach().to("meta")
-    content = io.BytesIO()
-    try:
-        torch.save(copy.deepcopy(model, memo), content)
-    except Exception as error:
-        raise SourceError(
-            f"{type(model).__name__} cannot be described by pickling it ({' '.join(str(error).split())[:200]}): "
-            "give save a reference to its factory, such as reference='package.module:factory'"
-        ) from error
-    path.write_bytes(content.getvalue())
+    origin: dict[str, Any] = {"kind": "python object", "class": class_name(model)}
+    if reference is None:
+        return Source(type(model).__name__, origin, lambda empty: model)
+    parsed = parse_reference(reference, arguments)
+    origin |= {"reference": reference, "arguments": parsed.arguments}
+    return Source(reference, origin, lambda empty: model, rebuild_from(parsed))
 
 
 def _versions(model: nn.Module) -> dict[str, str]:
     root = type(model).__module__.split(".")[0]
     versions = {"prismify": __version__, "torch": torch.__version__}
     return {**versions, root: family(root).version()} if root in FAMILIES else versions
-
-
-def _qualified(model: nn.Module) -> str:
-    return f"{type(model).__module__}.{type(model).__qualname__}"

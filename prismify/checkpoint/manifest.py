@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError
+from ..families.names import check_part_name
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "prismify.json"
 REPORT_NAME = "report.json"
 CONFIG_NAME = "config.json"
 PIPELINE_NAME = "model_index.json"
+#: The manifest's list of what prismify wrote, so that `--force` takes nothing else away.
+FILES_KEY = "files"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -28,10 +31,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         raise SourceError(f"{path} has format version {version!r}; this prismify reads {FORMAT_VERSION}")
-    wanted = ("parts",) if manifest.get("kind") == "pipeline" else ("model", "plan", "source")
-    for key in wanted:
+    kinds = {"parts": list} if manifest.get("kind") == "pipeline" else {"model": dict, "plan": dict, "source": dict}
+    for key, kind in kinds.items():
         if key not in manifest:
             raise SourceError(f"{path} lacks {key!r}: it is damaged")
+        if not isinstance(manifest[key], kind):
+            raise SourceError(f"{path}: {key!r} is not what prismify writes there: it is damaged")
+    for part in manifest.get("parts", ()):
+        check_part_name(part, path)
     return manifest
 
 
@@ -64,11 +71,11 @@ def read_json(path: Path) -> dict[str, Any]:
         SourceError: the file is missing, or holds anything else.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"{path} is not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path} is damaged: not JSON ({error})") from error
     if not isinstance(content, dict):
         raise SourceError(f"{path} is not a JSON object")
     return content
@@ -76,4 +83,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain data as JSON."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -5,30 +5,51 @@ from __future__ import annotations
 import functools
 import importlib
 import pickle
+import re
+import sys
+import warnings
 import zipfile
-from collections.abc import Iterable
+from _compat_pickle import IMPORT_MAPPING
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ..errors import SourceError, UnsafePickleError
+from ..families import family
+from .imports import current_folder
 
 _TRUSTED_ROOTS = ("torch.nn.", "torchvision.", "timm.", "diffusers.", "prismify.layers.")
+_FROZEN_DICT = "diffusers.configuration_utils.FrozenDict"
 #: What modules of those libraries hold besides modules. Each only makes an object or is a pure function.
 _HELPERS = {
     "functools.partial": functools.partial,
     "torch.nn.functional.relu": nn.functional.relu,
     "torch.nn.functional.gelu": nn.functional.gelu,
     "torch.nn.functional.silu": nn.functional.silu,
+    # The reader fills plain dicts only: `freeze_configs` puts the real class back afterwards.
+    _FROZEN_DICT: OrderedDict,
 }
-_HELPER_CLASSES = ("diffusers.configuration_utils.FrozenDict", "diffusers.models.attention_processor.")
+#: diffusers keeps attention processors, which are no modules, on its attention layers.
+_PROCESSOR = re.compile(r"diffusers\.models\.[\w.]*Processor(2_0)?$")
+#: Python's own classes that hold data and do nothing; training scripts leave them in checkpoints.
+_PLAIN = re.compile(
+    r"(argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w+|collections\.\w+|datetime\.\w+|uuid\.UUID)$"
+)
+#: Pickle protocol 2 writes the names that Python's own modules had in Python 2.
+_PYTHON_2 = {name.partition(".")[0] for name in IMPORT_MAPPING}
+_CODE = ("torch.fx.", "torch.jit.", "torch.package.", "torch.hub.")
+_BLOCKED_BY_TORCH = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
+_MOST_CLASSES = 1000
+_WAY_OUT = "save the model's state_dict() instead, and name its architecture with --model"
 
 
-def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False) -> Any:
+def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False, mmap: bool = False) -> Any:
     """The object in a `.pt`, `.pth`, `.ckpt` or `.bin` file, read with `weights_only=True`.
 
     Modules of torch, torchvision, timm and diffusers are allow-listed for this one read.
@@ -36,81 +57,142 @@ def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False) -
     Args:
         allow: further classes, `package.Class`, that may be made. Their packages are imported.
         trust: read with `weights_only=False`: the file may run any code.
+        mmap: map the file into memory, so that values are read where they are used.
 
     Raises:
         UnsafePickleError: the file needs classes that are not allowed; nothing of it was run.
         SourceError: it is not such a file, or damaged.
     """
     if _is_torchscript(path):
-        raise SourceError(
-            f"{path} is a TorchScript file, which holds no Python module: save the model's state_dict() "
-            "instead and name its architecture with --model"
-        )
+        raise SourceError(f"{path} is a TorchScript file, which holds no Python module: {_WAY_OUT}")
+    mmap = mmap and zipfile.is_zipfile(path)
     if trust:
-        return _load(path, weights_only=False)
-    wanted = _unsafe_globals(path)
-    allowed = [(found, name) for name in wanted if (found := _resolve(name, set(allow))) is not None]
-    refused = sorted(set(wanted) - {name for _, name in allowed})
-    if refused:
-        shown = ", ".join(refused[:3]) + (f" and {len(refused) - 3} more" if len(refused) > 3 else "")
-        flags = " ".join(f"--allow {name}" for name in refused[:3])
-        raise UnsafePickleError(
-            f"{path} holds {shown}, which could run code; nothing was run. Allow it with {flags}, "
-            "or trust the whole file with --trust-pickle"
-        )
-    with safe_globals(allowed):  # type: ignore[arg-type]
-        return _load(path, weights_only=True)
+        with current_folder():
+            return _load(path, weights_only=False, mmap=mmap)
+    wanted = frozenset(allow)
+    allowed = _resolve_all(_listed(path), wanted, path)
+    while True:
+        try:
+            with safe_globals([(found, name) for name, found in allowed.items()]):
+                content = _load(path, weights_only=True, mmap=mmap)
+            break
+        except _NotAllowedError as error:  # a file that cannot be listed names one class at a time
+            if error.name in allowed or len(allowed) > _MOST_CLASSES:
+                raise UnsafePickleError(f"{path} holds {error.name}, which torch blocks; nothing was run") from error
+            allowed |= _resolve_all([error.name], wanted, path)
+    if _FROZEN_DICT in allowed and isinstance(content, nn.Module):
+        family("diffusers").freeze_configs(content)
+    return content
 
 
-def _unsafe_globals(path: Path) -> list[str]:
+class _NotAllowedError(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def _listed(path: Path) -> list[str]:
+    """The classes and functions a file needs, apart from tensors; [] where only reading it can tell."""
     if not zipfile.is_zipfile(path):
-        return []  # the format before torch 1.6: `weights_only` alone judges it
+        return []  # the format before torch 1.6
     try:
         return list(get_unsafe_globals_in_checkpoint(str(path)))
-    except (ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:
+        return []  # another pickle protocol, which the reader judges
+    except Exception as error:
         raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
 
 
-def _resolve(name: str, allow: set[str]) -> Any:
-    """The class or function of an allowed name, or None. Only allowed packages are imported."""
+def _resolve_all(names: Collection[str], allow: Collection[str], path: Path) -> dict[str, Any]:
+    """The classes of those names, all of them trusted or allowed; UnsafePickleError names the others."""
+    found = {name: _resolve(name, allow) for name in names}
+    refused = sorted((n for n, value in found.items() if value is None), key=lambda n: (not _of_python(n), n))
+    if not refused:
+        return found
+    shown = ", ".join(refused[:3]) + (f" and {len(refused) - 3} more" if len(refused) > 3 else "")
+    told = f"{path} holds {shown}, which could run code; nothing was run."
+    if any(_of_python(name) for name in refused):
+        raise UnsafePickleError(f"{told} No model needs that: do not trust this file")
+    if any(_code(name) for name in refused):
+        raise UnsafePickleError(f"{told} It holds code, which only --trust-pickle reads; else {_WAY_OUT}")
+    if missing := [name for name in refused if name in allow]:
+        raise UnsafePickleError(
+            f"{path} holds {missing[0]}, which is allowed but cannot be imported here; nothing was run. "
+            "Install its package, or start from the folder that holds it"
+        )
+    flags = " ".join(f"--allow {name}" for name in refused)
+    raise UnsafePickleError(f"{told} Allow it with {flags}, or trust the whole file with --trust-pickle")
+
+
+def _resolve(name: str, allow: Collection[str]) -> Any:
+    """The class or function of a trusted or allowed name, or None. Nothing else is imported."""
     if name in _HELPERS:
         return _HELPERS[name]
-    if name not in allow and not name.startswith(_TRUSTED_ROOTS):
+    if _of_python(name) or _code(name) or not (name in allow or name.startswith(_TRUSTED_ROOTS)):
         return None
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
+        with current_folder():
+            found = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit):
         return None
-    if name in allow or name.startswith(_HELPER_CLASSES):
+    if name in allow:
         return found
-    return found if isinstance(found, type) and issubclass(found, (nn.Module, Enum)) else None
+    # A GraphModule makes code of what it is given.
+    if not isinstance(found, type) or issubclass(found, fx.GraphModule):
+        return None
+    return found if issubclass(found, (nn.Module, Enum)) or _PROCESSOR.match(name) else None
 
 
-def _load(path: Path, *, weights_only: bool) -> Any:
+def _of_python(name: str) -> bool:
+    """Whether a name is Python's own, of this or an older version, and more than a plain container of data."""
+    root = name.partition(".")[0]
+    own = "." not in name or root in sys.stdlib_module_names or root in _PYTHON_2
+    return own and name not in _HELPERS and not _PLAIN.match(name)
+
+
+def _code(name: str) -> bool:
+    """Whether torch makes code of what it is given under that name, or loads more: its functions do."""
+    if not name.startswith("torch.") or name.startswith("torch.nn."):
+        return False
+    module, _, attribute = name.rpartition(".")
+    return name.startswith(_CODE) or not isinstance(getattr(sys.modules.get(module), attribute, None), type)
+
+
+def _load(path: Path, *, weights_only: bool, mmap: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=weights_only)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols and old storage classes
+            return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=mmap)
     except pickle.UnpicklingError as error:
-        text = str(error)
-        if "weights_only" in text.lower() or "unsupported" in text.lower():
+        if not weights_only:
+            raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
+        if named := _BLOCKED_BY_TORCH.search(str(error)):
+            raise _NotAllowedError(named[1]) from error
+        if "persistent_load of storage" in str(error):
             raise UnsafePickleError(
-                f"{path} holds objects that could run code; nothing was run. If you trust where it comes "
-                "from, read it with --trust-pickle"
+                f"{path} is a whole module in the format before torch 1.6, which cannot be read without "
+                f"running what it holds; nothing was run. If you trust it, add --trust-pickle; else {_WAY_OUT}"
             ) from error
-        raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
+        raise UnsafePickleError(
+            f"{path} is damaged, or a pickle that cannot be read without running what it holds "
+            f"({_short(error)}); nothing was run. If you trust it, add --trust-pickle"
+        ) from error
+    except (ImportError, AttributeError) as error:
+        raise SourceError(f"{path} needs a class that is not here: {_short(error)}") from error
     except Exception as error:
         raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, OSError):
         return False
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    text = " ".join(str(error).split())
+    text = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation")[0]
+    return text[:120] or type(error).__name__

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from .. import __version__
+from ..errors import OutputError
 from ..plan import Plan
 from ..report import build_report, join_reports, report_markdown
-from .atomic import whole_folder
-from .folder import write_model
-from .manifest import FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, write_json
+from .atomic import check_output, whole_folder
+from .folder import PAGE_NAME, write_model
+from .manifest import FILES_KEY, FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, read_report, write_json
 from .source import Pipeline
 
 
@@ -26,33 +28,47 @@ def save_pipeline(pipeline: Pipeline, converted: dict[str, nn.Module], folder: P
     Raises:
         OutputError: the folder exists, or cannot be written.
     """
+    check_output(folder, force=force, source=pipeline.folder)
+    if pipeline.folder.resolve() in folder.resolve().parents:
+        raise OutputError(f"{folder} is inside the pipeline that is copied; choose another output")
     with whole_folder(folder, force=force) as draft:
-        for entry in pipeline.folder.iterdir():
-            if entry.name in converted:
-                continue
-            if entry.is_dir():
-                shutil.copytree(entry, draft / entry.name)
-            else:
-                shutil.copyfile(entry, draft / entry.name)
+        _copy_others(pipeline.folder, draft, converted)
         for name, model in converted.items():
             (draft / name).mkdir()
             plan: Plan = model.prismify_plan  # type: ignore[assignment]
             write_model(model, plan, pipeline.parts[name], draft / name)
         report = pipeline_report(pipeline, {n: m.prismify_plan for n, m in converted.items()})  # type: ignore[misc]
+        write_json(draft / REPORT_NAME, report)
+        (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8")
         manifest = {
             "format_version": FORMAT_VERSION,
             "kind": "pipeline",
-            "parts": sorted(converted),
+            "parts": sorted(name for name in pipeline.parts if (draft / name / MANIFEST_NAME).is_file()),
             "source": {"kind": "pipeline folder", "path": str(pipeline.folder.resolve())},
             "versions": {"prismify": __version__},
+            FILES_KEY: sorted(path.name for path in draft.iterdir()),
         }
         write_json(draft / MANIFEST_NAME, manifest)
-        write_json(draft / REPORT_NAME, report)
-        (draft / "report.md").write_text(report_markdown(report))
 
 
 def pipeline_report(pipeline: Pipeline, plans: dict[str, Plan]) -> dict[str, Any]:
-    """The report of a pipeline whose parts were scanned or converted with these plans."""
+    """The report of a pipeline whose parts were scanned or converted with these plans.
+
+    Parts that an earlier conversion changed and this one did not keep their own report.
+    """
     reports = {name: build_report(plan, pipeline.parts[name].label) for name, plan in plans.items()}
-    untouched = [*pipeline.others, *(n for n in pipeline.parts if n not in plans)]
+    for name in pipeline.parts:
+        if name not in plans and (pipeline.folder / name / MANIFEST_NAME).is_file():
+            reports[name] = read_report(pipeline.folder / name)
+    untouched = [*pipeline.others, *(name for name in pipeline.parts if name not in reports)]
     return join_reports(reports, pipeline.label, sorted(untouched))
+
+
+def _copy_others(source: Path, draft: Path, converted: Collection[str]) -> None:
+    for entry in source.iterdir():
+        if entry.name in {*converted, MANIFEST_NAME, REPORT_NAME, PAGE_NAME}:
+            continue
+        if not entry.is_dir():
+            shutil.copyfile(entry, draft / entry.name)
+        elif not entry.name.startswith("."):  # .git and .cache are no part of the pipeline
+            shutil.copytree(entry, draft / entry.name)

@@ -6,10 +6,8 @@ diffusers:Class    timm:name    torchvision:name    package.module:factory    fi
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ from torch import nn
 
 from ..errors import PrismifyError, SourceError
 from ..families import FAMILIES, family
-from .empty import empty_parameters
+from .empty import build_empty
+from .imports import current_folder, python_file
 
-#: Arguments that ask a library for its own trained weights; a saved model brings its own.
-_PRETRAINED = ("pretrained", "weights", "weights_backbone")
+#: Arguments that ask a library for trained weights of its own; a saved model brings its own.
+_PRETRAINED = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
 
 
 @dataclass(frozen=True)
@@ -52,25 +51,36 @@ class Reference:
             SourceError: there is no such model, or its factory failed.
         """
         if self.file is not None:
-            make = _from_file(self.file, self.target)
+            factory = _from_file(self.file, self.target)
         elif self.runs_code:
-            make = _from_package(self.prefix, self.target)
+            factory = _from_package(self.prefix, self.target)
         else:
-            make = lambda **arguments: family(self.prefix).build(self.target, arguments)  # noqa: E731
+            factory = _from_family(self.prefix, self.target)
+        with factory as make:
+            return build_empty(lambda: self._call(make)) if empty else self._call(make)
+
+    def _call(self, make: Callable[..., Any]) -> nn.Module:
         try:
-            with empty_parameters() if empty else nullcontext():
-                model = make(**self.arguments)
+            model = make(**self.arguments)
         except PrismifyError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = " ".join(str(error).split())[:300]
             raise SourceError(f"{self} failed: {type(error).__name__}: {text}") from error
         if not isinstance(model, nn.Module):
             raise SourceError(f"{self} returned a {type(model).__name__}, not an nn.Module")
         return model
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether it asks a library for trained weights of its own."""
+        return any(self.arguments.get(key) for key in _PRETRAINED)
+
     def without_pretrained(self) -> Reference:
-        """The same architecture, not asking for trained weights."""
+        """The same architecture, not asking for trained weights; a person's own arguments stay as they are."""
+        if self.runs_code:
+            asked = self.arguments.get("pretrained") is True
+            return Reference(self.prefix, self.target, self.arguments | ({"pretrained": False} if asked else {}))
         return Reference(self.prefix, self.target, {k: v for k, v in self.arguments.items() if k not in _PRETRAINED})
 
 
@@ -89,29 +99,26 @@ def parse_reference(text: str, arguments: dict[str, Any] | None = None) -> Refer
     return Reference(prefix, target, dict(arguments or {}))
 
 
-def _from_package(module: str, name: str) -> Callable[..., Any]:
-    try:
-        return _attribute(importlib.import_module(module), module, name)
-    except ImportError as error:
-        raise SourceError(f"cannot import {module!r} for {module}:{name}: {error}") from error
+@contextmanager
+def _from_package(module: str, name: str) -> Iterator[Callable[..., Any]]:
+    with current_folder():
+        try:
+            found = importlib.import_module(module)
+        except (Exception, SystemExit) as error:
+            text = " ".join(str(error).split())[:300]
+            raise SourceError(f"cannot import {module!r} for {module}:{name}: {text}") from error
+        yield _attribute(found, module, name)
 
 
-def _from_file(path: Path, name: str) -> Callable[..., Any]:
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file (for {path}:{name})")
-    spec = importlib.util.spec_from_file_location(f"prismify_source_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickling look their module up
-    sys.path.insert(0, str(path.parent))  # a model's file may import its neighbours
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise SourceError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent))
-    return _attribute(module, str(path), name)
+@contextmanager
+def _from_file(path: Path, name: str) -> Iterator[Callable[..., Any]]:
+    with python_file(path) as module:
+        yield _attribute(module, str(path), name)
+
+
+@contextmanager
+def _from_family(prefix: str, name: str) -> Iterator[Callable[..., Any]]:
+    yield lambda **arguments: family(prefix).build(name, arguments)
 
 
 def _attribute(module: Any, where: str, name: str) -> Callable[..., Any]:

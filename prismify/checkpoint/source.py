@@ -11,10 +11,12 @@ from torch import nn
 
 from ..errors import SourceError
 from ..families import family
-from .empty import empty_parameters, shapes_only
+from .empty import build_empty, shapes_only
 from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
 from .reference import Reference, parse_reference
-from .weights import SUFFIXES, fit_weights, read_weights, sha256, weight_files
+from .structure import rebuild_from
+from .tensors import fit_weights
+from .weights import SUFFIXES, read_state, read_weights, sha256, weight_files
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,10 @@ class Source:
 
     Args:
         label: what the person named.
-        origin: plain data for `prismify.json`: kind, path, SHA-256 of the weights.
-        rebuild: plain data from which `load` makes the same structure again; None asks for a skeleton.
+        origin: plain data for `prismify.json`: kind, path, class.
         make: builds the model; with `empty` no memory is spent on weights where that can be avoided.
-        has_weights: whether it brings weights, or only an architecture.
+        rebuild: plain data from which `load` makes the same structure again; None asks the model itself.
+        files: the weights; none where the model starts afresh.
         config: the folder's `config.json`, copied to the output.
     """
 
@@ -34,7 +36,7 @@ class Source:
     origin: dict[str, Any]
     make: Callable[[bool], nn.Module] = field(repr=False)
     rebuild: dict[str, Any] | None = None
-    has_weights: bool = True
+    files: tuple[Path, ...] = ()
     config: dict[str, Any] | None = None
 
     def build(self, *, empty: bool = False) -> nn.Module:
@@ -44,6 +46,11 @@ class Source:
             SourceError: it cannot be read, or its weights do not fit.
         """
         return self.make(empty).eval()
+
+    def described(self) -> dict[str, Any]:
+        """The origin with the SHA-256 of every weights file, which reads them whole."""
+        hashes = {file.name: sha256(file) for file in self.files}
+        return {**self.origin, "sha256": hashes} if hashes else self.origin
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,15 @@ class Pipeline:
     others: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Trust:
+    """What a person lets a source do."""
+
+    allow: tuple[str, ...]
+    pickle: bool
+    code: bool
+
+
 def open_source(
     source: str,
     *,
@@ -63,6 +79,7 @@ def open_source(
     arguments: dict[str, Any] | None = None,
     allow: Iterable[str] = (),
     trust: bool = False,
+    trust_code: bool = False,
 ) -> Source | Pipeline:
     """Find out what a SOURCE is; nothing large is read yet.
 
@@ -72,21 +89,20 @@ def open_source(
         model: the reference of the architecture, for a weights file.
         arguments: of the reference's factory.
         allow, trust: for pickled files, as in `read_pickle`.
+        trust_code: for folders that prismify wrote, as in `load`.
 
     Raises:
         SourceError: it is none of these, or lacks what its kind needs.
     """
     path = Path(source)
     arguments = dict(arguments or {})
+    trusted = _Trust(tuple(allow), trust, trust_code)
     if path.is_dir():
         if model or arguments:
             raise SourceError(f"{source} is a folder and says itself which model it holds: drop --model and --arg")
-        return _folder(path)
+        return _folder(path, trusted)
     if path.suffix in SUFFIXES or path.is_file():
-        if not path.is_file():
-            raise SourceError(f"{source}: no such file")
-        reference = parse_reference(model, arguments) if model else None
-        return _weights(path, reference, tuple(allow), trust)
+        return _weights(path, model, arguments, trusted)
     if ":" not in source:
         raise SourceError(
             f"{source}: no such file or folder, and no model reference such as diffusers:AutoencoderKL or timm:resnet18"
@@ -98,24 +114,30 @@ def open_source(
 
 def _reference(reference: Reference) -> Source:
     origin = {"kind": "reference", "reference": str(reference), "arguments": reference.arguments}
-    return Source(
-        str(reference),
-        origin,
-        lambda empty: shapes_only(reference.build) if empty else reference.build(),
-        rebuild_from(reference),
-        has_weights=any(reference.arguments.get(k) for k in ("pretrained", "weights")),
-    )
+    if not reference.runs_code and not reference.pretrained:
+        origin["weights"] = "fresh"
+
+    def make(empty: bool) -> nn.Module:
+        return shapes_only(reference.build) if empty else reference.build()
+
+    return Source(str(reference), origin, make, rebuild_from(reference))
 
 
-def _weights(path: Path, reference: Reference | None, allow: tuple[str, ...], trust: bool) -> Source:
+def _weights(path: Path, model: str | None, arguments: dict[str, Any], trust: _Trust) -> Source:
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file")
+    if path.suffix == ".py":
+        raise SourceError(f"{path} is Python code: name the factory in it, as {path}:factory")
+    if arguments and not model:
+        raise SourceError("--arg gives arguments to a model reference: name one with --model")
+    reference = parse_reference(model, arguments).without_pretrained() if model else None
     origin: dict[str, Any] = {"kind": "weights", "path": str(path.resolve())}
     if reference is not None:
         origin |= {"reference": str(reference), "arguments": reference.arguments}
 
     def make(empty: bool) -> nn.Module:
-        if reference is not None and empty:
-            return shapes_only(reference.without_pretrained().build)
-        content = read_weights(path, allow=allow, trust=trust)
+        shapes = empty and reference is not None
+        content = read_weights(path, allow=trust.allow, trust=trust.pickle, shapes=shapes)
         if isinstance(content, nn.Module):
             if reference is not None:
                 raise SourceError(f"{path} holds a whole {type(content).__name__}: drop --model")
@@ -125,79 +147,78 @@ def _weights(path: Path, reference: Reference | None, allow: tuple[str, ...], tr
                 f"{path} holds weights without an architecture: name it with --model, "
                 "such as --model diffusers:AutoencoderKL or --model file.py:factory"
             )
-        built = reference.without_pretrained().build(empty=True)
-        fit_weights(built, content, str(path))
+        built = shapes_only(reference.build) if empty else reference.build(empty=True)
+        fit_weights(built, content, str(path), shapes=shapes)
         return built
 
-    files = weight_files(path)
-    return Source(
-        str(path),
-        {**origin, "sha256": {file.name: sha256(file) for file in files if file.is_file()}},
-        make,
-        rebuild_from(reference) if reference else None,
-    )
+    rebuild = rebuild_from(reference) if reference is not None else None
+    return Source(str(path), origin, make, rebuild, tuple(weight_files(path)))
 
 
-def _folder(folder: Path) -> Source | Pipeline:
+def _folder(folder: Path, trust: _Trust) -> Source | Pipeline:
     if (folder / PIPELINE_NAME).is_file():
-        return _pipeline(folder)
+        return _pipeline(folder, trust)
+    return _model_folder(folder, trust)
+
+
+def _model_folder(folder: Path, trust: _Trust) -> Source:
     if (folder / MANIFEST_NAME).is_file():
-        return _converted(folder)
+        return _converted(folder, trust)
     if (folder / CONFIG_NAME).is_file():
-        return _diffusers_folder(folder)
+        return _diffusers_folder(folder, trust)
     raise SourceError(
         f"{folder} holds no {CONFIG_NAME}, {PIPELINE_NAME} or {MANIFEST_NAME}: "
         "it is no diffusers model, no pipeline, and nothing prismify wrote"
     )
 
 
-def _converted(folder: Path) -> Source:
-    from .folder import load
+def _converted(folder: Path, trust: _Trust) -> Source:
+    from .folder import WEIGHTS_NAME, load
 
     manifest = read_manifest(folder)
     origin = {"kind": "prismify folder", "path": str(folder.resolve()), "before": manifest["source"]}
-    return Source(str(folder), origin, lambda empty: load(folder), manifest["model"], config=read_config(folder))
+    rebuild = dict(manifest["model"])
+    if rebuild.get("kind") == "reference":
+        reference = parse_reference(str(rebuild.get("reference")))
+        if reference.file is not None:
+            rebuild["reference"] = f"{folder.resolve() / reference.file.name}:{reference.target}"
+    return Source(
+        str(folder),
+        origin,
+        lambda empty: load(folder, allow=trust.allow, trust_code=trust.code),
+        rebuild,
+        (folder / WEIGHTS_NAME,),
+        read_config(folder),
+    )
 
 
-def _diffusers_folder(folder: Path) -> Source:
+def _diffusers_folder(folder: Path, trust: _Trust) -> Source:
     config = read_config(folder)
     assert config is not None
     diffusers = family("diffusers")
-    found = next((folder / name for name in diffusers.WEIGHT_NAMES if (folder / name).is_file()), None)
-    files = weight_files(found) if found else []
-    origin = {
-        "kind": "diffusers folder",
-        "path": str(folder.resolve()),
-        "class": config.get("_class_name"),
-        "sha256": {file.name: sha256(file) for file in files if file.is_file()},
-    }
+    found: Path | None = diffusers.weights_file(folder)
+    origin = {"kind": "diffusers folder", "path": str(folder.resolve()), "class": config.get("_class_name")}
+    if found is None:
+        origin["weights"] = "fresh"
 
     def make(empty: bool) -> nn.Module:
-        if empty:
-            return shapes_only(lambda: diffusers.from_config(config))
-        if found is None:
+        if found is None and not empty:
             return diffusers.from_config(config)  # type: ignore[no-any-return]
-        with empty_parameters():
-            model: nn.Module = diffusers.from_config(config)
-        state = read_weights(found)
-        assert not isinstance(state, nn.Module)
-        fit_weights(model, diffusers.rename_old_keys(model, state), str(found))
+        model = (shapes_only if empty else build_empty)(lambda: diffusers.from_config(config))
+        if found is not None:
+            state = read_state(found, allow=trust.allow, trust=trust.pickle, shapes=empty)
+            fit_weights(model, diffusers.rename_old_keys(model, state), str(found), shapes=empty)
         return model
 
-    return Source(str(folder), origin, make, {"kind": "diffusers"}, has_weights=found is not None, config=config)
+    files = tuple(weight_files(found)) if found else ()
+    return Source(str(folder), origin, make, {"kind": "diffusers"}, files, config)
 
 
-def _pipeline(folder: Path) -> Pipeline:
+def _pipeline(folder: Path, trust: _Trust) -> Pipeline:
     index = read_json(folder / PIPELINE_NAME)
     parts = family("diffusers").pipeline_parts(folder, index)
     if not parts:
         raise SourceError(f"{folder}: none of the pipeline's components is a diffusers model")
-    opened = {name: _folder(folder / name) for name in parts}
-    others = tuple(sorted(p.name for p in folder.iterdir() if p.name not in parts and p.is_dir()))
-    return Pipeline(str(folder), folder, {k: v for k, v in opened.items() if isinstance(v, Source)}, others)
-
-
-def rebuild_from(reference: Reference) -> dict[str, Any]:
-    """What `load` needs to build the reference's structure again."""
-    plain = reference.without_pretrained()
-    return {"kind": "reference", "reference": str(plain), "arguments": plain.arguments}
+    opened = {name: _model_folder(folder / name, trust) for name in parts}
+    others = (p.name for p in folder.iterdir() if p.is_dir() and p.name not in parts and not p.name.startswith("."))
+    return Pipeline(str(folder), folder, opened, tuple(sorted(others)))

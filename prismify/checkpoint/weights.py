@@ -1,31 +1,37 @@
-"""State dicts: read them from files, fit them to models, write them."""
+"""Weights files: safetensors, pickles, and indexes of shards."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import SourceError
+from .manifest import read_json
 from .pickles import read_pickle
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".th")
 SUFFIXES = (".safetensors", *PICKLES)
-_INDEX = ".index.json"
-#: Where training scripts put the state dict among other things, in the order of preference.
+#: `model.safetensors.index.json`, or `model.safetensors.index.fp16.json` for a variant.
+_INDEX = re.compile(r"\.index(\.[\w-]+)?\.json$")
+#: Where training scripts put the state dict or the model among other things, in the order of preference.
 _NESTED = ("state_dict", "model_state_dict", "params_ema", "params", "model", "module", "ema")
-_WRAPPERS = ("module.", "_orig_mod.")
 
 
-def read_weights(path: Path, *, allow: Iterable[str] = (), trust: bool = False) -> dict[str, Tensor] | nn.Module:
+def read_weights(
+    path: Path, *, allow: Iterable[str] = (), trust: bool = False, shapes: bool = False
+) -> dict[str, Tensor] | nn.Module:
     """The state dict in a file, or the whole module where one was pickled.
+
+    Args:
+        allow, trust: see `read_pickle`.
+        shapes: the tensors on `meta`: their values are not read.
 
     Raises:
         SourceError: the file is missing, damaged, or holds neither.
@@ -33,58 +39,49 @@ def read_weights(path: Path, *, allow: Iterable[str] = (), trust: bool = False) 
     """
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
-    if path.name.endswith(_INDEX):
-        return _read_shards(path, allow=allow, trust=trust)
+    if _INDEX.search(path.name):
+        return _read_shards(path, allow=tuple(allow), trust=trust, shapes=shapes)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix not in PICKLES:
+        content: dict[str, Tensor] | nn.Module = _read_safetensors(path, shapes)
+    elif path.suffix in PICKLES:
+        content = _model_or_state(read_pickle(path, allow=allow, trust=trust, mmap=shapes), path)
+    else:
         raise SourceError(f"{path}: weights end in {', '.join(SUFFIXES)}")
-    content = read_pickle(path, allow=allow, trust=trust)
-    return content if isinstance(content, nn.Module) else _state_dict(content, path)
+    if shapes and not isinstance(content, nn.Module):
+        return {name: tensor.to("meta") for name, tensor in content.items()}
+    return content
 
 
-def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Give `model` (real or on `meta`) the tensors of `state`: every key, every shape, the file's dtypes.
-
-    Tied weights stay tied, and may be missing from `state` under all names but one.
+def read_state(
+    path: Path, *, allow: Iterable[str] = (), trust: bool = False, shapes: bool = False
+) -> dict[str, Tensor]:
+    """`read_weights`, of a file that holds a state dict.
 
     Raises:
-        SourceError: keys or shapes differ; the first three are named with both shapes.
+        SourceError: also for a whole module.
     """
-    tied = _aliases(model)
-    state = dict(state)
-    for names in tied:
-        present = [name for name in names if name in state]
-        state |= {name: state[present[0]] for name in names if present and name not in state}
-    expected = {k: v for k, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-    _compare(expected, state, where)
-    model.load_state_dict(state, strict=False, assign=True)
-    for names in tied:
-        _tie(model, names)
-
-
-def unique_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict with each tied tensor once and no two tensors sharing memory, ready for safetensors."""
-    drop = {name for names in _aliases(model) for name in names[1:]}
-    state: dict[str, Tensor] = {}
-    memory: set[int] = set()
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor) or name in drop:
-            continue
-        tensor = value.detach().cpu().contiguous()
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in memory:
-            tensor = tensor.clone()
-        memory.add(tensor.untyped_storage().data_ptr())
-        state[name] = tensor
-    return state
+    content = read_weights(path, allow=allow, trust=trust, shapes=shapes)
+    if isinstance(content, nn.Module):
+        raise SourceError(f"{path} holds a whole {type(content).__name__}, where a state dict is wanted")
+    return content
 
 
 def write_safetensors(state: dict[str, Tensor], path: Path) -> None:
-    """Write a state dict; OSError where the disk does not take it."""
+    """Write a state dict.
+
+    Raises:
+        OSError: the disk does not take it.
+        SourceError: safetensors has no form for one of the tensors.
+    """
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(state, path, metadata={"format": "pt"})
+        path.chmod(mode)  # safetensors makes files that only their owner reads, whatever the umask
     except SafetensorError as error:
         raise OSError(f"{error}") from error
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise SourceError(f"the weights cannot be written as safetensors: {' '.join(str(error).split())}") from error
 
 
 def sha256(path: Path) -> str:
@@ -94,101 +91,48 @@ def sha256(path: Path) -> str:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files a weights path stands for: itself, or the shards of an index and the index.
+    """The files a weights path stands for: itself, or an index and its shards.
 
     Raises:
         SourceError: the index is not one, or points outside its folder.
     """
-    if not path.name.endswith(_INDEX):
+    if not _INDEX.search(path.name):
         return [path]
-    try:
-        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise SourceError(f"{path} is not an index of shards") from error
-    for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise SourceError(f"{path} names a shard outside its folder: {shard!r}")
-    return [path, *(path.parent / shard for shard in shards)]
+    names = read_json(path).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise SourceError(f"{path} is not an index of shards: it has no weight_map")
+    for shard in names.values():
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(SUFFIXES):
+            raise SourceError(f"{path} names a shard outside its folder, or no weights: {shard!r}")
+    return [path, *(path.parent / shard for shard in sorted(set(names.values())))]
 
 
-def _read_shards(path: Path, *, allow: Iterable[str], trust: bool) -> dict[str, Tensor]:
+def _read_shards(path: Path, *, allow: tuple[str, ...], trust: bool, shapes: bool) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for shard in weight_files(path)[1:]:
-        part = read_weights(shard, allow=allow, trust=trust)
-        if isinstance(part, nn.Module):
-            raise SourceError(f"{shard} holds a module, not a shard of weights")
-        state |= part
+        state |= read_state(shard, allow=allow, trust=trust, shapes=shapes)
     return state
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, shapes: bool) -> dict[str, Tensor]:
     try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
+        mapped = load_file(path)
+        # In the mapped file tensors begin anywhere. Kernels choose by alignment, and round differently then;
+        # and a map breaks when somebody shortens the file.
+        return mapped if shapes else {name: tensor.clone() for name, tensor in mapped.items()}
+    except Exception as error:
         raise SourceError(f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())})") from error
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+def _model_or_state(content: Any, path: Path) -> dict[str, Tensor] | nn.Module:
+    if isinstance(content, nn.Module):
+        return content
     if not isinstance(content, Mapping):
         raise SourceError(f"{path} holds a {type(content).__name__}, neither a state dict nor a module")
-    nested: Any = content
-    if not _holds_tensors(nested):
-        nested = next((content[k] for k in _NESTED if k in content and _holds_tensors(content[k])), None)
-        if nested is None:
-            keys = ", ".join(str(k) for k in list(content)[:5])
-            raise SourceError(f"{path} holds no state dict; its keys are {keys or 'none'}")
-    state = {str(k): v for k, v in nested.items() if isinstance(v, Tensor)}
-    for prefix in _WRAPPERS:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
-
-
-def _compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
-    problems = []
-    for name in dict.fromkeys([*expected, *state]):
-        if name not in state:
-            problems.append(f"{name} is missing (the model has {_shape(expected[name])})")
-        elif name not in expected:
-            problems.append(f"{name} {_shape(state[name])} is not in the model")
-        elif state[name].shape != expected[name].shape:
-            problems.append(f"{name} is {_shape(state[name])}, in the model {_shape(expected[name])}")
-    if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise SourceError(f"{where} does not fit the model: " + "; ".join(problems[:3]) + more)
-
-
-def _shape(tensor: Tensor) -> str:
-    return "(" + ", ".join(map(str, tensor.shape)) + ")"
-
-
-def _aliases(model: nn.Module) -> list[list[str]]:
-    """Groups of names that are one parameter or buffer."""
-    groups: dict[int, list[str]] = {}
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in named:
-        groups.setdefault(id(tensor), []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
-
-
-def _tie(model: nn.Module, names: list[str]) -> None:
-    def slot(name: str) -> tuple[dict[str, Any], str]:
-        owner, _, leaf = name.rpartition(".")
-        module = model.get_submodule(owner)
-        return (module._parameters if leaf in module._parameters else module._buffers), leaf
-
-    slots, leaf = slot(names[0])
-    first = slots[leaf]
-    for name in names[1:]:
-        slots, leaf = slot(name)
-        slots[leaf] = first
-
-
-def meta_names(model: nn.Module) -> list[str]:
-    """Names of parameters and buffers that still have no memory."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return [name for name, tensor in named if tensor.device == torch.device("meta")]
+    for value in (*(content.get(key) for key in _NESTED), content):
+        if isinstance(value, nn.Module):
+            return value
+        if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values()):
+            return {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
+    keys = ", ".join(str(key) for key in list(content)[:5])
+    raise SourceError(f"{path} holds no state dict; its keys are {keys or 'none'}")

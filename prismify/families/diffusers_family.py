@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, cast
 
 import diffusers
 from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from ..errors import SourceError
-from .names import unknown_name
+from .names import check_part_name, unknown_name
 
 CONFIG_NAME = "config.json"
 PIPELINE_NAME = "model_index.json"
-#: Where a model folder's weights may lie, in the order of preference.
-WEIGHT_NAMES = (
+#: Where a model folder's weights may lie, in the order of preference; `*` is a variant such as fp16.
+_WEIGHTS = (
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
     "model.safetensors",
     "model.safetensors.index.json",
-    "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.bin",
-    "diffusion_pytorch_model.fp16.bin",
+    "diffusion_pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.*.safetensors",
+    "diffusion_pytorch_model.safetensors.index.*.json",
+    "diffusion_pytorch_model.*.bin",
+    "diffusion_pytorch_model.bin.index.*.json",
 )
+_SHARD = re.compile(r"-\d+-of-\d+\.")
+#: Libraries that a pipeline's parts may come from; any other name would be imported as Python code.
+_LIBRARIES = {"diffusers", "transformers"}
+
+
+def weights_file(folder: Path) -> Path | None:
+    """The weights of a model folder, or the index of their shards; None where it holds only a config.
+
+    Raises:
+        SourceError: there are weights, but under no name that diffusers gives.
+    """
+    for pattern in _WEIGHTS:
+        found = sorted(p for p in folder.glob(pattern) if p.is_file() and not _SHARD.search(p.name))
+        if found:
+            return found[0]
+    if strange := sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt", ".ckpt")):
+        raise SourceError(f"{folder} holds {strange[0]}, which is no name that diffusers gives a model's weights")
+    return None
 
 
 def model_class(name: str) -> type[nn.Module]:
@@ -49,12 +73,17 @@ def from_config(config: dict[str, Any]) -> nn.Module:
     """A model with fresh weights from the content of a `config.json`.
 
     Raises:
-        SourceError: the config names no class, or one that diffusers lacks.
+        SourceError: the config names no class, or one that diffusers lacks, or does not fit it.
     """
     name = config.get("_class_name")
     if not isinstance(name, str):
         raise SourceError("config.json names no _class_name: it is not a diffusers model's")
-    model: nn.Module = cast(Any, model_class(name)).from_config(config)
+    made = cast(Any, model_class(name))
+    try:
+        model: nn.Module = made.from_config(config)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise SourceError(f"config.json does not make a {name}: {type(error).__name__}: {text}") from error
     return model
 
 
@@ -73,28 +102,68 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     return state
 
 
-def pipeline_parts(folder: Path, index: dict[str, Any]) -> dict[str, str]:
-    """Component -> class name, for every component that is a diffusers model."""
-    parts = {}
+def freeze_configs(model: nn.Module) -> None:
+    """Give the modules of an unpickled model back their `FrozenDict` configs, read as plain dictionaries."""
+    for module in model.modules():
+        config = vars(module).get("_internal_dict")
+        if type(config) is OrderedDict:
+            module._internal_dict = FrozenDict(config)
+
+
+def pipeline_parts(folder: Path, index: dict[str, Any]) -> list[str]:
+    """The components that are diffusers models.
+
+    Raises:
+        SourceError: a component's name leads out of the folder.
+    """
+    parts = []
     for name, entry in index.items():
-        if isinstance(entry, list) and len(entry) == 2 and entry[0] == "diffusers" and (folder / name).is_dir():
+        if not isinstance(entry, list) or len(entry) != 2:
+            continue
+        check_part_name(name, folder / PIPELINE_NAME)
+        if entry[0] == "diffusers" and (folder / name / CONFIG_NAME).is_file():
             found = getattr(diffusers, str(entry[1]), None) if str(entry[1]) in dir(diffusers) else None
-            if isinstance(found, type) and issubclass(found, ModelMixin) and (folder / name / CONFIG_NAME).is_file():
-                parts[name] = str(entry[1])
+            if isinstance(found, type) and issubclass(found, ModelMixin):
+                parts.append(name)
     return parts
 
 
-def load_pipeline(folder: Path, parts: dict[str, nn.Module]) -> Any:
-    """The pipeline in `folder` with some of its components given.
+def load_pipeline(folder: Path, index: dict[str, Any], parts: dict[str, nn.Module], *, trust_code: bool) -> Any:
+    """The pipeline in `folder` with some of its components given; the others take the dtype of those.
 
     Raises:
-        SourceError: a component that was not converted cannot be loaded.
+        SourceError: a component that was not converted cannot be loaded, or is Python code that is not trusted.
     """
+    if not trust_code:
+        _check_libraries(folder, index)
+    options: dict[str, Any] = {"variant": "fp16" if any(folder.glob("*/*.fp16.*")) else None}
+    if trust_code:
+        options["trust_remote_code"] = True
     try:
-        return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **parts)
+        pipeline = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **options, **parts)
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise SourceError(f"{folder}: the pipeline around the converted parts cannot be loaded: {text}") from error
+    dtypes = {p.dtype for part in parts.values() for p in part.parameters() if p.is_floating_point()}
+    for name, component in pipeline.components.items():
+        if len(dtypes) == 1 and name not in parts and isinstance(component, nn.Module):
+            component.to(next(iter(dtypes)))
+    return pipeline
+
+
+def _check_libraries(folder: Path, index: dict[str, Any]) -> None:
+    """See that an index names only classes of known libraries: diffusers imports whatever else it finds there."""
+    name = index.get("_class_name")
+    code = None if isinstance(name, str) and name in dir(diffusers) else f"_class_name {name!r}"
+    for part, entry in index.items():
+        library = entry[0] if isinstance(entry, list) and entry else None
+        known = library is None or library in _LIBRARIES or library in dir(diffusers.pipelines)
+        if not known or (isinstance(library, str) and (folder / part / f"{library}.py").exists()):
+            code = f"{part} of {library!r}"
+    if code is not None:
+        raise SourceError(
+            f"{folder / PIPELINE_NAME} names {code}, which runs Python code: load it with trust_code=True"
+        )
 
 
 def version() -> str:
