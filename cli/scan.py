@@ -84,6 +84,7 @@ def _scan(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, An
     """The report; the plan goes to `plan_out` where one is wanted."""
     from ..checkpoint import Pipeline, Source, pipeline_report
     from ..checkpoint.atomic import whole_file
+    from ..checkpoint.manifest import write_json
     from ..errors import SourceError
     from ..plan import Plan
     from ..report import build_report
@@ -107,5 +108,5 @@ def _scan(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, An
     plan = plan_of(source)
     if plan_out is not None:
         with whole_file(plan_out) as draft:
-            plan.save(draft)
+            write_json(draft, plan.to_dict())
     return build_report(plan, source.label, source.origin)

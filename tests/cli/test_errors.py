@@ -77,7 +77,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "factory fails": (["no_match.py:fails"], "no_match.py:fails failed: RuntimeError: first second"),
     "factory gives text": (["no_match.py:text"], "no_match.py:text returned a str, not an nn.Module"),
     "wrong argument": (["net.py:make", "--arg", "depth=3"], "net.py:make failed: TypeError"),
-    "policy": (["net.py:make", "--policy", "papers"], "policy 'papers' is not one of paper, volumes"),
+    "policy": (["net.py:make", "--policy", "papers"], "'papers' is not one of paper, volumes"),
     "topology": (["net.py:make", "--topology", "torus"], "topology 'torus' is not one of zero, replicate, circular"),
     "bias": (["net.py:make", "--bias", "none"], "bias 'none' is not one of scalar, channel"),
     "kernel": (["net.py:make", "--channel-kernel", "4"], "channel kernel size 4 must be odd and positive"),
