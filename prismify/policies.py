@@ -54,7 +54,8 @@ class Policy:
     def __post_init__(self) -> None:
         hints = get_type_hints(Policy)
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, fit(getattr(self, field.name), hints[field.name], field.name))
+            where = "policy" if field.name == "name" else field.name
+            object.__setattr__(self, field.name, fit(getattr(self, field.name), hints[field.name], where))
         if self.channel_kernel_size < 1 or self.channel_kernel_size % 2 == 0:
             raise PlanError(f"channel kernel size {self.channel_kernel_size} must be odd and positive")
         if self.name == "paper" and (self.depth is not None or self.feed_forward):

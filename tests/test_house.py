@@ -19,7 +19,7 @@ ORDER = [
     {"graph"},
     {"validation", "count", "inventory", "plan", "policies"},
     {"scanning", "report"},
-    {"rewrite", "rewrite_graph", "verify", "handoff"},
+    {"rewrite", "rewrite_graph", "verify", "handoff", "bench"},
     {"families"},
     {"checkpoint"},
     {"cli"},
