@@ -2,7 +2,8 @@
 
 from .folder import load, save
 from .manifest import read_manifest
+from .origin import Pipeline, Source
 from .pipeline import pipeline_report, save_pipeline
-from .source import Pipeline, Source, open_source
+from .source import open_source
 
 __all__ = ["Pipeline", "Source", "load", "open_source", "pipeline_report", "read_manifest", "save", "save_pipeline"]

@@ -29,8 +29,8 @@ from .manifest import (
     read_manifest,
     write_json,
 )
+from .origin import Source
 from .reference import parse_reference
-from .source import Source
 from .structure import (
     build_structure,
     check_structure,

@@ -16,7 +16,7 @@ from ..report import build_report, join_reports, report_markdown
 from .atomic import check_output, whole_folder
 from .folder import PAGE_NAME, write_model
 from .manifest import FILES_KEY, FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, read_report, write_json
-from .source import Pipeline
+from .origin import Pipeline
 
 
 def save_pipeline(pipeline: Pipeline, converted: dict[str, nn.Module], folder: Path, *, force: bool = False) -> None:

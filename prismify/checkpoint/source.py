@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +12,13 @@ from torch import nn
 from ..errors import SourceError
 from ..families import family
 from .empty import build_empty, shapes_only
+from .folder import WEIGHTS_NAME, load
 from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
+from .origin import Pipeline, Source
 from .reference import Reference, parse_reference
 from .structure import rebuild_from
 from .tensors import fit_weights
-from .weights import SUFFIXES, read_state, read_weights, sha256, weight_files
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model that can be built, and what to write down about where it came from.
-
-    Args:
-        label: what the person named.
-        origin: plain data for `prismify.json`: kind, path, class.
-        make: builds the model; with `empty` no memory is spent on weights where that can be avoided.
-        rebuild: plain data from which `load` makes the same structure again; None asks the model itself.
-        files: the weights; none where the model starts afresh.
-        config: the folder's `config.json`, copied to the output.
-    """
-
-    label: str
-    origin: dict[str, Any]
-    make: Callable[[bool], nn.Module] = field(repr=False)
-    rebuild: dict[str, Any] | None = None
-    files: tuple[Path, ...] = ()
-    config: dict[str, Any] | None = None
-
-    def build(self, *, empty: bool = False) -> nn.Module:
-        """The model: with its weights, or on `meta` where that can be.
-
-        Raises:
-            SourceError: it cannot be read, or its weights do not fit.
-        """
-        return self.make(empty).eval()
-
-    def described(self) -> dict[str, Any]:
-        """The origin with the SHA-256 of every weights file, which reads them whole."""
-        hashes = {file.name: sha256(file) for file in self.files}
-        return {**self.origin, "sha256": hashes} if hashes else self.origin
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """A diffusers pipeline folder: the parts that are models, and everything else, which stays as it is."""
-
-    label: str
-    folder: Path
-    parts: dict[str, Source]
-    others: tuple[str, ...]
+from .weights import SUFFIXES, read_state, read_weights, weight_files
 
 
 @dataclass(frozen=True)
@@ -173,8 +131,6 @@ def _model_folder(folder: Path, trust: _Trust) -> Source:
 
 
 def _converted(folder: Path, trust: _Trust) -> Source:
-    from .folder import WEIGHTS_NAME, load
-
     manifest = read_manifest(folder)
     origin = {"kind": "prismify folder", "path": str(folder.resolve()), "before": manifest["source"]}
     rebuild = dict(manifest["model"])

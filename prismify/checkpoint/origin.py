@@ -1,0 +1,56 @@
+"""A model that can be built, and what is written down about where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .weights import sha256
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that can be built, and what to write down about where it came from.
+
+    Args:
+        label: what the person named.
+        origin: plain data for `prismify.json`: kind, path, class.
+        make: builds the model; with `empty` no memory is spent on weights where that can be avoided.
+        rebuild: plain data from which `load` makes the same structure again; None asks the model itself.
+        files: the weights; none where the model starts afresh.
+        config: the folder's `config.json`, copied to the output.
+    """
+
+    label: str
+    origin: dict[str, Any]
+    make: Callable[[bool], nn.Module] = field(repr=False)
+    rebuild: dict[str, Any] | None = None
+    files: tuple[Path, ...] = ()
+    config: dict[str, Any] | None = None
+
+    def build(self, *, empty: bool = False) -> nn.Module:
+        """The model: with its weights, or on `meta` where that can be.
+
+        Raises:
+            SourceError: it cannot be read, or its weights do not fit.
+        """
+        return self.make(empty).eval()
+
+    def described(self) -> dict[str, Any]:
+        """The origin with the SHA-256 of every weights file, which reads them whole."""
+        hashes = {file.name: sha256(file) for file in self.files}
+        return {**self.origin, "sha256": hashes} if hashes else self.origin
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A diffusers pipeline folder: the parts that are models, and everything else, which stays as it is."""
+
+    label: str
+    folder: Path
+    parts: dict[str, Source]
+    others: tuple[str, ...]
