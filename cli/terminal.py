@@ -73,6 +73,10 @@ def steps() -> Iterator[Begin]:
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
     """Keep stdout for the result: prints of libraries, and of programs that they start, go to stderr."""
+    if sys.stdout is None:  # closed by whoever started this: nobody reads what would be kept
+        with redirect_stdout(sys.stderr):
+            yield
+        return
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

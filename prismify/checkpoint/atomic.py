@@ -23,7 +23,9 @@ def check_output(folder: Path, *, force: bool, source: Path | None = None) -> No
         OutputError: it exists and `force` is off; or it is not one that prismify wrote, or holds more than
             that; or its parent cannot be written.
     """
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+    if folder.is_symlink():
+        raise OutputError(f"{folder} is a link; name the folder itself")
+    if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; choose another output")
     if folder.is_dir():
         if folder.resolve() in (Path.cwd(), *Path.cwd().parents):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +69,9 @@ def python() -> Callable[..., Ran]:
     def start(
         code: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
     ) -> Ran:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+        # Sums are split among threads, so results are the same only with as many.
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **threads, **(env or {})}
         done = subprocess.run(
             [sys.executable, *options, "-c", _START + code], cwd=cwd, env=environment, capture_output=True, text=True
         )

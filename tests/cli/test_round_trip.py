@@ -140,19 +140,34 @@ for name, inputs in kinds.items():
         output = model(*inputs)
     state = {k: v for k, v in model.state_dict().items()}
     outputs[name] = (output if isinstance(output, torch.Tensor) else output[0], state)
-torch.save(outputs, "outputs.pt")
+pipeline = prismify.load("converted/pipeline")
+pipeline.set_progress_bar_config(disable=True)
+images = pipeline(generator=torch.manual_seed(0), num_inference_steps=2, output_type="np").images
+torch.save((outputs, torch.from_numpy(images)), "outputs.pt")
 """
 
 
+def write_pipeline(folder: Path) -> diffusers.LDMPipeline:
+    blocks: dict[str, Any] = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    unet = diffusers.UNet2DModel(sample_size=8, block_out_channels=(16,), norm_num_groups=4, **blocks)
+    vqvae = diffusers.VQModel(block_out_channels=(16,), norm_num_groups=4, sample_size=8)
+    pipeline = diffusers.LDMPipeline(vqvae, unet, diffusers.DDIMScheduler(num_train_timesteps=4))
+    pipeline.save_pretrained(folder / "pipeline")
+    return pipeline
+
+
+Outcome = tuple[Path, nn.Module, Tensor, Tensor, dict[str, Tensor]]
+
+
 @pytest.fixture(scope="module")
-def converted(
+def everything(
     tmp_path_factory: pytest.TempPathFactory, run: Callable[..., Any], python: Callable[..., Any]
-) -> dict[str, tuple[Path, nn.Module, Tensor, Tensor, dict[str, Tensor]]]:
-    """Kind -> (folder, model before saving, its output, output and state in a fresh process elsewhere)."""
+) -> tuple[dict[str, Outcome], Tensor, Tensor]:
+    """Every source converted here and read in one fresh process; what a pipeline samples here and there."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("sources")
     kept: dict[str, nn.Module] = {}
-    save = checkpoint.save
+    save, save_pipeline = checkpoint.save, checkpoint.save_pipeline
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
 
@@ -160,7 +175,12 @@ def converted(
             kept[Path(output).name] = model
             save(model, output, **options)
 
+        def keep_parts(pipeline: Any, models: dict[str, nn.Module], output: Path, **options: Any) -> None:
+            kept.update(models)
+            save_pipeline(pipeline, models, output, **options)
+
         patch.setattr(checkpoint, "save", keep)
+        patch.setattr(checkpoint, "save_pipeline", keep_parts)
         kinds = write_sources(folder)
         for name, kind in kinds.items():
             ran = run("convert", kind.source, *kind.words, "-o", f"converted/{name}", "--json")
@@ -170,6 +190,8 @@ def converted(
             ran = run("convert", f"converted/{source}", "-o", f"converted/{name}", *words)
             assert ran.code == 0, (name, ran.err)
             kinds[name] = kinds[source]
+        pipeline = write_pipeline(folder)
+        assert run("convert", "pipeline", "-o", "converted/pipeline").code == 0
     inputs = {name: inputs_for(kind, kept[name]) for name, kind in kinds.items()}
     elsewhere = tmp_path_factory.mktemp("elsewhere")  # without the sources: folders stand on their own
     shutil.move(folder / "converted", elsewhere / "converted")
@@ -177,11 +199,21 @@ def converted(
     torch.save(inputs, elsewhere / "kinds.pt")
     ran = python(READ, cwd=elsewhere)
     assert ran.code == 0, ran.err
-    read = torch.load(elsewhere / "outputs.pt")
-    return {
+    read, images = torch.load(elsewhere / "outputs.pt")
+    pipeline.register_modules(unet=kept["unet"], vqvae=kept["vqvae"])
+    pipeline.set_progress_bar_config(disable=True)
+    sampled = pipeline(generator=torch.manual_seed(0), num_inference_steps=2, output_type="np").images
+    outcomes = {
         name: (elsewhere / "converted" / name, kept[name], output_of(kept[name], inputs[name]), *read[name])
         for name in kinds
     }
+    return outcomes, torch.from_numpy(sampled), images
+
+
+@pytest.fixture(scope="module")
+def converted(everything: tuple[dict[str, Outcome], Tensor, Tensor]) -> dict[str, Outcome]:
+    """Kind -> (folder, model before saving, its output, output and state in a fresh process elsewhere)."""
+    return everything[0]
 
 
 KINDS = """
@@ -198,6 +230,11 @@ def test_a_fresh_process_gives_the_same_output_and_state(converted: Any, name: s
     assert {k: v.dtype for k, v in state.items()} == {k: v.dtype for k, v in model.state_dict().items()}
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
+
+
+def test_a_pipeline_samples_the_same_in_a_fresh_process(everything: Any) -> None:
+    _, before, after = everything
+    assert torch.equal(before, after)
 
 
 def test_every_kind_is_tested(converted: Any) -> None:
