@@ -33,19 +33,31 @@ def choose_recipe(plan: Plan) -> Handoff:
     rows = {row["method"]: row for row in plan.capture}
     if "encode" in rows and "decode" in rows:
         return Handoff("autoencoder", "it has encode and decode")
-    shapes = [i["shape"] for i in rows.get("forward", {}).get("inputs", [])]
-    timed = any(len(s) >= 4 for s in shapes) and any(len(s) <= 1 or s[1:] == [1] for s in shapes)
-    if timed and plan.attention:
-        return Handoff("latent_diffusion", "it takes a time beside an image, and attends")
-    if timed:
+    denoises = _denoises(rows.get("forward", {"inputs": [], "outputs": []}))
+    if denoises and plan.attention:
+        return Handoff("latent_diffusion", "it takes a time beside an image, returns the image's size, and attends")
+    if denoises:
         return Handoff("single_image", "it takes a time beside an image, and is purely convolutional")
     return Handoff("distillation", "it is neither an autoencoder nor a denoiser, so its original teaches it")
+
+
+def _denoises(row: dict[str, Any]) -> bool:
+    """Whether a method takes one number a sample beside an image or tokens, and returns only as many positions."""
+    shapes = [list(i["shape"]) for i in row["inputs"]]
+    timed = any(len(s) <= 1 or s[1:] == [1] for s in shapes)
+
+    def positions(shape: list[int]) -> tuple[int, list[int]]:
+        return len(shape), shape[2:] if len(shape) >= 4 else shape[1:2]
+
+    data = [positions(s) for s in shapes if len(s) >= 3]
+    results = [positions(list(s)) for s in row["outputs"]]
+    return timed and bool(results) and all(result in data for result in results)
 
 
 def recipe_text(plan: Plan, model: nn.Module) -> str:
     """The content of `recipe.yaml` for a converted model."""
     handoff = choose_recipe(plan)
-    template = files("prismify.recipes").joinpath("configs", f"{handoff.recipe}.yaml").read_text()
+    template = files("prismify.recipes").joinpath("configs", f"{handoff.recipe}.yaml").read_text(encoding="utf-8")
     first: dict[str, Any] = plan.capture[0] if plan.capture else {"inputs": []}
     return Template(template).substitute(
         model=plan.model,

@@ -139,7 +139,10 @@ def replay(model: M, plan: Plan) -> M:
     Raises:
         PlanError: the plan does not fit the model.
     """
-    _swap(model, _build(model, plan))
+    new, modules = _build(model, plan), dict(model.named_modules())
+    _swap(model, {n: m for n, m in new.items() if is_layer(modules.get(n))})
+    if isinstance(model, fx.GraphModule):
+        replace_operators(model, {n: m for n, m in new.items() if not is_layer(modules.get(n))})
     model.prismify_plan = plan  # type: ignore[assignment]
     return model
 

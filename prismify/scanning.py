@@ -164,6 +164,7 @@ def _capture_row(capture: Capture) -> list[dict[str, Any]]:
             "method": entry.method,
             "technique": entry.technique,
             "inputs": [{"name": n, "shape": list(t.shape)} for n, t in entry.inputs.tensors()] if entry.inputs else [],
+            "outputs": [list(shape) for shape in entry.output_shapes],
             "failed": list(entry.failed),
         }
         for entry in capture.entries

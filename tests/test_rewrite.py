@@ -457,6 +457,16 @@ def test_graph_modules_are_rewritten_as_graphs(net, trace):
     assert {n for n, m in converted.named_modules() if isinstance(m, DeepPrism)} <= called
 
 
+def test_a_plan_is_replayed_on_a_graph_as_well():
+    from prismify.rewrite import replay
+
+    graph = torch.export.export(nets.Chain().eval(), (torch.randn(1, 3, 12, 12),))
+    plan = scan(graph.module(), (torch.randn(1, 3, 12, 12),))
+    replayed = replay(graph.module(), plan)
+    assert sum(isinstance(m, DeepPrism) for m in replayed.modules()) == 2
+    assert plan.parameters.after == sum(p.numel() for p in replayed.parameters())
+
+
 def test_a_graph_module_is_not_converted_in_place():
     with pytest.raises(PlanError, match=r"use prismify\.convert"):
         convert_(fx.symbolic_trace(nets.Chain()))
