@@ -101,11 +101,14 @@ def _convert(wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force
     from ..checkpoint.manifest import read_report
     from ..errors import PlanError, SourceError
     from ..plan import Plan
+    from ..policies import Policy
     from .work import opened
 
     check_output(output, force=force, source=Path(wanted.source))
     policy = wanted.policy()
     edited = Plan.load(plan) if plan is not None else None
+    if edited is not None and policy != Policy():
+        raise PlanError("--plan says what is replaced: drop --policy and the other options about that")
     source = opened(wanted)
     torch.manual_seed(seed)
     if not isinstance(source, Pipeline):

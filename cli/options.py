@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..graph import ExampleInputs
     from ..policies import Policy
 
+_LARGEST_INPUT = 1 << 28
 SOURCE_HELP = (
     "A diffusers model or pipeline folder; a weights file (.safetensors, .pt, .pth, .ckpt, .bin; with --model); "
     "or a model reference: diffusers:Class, timm:name, torchvision:name, package.module:factory, file.py:factory."
@@ -221,6 +223,8 @@ def _input(text: str) -> Any:
         raise typer.BadParameter(
             f"{text!r} is neither a shape such as 1,3,256,256 nor a .pt file", param_hint="--input"
         )
+    if prod(shape) > _LARGEST_INPUT:
+        raise typer.BadParameter(f"{text} is {prod(shape):,} numbers, more than a scan needs", param_hint="--input")
     generator = torch.Generator().manual_seed(0)
     tensor: Tensor = torch.randn(shape, generator=generator)
     return tensor

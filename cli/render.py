@@ -16,6 +16,7 @@ from ..families import FAMILIES
 from ..report import excluded_text, human, human_bytes, inputs_text, ratio_text
 from .table import layer_table
 
+_LEAST_WIDTH = 76
 _FILE_WIDTH = 140  # columns where there is no terminal and nobody says how many
 
 
@@ -55,6 +56,8 @@ def print_report(report: dict[str, Any], *, all_layers: bool = False) -> None:
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=_FILE_WIDTH)
+    elif console.width < _LEAST_WIDTH:  # lines that wrap are ugly; numbers cut short are wrong
+        console = Console(highlight=False, width=_LEAST_WIDTH)
     if "parts" not in report:
         _print_model(console, report, all_layers)
         return

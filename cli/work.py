@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from ..checkpoint import Pipeline, Source, open_source
-from ..errors import PrismifyError
+from ..errors import CaptureError, PrismifyError
 from ..graph import Capture, capture_all, unwrap
 from .options import Wanted, example_inputs
 
@@ -43,8 +43,14 @@ def captured(
             return capture_all(candidate, methods=wanted.methods)
         return capture_all(candidate, given.args, given.kwargs, wanted.methods)
 
-    capture = attempt(model)
-    if not capture.graphs and rebuild is not None and any(p.is_meta for p in model.parameters()):
-        model = rebuild()
+    can_rebuild = rebuild is not None and any(p.is_meta for p in model.parameters())
+    try:
         capture = attempt(model)
-    return model, capture
+        if capture.graphs or not can_rebuild:
+            return model, capture
+    except CaptureError:
+        if not can_rebuild:
+            raise
+    assert rebuild is not None
+    model = rebuild()
+    return model, attempt(model)

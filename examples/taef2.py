@@ -122,4 +122,7 @@ if __name__ == "__main__":
 
     if len(sys.argv) != 3:
         sys.exit("usage: python examples/taef2.py FOLDER_WITH_BOTH_PTH_FILES OUTPUT.safetensors")
+    missing = [name for name in ("taef2_encoder.pth", "taef2_decoder.pth") if not (Path(sys.argv[1]) / name).is_file()]
+    if missing:
+        sys.exit(f"{sys.argv[1]} holds no {missing[0]}")
     save_file(joined_weights(Path(sys.argv[1])), sys.argv[2])

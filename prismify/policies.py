@@ -60,6 +60,9 @@ class Policy:
             raise PlanError(f"channel kernel size {self.channel_kernel_size} must be odd and positive")
         if self.name == "paper" and (self.depth is not None or self.feed_forward):
             raise PlanError("depth and feed-forward belong to policy 'volumes': add --policy volumes")
+        for name in ("min_width", "min_volume"):
+            if getattr(self, name) < 0:
+                raise PlanError(f"{name} {getattr(self, name)} must not be negative")
         if self.depth is not None and self.depth < 1:
             raise PlanError(f"depth {self.depth} must be a positive number of channels")
 

@@ -41,7 +41,7 @@ def scan(
         >>> [(d.name, d.decision) for d in scan(net).layers]
         [('0', 'keep'), ('1', 'replace'), ('2', 'keep')]
     """
-    parameter_count(model)  # refuses lazy modules before they are run
+    parameter_count(unwrap(model))  # refuses lazy modules before they are run
     return scan_captured(model, capture_all(model, args, kwargs, methods), policy)
 
 

@@ -105,7 +105,7 @@ def capture_all(
     Given example inputs belong to the first of `methods`; the others get guesses.
 
     Raises:
-        CaptureError: `methods` names one the model lacks, or given inputs do not run.
+        CaptureError: `methods` names one the model lacks or that cannot be captured, or given inputs do not run.
     """
     model = unwrap(model)
     for method in methods or ():
@@ -121,6 +121,8 @@ def capture_all(
         entry = capture_method(model, method, given if index == 0 else None, like)
         if given is not None and index == 0 and entry.graph is None:
             raise CaptureError(f"{type(model).__name__}.{method} does not run on the given inputs: {_decisive(entry)}")
+        if methods and entry.graph is None:
+            raise CaptureError(f"{type(model).__name__}.{method} cannot be captured: {_decisive(entry)}")
         if method == "encode":
             encoded = sorted((noise(*s) for s in dict.fromkeys(entry.output_shapes)), key=torch.numel)
         if entry.graph is not None or index == 0:

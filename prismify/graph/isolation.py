@@ -14,12 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..errors import CaptureError
+
 #: Values that a snapshot does not look into.
 _OPAQUE = (Tensor, type, types.ModuleType, types.FunctionType, str, bytes, int, float, logging.Logger)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers."""
+    """The model inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
+
+    Raises:
+        CaptureError: it is no module at all.
+    """
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"give an nn.Module, not {model!r:.60} ({type(model).__name__})")
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module

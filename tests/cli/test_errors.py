@@ -225,7 +225,30 @@ def test_a_surprise_is_one_line_too(here: Path, run: Run, monkeypatch: pytest.Mo
         run("scan", "net.py:make")
 
 
-def test_too_little_memory_is_told(here: Path, run: Run) -> None:
+def test_a_silly_input_is_a_slip_of_usage(here: Path, run: Run) -> None:
+    ran = run("scan", "net.py:make", "--input", "1,3,999999,999999")
+    assert ran.code == 2
+    assert "2,999,994,000,003 numbers" in ran.err
+
+
+def test_options_that_a_plan_overrules_are_refused(here: Path, run: Run) -> None:
+    assert run("scan", "net.py:make", "--plan-out", "plan.json").code == 0
+    ran = run("convert", "net.py:make", "-o", "out", "--plan", "plan.json", "--policy", "volumes")
+    assert "drop --policy" in ran.line
+
+
+def test_a_method_that_cannot_be_read_is_an_error(here: Path, run: Run) -> None:
+    assert "state_dict cannot be captured" in run("scan", "net.py:make", "--method", "state_dict").line
+
+
+def test_negative_widths_are_refused(here: Path, run: Run) -> None:
+    assert "must not be negative" in run("scan", "net.py:make", "--min-width", "-1").line
+
+
+def test_too_little_memory_is_told(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import prismify.cli.options as options
+
+    monkeypatch.setattr(options, "_LARGEST_INPUT", 1 << 62)
     assert run("scan", "net.py:make", "--input", "1,3,1000000,1000000000").line.startswith("not enough memory")
 
 

@@ -45,8 +45,7 @@ def test_the_edit_is_carried_out_and_nothing_else(tmp_path: Path, run: Run, scan
         rows[names[1]]["operator"] = {"type": "PrismConv", "form": "sum", "bias": "channel", "topology": "circular"}
         rows[names[2]]["operator"]["channel_kernel_size"] = 5
 
-    words = ["--plan", edited(scanned, tmp_path, change), "--policy", "volumes"]  # the plan wins over any policy
-    ran = run("convert", SOURCE, *words, "-o", tmp_path / "out", "--json")
+    ran = run("convert", SOURCE, "--plan", edited(scanned, tmp_path, change), "-o", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     rows = {row["name"]: row for row in ran.json["layers"]}
     assert [n for n, row in rows.items() if row["decision"] == "replace"] == names[1:]
