@@ -45,7 +45,6 @@ from .cpu_simd import (
     wide_bytes_of,
     widen_number,
     widen_vector,
-    zero_number,
     zero_vector,
 )
 
@@ -64,7 +63,7 @@ VIEW = np.dtype(
     ]
 )
 
-#: What one call computes. `ring` counts the packed rows that are alive at a time, `blocks` how many
+#: What one call computes. An output row needs `reach` packed rows, `ring` slots hold them; `blocks` says how many
 #: parts an axis is cut into and `block` how long they are; `taps` is a table of byte offsets.
 PLAN = np.dtype(
     [
@@ -76,7 +75,7 @@ PLAN = np.dtype(
                 "items scratch scratch_size counters weight weight_out weight_in weight_depth weight_row "
                 "weight_col bias bias_out bias_depth output output_batch output_volume output_depth "
                 "output_row output_col volumes_in volumes_out depth_size depth_blocks rows_size rows_taps "
-                "rows_stride rows_dilation rows_block rows_blocks ring cols_size cols_taps cols_dilation "
+                "rows_stride rows_dilation rows_block rows_blocks reach ring cols_size cols_taps cols_dilation "
                 "cols_block cols_blocks taps bias_sums"
             ).split()
         ),
@@ -103,82 +102,111 @@ def source(position: int, size: int, mode: int, up: int) -> int:
         return 0 if position < 0 else size - 1
     if mode == CIRCULAR:
         return position % size
-    return -position if position < 0 else 2 * (size - 1) - position
+    # A tile may reach past the padding, further than one reflection; nothing reads what it finds there.
+    mirrored = -position if position < 0 else 2 * (size - 1) - position
+    return mirrored if 0 <= mirrored < size else -1
 
 
 @_jit  # type: ignore[untyped-decorator]
-def pack_plain(to: int, row: int, first: int, count: int, tail: int, view: Any, spec: Any) -> None:
-    """Pack `count` columns from padded column `first` on, where columns lie side by side in memory."""
+def pack_columns(to: int, row: int, low: int, high: int, count: int, step: int, pitch: int, spec: Any) -> None:
+    """Pack columns `low` to `high` of `count` neighbours along depth, `step` bytes apart."""
     wide, stored, lanes = wide_bytes_of(spec), stored_bytes_of(spec), lanes_of(spec)
+    k = low
+    while k < high:
+        if k + lanes > high:
+            # The last vector overlaps the one before it.
+            k = high - lanes
+            if k < low:
+                break
+        place, origin = to + k * wide, row + k * stored
+        for _ in range(count):
+            widen_vector(place, origin, spec)
+            place += pitch
+            origin += step
+        k += lanes
+    if high - low < lanes:
+        for d in range(count):
+            for k in range(low, high):
+                widen_number(to + d * pitch + k * wide, row + d * step + k * stored, spec)
+
+
+@_jit  # type: ignore[untyped-decorator]
+def pack_plain(
+    to: int, base: int, depth: int, height: int, first: int, count: int, view: Any, spec: Any
+) -> None:
+    """Pack a row where its columns lie side by side in memory; `base` is the row at depth 0."""
+    wide, stored = wide_bytes_of(spec), stored_bytes_of(spec)
     offset = first - view.col_pad
     low = min(max(-offset, 0), count)
     high = max(min(view.col_size - offset, count), low)
-    origin = row + offset * stored
-    for k in range(low):
-        at = source(offset + k, view.col_size, view.col_mode, 1)
-        if at < 0:
-            zero_number(to + k * wide, spec)
-        else:
-            widen_number(to + k * wide, row + at * stored, spec)
-    k = low
-    while k + lanes <= high:
-        widen_vector(to + k * wide, origin + k * stored, spec)
-        k += lanes
-    while k < high:
-        widen_number(to + k * wide, origin + k * stored, spec)
-        k += 1
-    for k in range(high, count):
-        at = source(offset + k, view.col_size, view.col_mode, 1)
-        if at < 0:
-            zero_number(to + k * wide, spec)
-        else:
-            widen_number(to + k * wide, row + at * stored, spec)
-    for k in range(count, count + tail):
-        zero_number(to + k * wide, spec)
+    step, pitch = view.depth_step, view.pitch
+    row = base + offset * stored
+    inside, outside = max(depth, 0), min(depth + height, view.depth_size)
+    pack_columns(to + (inside - depth) * pitch, row + inside * step, low, high, outside - inside, step, pitch, spec)
+    if view.depth_mode != ZERO:
+        for d in range(height):
+            if not inside <= depth + d < outside:
+                depth_at = source(depth + d, view.depth_size, view.depth_mode, 1)
+                if depth_at < 0:
+                    continue
+                pack_columns(to + d * pitch, row + depth_at * step, low, high, 1, step, pitch, spec)
+    if view.col_mode != ZERO:
+        for k in range(count):
+            if not low <= k < high:
+                at = base + source(offset + k, view.col_size, view.col_mode, 1) * stored
+                for d in range(height):
+                    depth_at = source(depth + d, view.depth_size, view.depth_mode, 1)
+                    if depth_at >= 0:
+                        widen_number(to + d * pitch + k * wide, at + depth_at * step, spec)
 
 
 @_jit  # type: ignore[untyped-decorator]
-def pack_apart(to: int, row: int, first: int, count: int, view: Any, spec: Any) -> None:
-    """Pack columns one by one: any layout, stride or spreading."""
+def pack_apart(
+    to: int, base: int, depth: int, height: int, first: int, count: int, view: Any, spec: Any
+) -> None:
+    """Pack a row column by column: any layout, stride or spreading."""
     wide = wide_bytes_of(spec)
-    for k in range(count):
-        at = source(first + k - view.col_pad, view.col_size, view.col_mode, view.col_up)
-        place = to + (k % view.col_stride) * view.phase + (k // view.col_stride) * wide
-        if at < 0:
-            zero_number(place, spec)
-        else:
-            widen_number(place, row + at * view.col_step, spec)
+    for d in range(depth, depth + height):
+        depth_at = source(d, view.depth_size, view.depth_mode, 1)
+        if depth_at >= 0:
+            row = base + depth_at * view.depth_step
+            for k in range(count):
+                at = source(first + k - view.col_pad, view.col_size, view.col_mode, view.col_up)
+                if at >= 0:
+                    place = to + (k % view.col_stride) * view.phase + (k // view.col_stride) * wide
+                    widen_number(place, row + at * view.col_step, spec)
+        to += view.pitch
+
+
+@_jit  # type: ignore[untyped-decorator]
+def clear(to: int, size: int, spec: Any) -> None:
+    """Write zeros to `size` bytes, a whole number of vectors."""
+    for k in range(0, size, vector_bytes_of(spec)):
+        zero_vector(to + k, spec)
 
 
 @_jit  # type: ignore[untyped-decorator]
 def pack(
-    to: int, base: int, depth: int, height: int, row: int, span: tuple[int, int, int], view: Any, spec: Any
+    to: int, base: int, depth: int, height: int, row: int, first: int, count: int, view: Any, spec: Any
 ) -> None:
     """Pack padded row `row` at `height` depth positions from padded position `depth` on.
+
+    Zeros along depth and columns are there already: an item clears its buffer and nothing overwrites them.
 
     Args:
         to: address of the packed rows' start, `view.lead` bytes before their first column.
         base: address of the volume's first element.
-        span: the first padded column, how many to pack, and how many zeros a last vector reads after them.
+        first, count: the padded columns to pack.
     """
-    first, count, tail = span
-    plain = view.col_step == stored_bytes_of(spec) and view.col_stride == 1 and view.col_up == 1
-    lanes, wide = lanes_of(spec), wide_bytes_of(spec)
     row_at = source(row - view.row_pad, view.row_size, view.row_mode, view.row_up)
-    for _ in range(height):
-        depth_at = source(depth - view.depth_pad, view.depth_size, view.depth_mode, 1)
-        outside = row_at < 0 or depth_at < 0
-        if outside or not plain:
-            for k in range(0, view.pitch, lanes * wide):
-                zero_vector(to + k, spec)
-        if not outside:
-            origin = base + depth_at * view.depth_step + row_at * view.row_step
-            if plain:
-                pack_plain(to + view.lead, origin, first, count, tail, view, spec)
-            else:
-                pack_apart(to + view.lead, origin, first, count, view, spec)
-        depth += 1
-        to += view.pitch
+    base += row_at * view.row_step
+    depth -= view.depth_pad
+    if row_at < 0:
+        clear(to, height * view.pitch, spec)
+    elif view.col_step == stored_bytes_of(spec) and view.col_stride == 1 and view.col_up == 1:
+        pack_plain(to + view.lead, base, depth, height, first, count, view, spec)
+    else:
+        pack_apart(to + view.lead, base, depth, height, first, count, view, spec)
 
 
 @_jit  # type: ignore[untyped-decorator]
@@ -191,68 +219,85 @@ def place_of(item: int, plan: Any) -> tuple[int, int, int, int, int]:
 
 
 @_jit  # type: ignore[untyped-decorator]
-def span_of(x0: int, width: int, plan: Any, spec: Any) -> tuple[int, int, int]:
-    """What to pack for output columns from `x0` on: first padded column, how many, zeros after them."""
+def span_of(x0: int, width: int, plan: Any) -> tuple[int, int]:
+    """The first padded column, and how many of them, that `width` outputs from column `x0` on read."""
     stride = plan.input.col_stride
-    count = (width - 1) * stride + (plan.cols_taps - 1) * plan.cols_dilation + 1
-    return x0 * stride, count, -width % lanes_of(spec)
+    return x0 * stride, (width - 1) * stride + (plan.cols_taps - 1) * plan.cols_dilation + 1
 
 
 @_jit  # type: ignore[untyped-decorator]
 def pack_ring(
-    ring: int, filled: int, top: int, b: int, depth: int, span: tuple[int, int, int], plan: Any, spec: Any
+    ring: int, filled: int, end: int, b: int, depth: int, span: tuple[int, int], plan: Any, spec: Any
 ) -> int:
-    """Pack what output row needs of the rows from padded row `top` on; the first row not yet packed."""
+    """Pack padded rows from `filled` up to `end` into their slots of the ring; the larger of the two."""
     view = plan.input
     height = tile_of(spec) + kernel_of(spec) - 1
-    filled = max(filled, top)
-    while filled < top + plan.ring:
+    while filled < end:
         for p in range(plan.volumes_in):
             to = ring + (p * plan.ring + filled % plan.ring) * height * view.pitch
             base = view.address + b * view.batch_step + p * view.volume_step
-            pack(to, base, depth, height, filled, span, view, spec)
+            pack(to, base, depth, height, filled, span[0], span[1], view, spec)
         filled += 1
     return filled
+
+
+@_jit  # type: ignore[untyped-decorator]
+def store_part(out: int, spilled: int, left: int, width: int, plan: Any, spec: Any) -> None:
+    """Write what of a tile lies inside the output, number by number."""
+    for t in range(left):
+        for k in range(width):
+            to = out + t * plan.output_depth + k * plan.output_col
+            narrow_number(to, spilled + t * vector_bytes_of(spec) + k * wide_bytes_of(spec), spec)
 
 
 @_jit  # type: ignore[untyped-decorator]
 def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     """Outputs of one tile of depth positions, over a block of rows and columns."""
     tile, lanes, wide, stored = tile_of(spec), lanes_of(spec), wide_bytes_of(spec), stored_bytes_of(spec)
-    step, height = vector_bytes_of(spec), tile + kernel_of(spec) - 1
     b, q, depth_block, row_block, col_block = place_of(item, plan)
-    depth, left = depth_block * tile, min(tile, plan.depth_size - depth_block * tile)
-    x0 = col_block * plan.cols_block
-    width = min(plan.cols_block, plan.cols_size - x0)
-    span = span_of(x0, width, plan, spec)
-    direct = left == tile and plan.output_col == stored
-    bias = plan.bias + q * plan.bias_out + depth * plan.bias_depth
+    depth, x0 = depth_block * tile, col_block * plan.cols_block
+    left, width = min(tile, plan.depth_size - depth), min(plan.cols_block, plan.cols_size - x0)
+    span = span_of(x0, width, plan)
+    bias, bias_step = plan.bias + q * plan.bias_out + depth * plan.bias_depth, plan.bias_depth
+    weights, weight_row, weight_col = plan.weight + q * plan.weight_out, plan.weight_row, plan.weight_col
+    weight_depth, ring, taps, cols_taps, rows_taps = (
+        plan.weight_depth, plan.ring, plan.taps, plan.cols_taps, plan.rows_taps,
+    )
     target = plan.output + b * plan.output_batch + q * plan.output_volume + depth * plan.output_depth
-    pitch, ring, taps, cols_taps = plan.input.pitch, scratch + tile * step, plan.taps, plan.cols_taps
-    filled = 0
-    stop = min((row_block + 1) * plan.rows_block, plan.rows_size)
-    for i in range(row_block * plan.rows_block, stop):
+    packed, pitch = scratch + tile * vector_bytes_of(spec), plan.input.pitch
+    slot_bytes = (tile + kernel_of(spec) - 1) * pitch
+    direct = left == tile and plan.output_col == stored
+    # Where rows follow one another, a last vector may run into the rows below: they are written later.
+    below = plan.cols_size if plan.cols_blocks == 1 and plan.output_row == plan.cols_size * stored else 0
+    start, stop = row_block * plan.rows_block, min((row_block + 1) * plan.rows_block, plan.rows_size)
+    clear(packed, plan.volumes_in * ring * slot_bytes, spec)
+    filled = start * plan.rows_stride
+    for i in range(start, stop):
         top = i * plan.rows_stride
-        filled = pack_ring(ring, filled, top, b, depth, span, plan, spec)
+        # One row ahead: what was just packed is still on its way to the cache.
+        ahead = min(i + 1, stop - 1) * plan.rows_stride
+        filled = pack_ring(packed, max(filled, top), ahead + plan.reach, b, depth, span, plan, spec)
         out = target + i * plan.output_row + x0 * plan.output_col
+        room = width + (stop - 1 - i) * below if direct else 0
+        head = top % ring
         for x in range(0, width, lanes):
-            sums = splat_tile(bias, plan.bias_depth, spec)
+            sums = splat_tile(bias, bias_step, spec)
             for p in range(plan.volumes_in):
-                for a in range(plan.rows_taps):
-                    slot = p * plan.ring + (top + a * plan.rows_dilation) % plan.ring
-                    row = ring + slot * height * pitch + plan.input.lead + x * wide
-                    weight = plan.weight + q * plan.weight_out + p * plan.weight_in + a * plan.weight_row
+                slot, weight_at = head, weights + p * plan.weight_in
+                rows = packed + plan.input.lead + p * ring * slot_bytes + x * wide
+                for _ in range(rows_taps):
+                    row, weight = rows + slot * slot_bytes, weight_at
                     for c in range(cols_taps):
-                        at, weight_at = row + load_int(taps + 8 * c), weight + c * plan.weight_col
-                        sums = multiply_tile(sums, at, pitch, weight_at, plan.weight_depth, spec)
-            if direct and x + lanes <= width:
+                        sums = multiply_tile(sums, row + load_int(taps + 8 * c), pitch, weight, weight_depth, spec)
+                        weight += weight_col
+                    weight_at += weight_row
+                    slot += plan.rows_dilation
+                    slot -= ring if slot >= ring else 0
+            if x + lanes <= room:
                 store_tile(out + x * stored, plan.output_depth, sums, spec)
             else:
-                store_wide(scratch, step, sums, spec)
-                for t in range(left):
-                    for k in range(min(lanes, width - x)):
-                        to = out + t * plan.output_depth + (x + k) * plan.output_col
-                        narrow_number(to, scratch + t * step + k * wide, spec)
+                store_wide(scratch, vector_bytes_of(spec), sums, spec)
+                store_part(out + x * plan.output_col, scratch, left, min(lanes, width - x), plan, spec)
 
 
 @_jit  # type: ignore[untyped-decorator]
@@ -274,22 +319,21 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     b, q, depth_block, row_block, col_block = place_of(item, plan)
     depth, x0 = depth_block * tile, col_block * plan.cols_block
     width = min(plan.cols_block, plan.cols_size - x0)
-    span = span_of(x0, width, plan, spec)
+    span = span_of(x0, width, plan)
     grad, pitch, group = plan.grad, plan.input.pitch, kernel * taps * step
     sums_count = plan.volumes_in * plan.rows_taps * (plan.cols_taps // taps) * kernel * taps
     bias_sums = scratch
     sums = bias_sums + tile * step
     grads = sums + sums_count * step
     ring = grads + tile * grad.pitch
-    for k in range(sums_count + tile):
-        zero_vector(scratch + k * step, spec)
+    clear(scratch, ring + plan.volumes_in * plan.ring * height * pitch - scratch, spec)
     grad_base = grad.address + b * grad.batch_step + q * grad.volume_step
     filled = 0
     stop = min((row_block + 1) * plan.rows_block, plan.rows_size)
     for i in range(row_block * plan.rows_block, stop):
         top = i * plan.rows_stride
-        filled = pack_ring(ring, filled, top, b, depth, span, plan, spec)
-        pack(grads, grad_base, depth, tile, i, (x0, width, -width % lanes), grad, spec)
+        filled = pack_ring(ring, max(filled, top), top + plan.reach, b, depth, span, plan, spec)
+        pack(grads, grad_base, depth, tile, i, x0, width, grad, spec)
         if plan.bias_sums:
             add_bias_sums(bias_sums, grads, grad.pitch, width, spec)
         part = sums

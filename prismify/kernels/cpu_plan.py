@@ -82,7 +82,8 @@ def template_of(
         plan[f"{name}_dilation"] = axis.dilation
     plan["volumes_in"], plan["volumes_out"] = stencil.volumes
     plan["rows_stride"], plan["depth_size"] = rows.stride, depth.size_out
-    plan["ring"] = (rows.kernel - 1) * rows.dilation + 1
+    plan["reach"] = (rows.kernel - 1) * rows.dilation + 1
+    plan["ring"] = int(plan["reach"]) + rows.stride
     plan["depth_blocks"], plan["cols_blocks"] = _parts(depth.size_out, TILE), _parts(cols.size_out, COLUMNS)
     plan["cols_block"] = min(cols.size_out, COLUMNS)
     outer = batch.size * stencil.volumes[1] * int(plan["depth_blocks"]) * int(plan["cols_blocks"])
