@@ -44,6 +44,7 @@ from .cpu_simd import (
     vector_bytes_of,
     wide_bytes_of,
     widen_number,
+    widen_tile,
     widen_vector,
     zero_vector,
 )
@@ -108,6 +109,21 @@ def source(position: int, size: int, mode: int, up: int) -> int:
 
 
 @_jit  # type: ignore[untyped-decorator]
+def pack_vector(to: int, origin: int, count: int, step: int, pitch: int, spec: Any) -> None:
+    """Pack one vector of columns of `count` neighbours along depth, `step` bytes apart."""
+    tile = tile_of(spec)
+    if count >= tile:
+        widen_tile(to, pitch, origin, step, spec)
+        to += tile * pitch
+        origin += tile * step
+        count -= tile
+    for _ in range(count):
+        widen_vector(to, origin, spec)
+        to += pitch
+        origin += step
+
+
+@_jit  # type: ignore[untyped-decorator]
 def pack_columns(to: int, row: int, low: int, high: int, count: int, step: int, pitch: int, spec: Any) -> None:
     """Pack columns `low` to `high` of `count` neighbours along depth, `step` bytes apart."""
     wide, stored, lanes = wide_bytes_of(spec), stored_bytes_of(spec), lanes_of(spec)
@@ -118,11 +134,7 @@ def pack_columns(to: int, row: int, low: int, high: int, count: int, step: int, 
             k = high - lanes
             if k < low:
                 break
-        place, origin = to + k * wide, row + k * stored
-        for _ in range(count):
-            widen_vector(place, origin, spec)
-            place += pitch
-            origin += step
+        pack_vector(to + k * wide, row + k * stored, count, step, pitch, spec)
         k += lanes
     if high - low < lanes:
         for d in range(count):

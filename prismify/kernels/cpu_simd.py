@@ -217,6 +217,23 @@ def widen_vector(context: Any, to: Any, source: Any, spec: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def widen_tile(context: Any, to: Any, pitch: Any, source: Any, step: Any, spec: Any) -> Any:
+    """Copy one vector for every depth position of a tile from memory as stored to memory as computed in."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        to, pitch, source, step, _ = args
+        spec = sig.args[4]
+        for _ in range(spec.tile):
+            value = builder.load(_at(builder, source, spec.stored_vector), align=spec.stored_bytes)
+            value = _widen(builder, value, spec, spec.vector)
+            builder.store(value, _at(builder, to, spec.vector), align=spec.wide_bytes)
+            to, source = builder.add(to, pitch), builder.add(source, step)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4, spec), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def widen_number(context: Any, to: Any, source: Any, spec: Any) -> Any:
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         spec = sig.args[2]
