@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .cpu_axes import Axis, Job, Stencil, Strides, stencil_of
-from .cpu_kernels import CIRCULAR, PLAN, REFLECT, REPLICATE, ZERO
+from .cpu_kernels import PLAN
+from .cpu_pack import CIRCULAR, REFLECT, REPLICATE, ZERO
 from .problem import Problem
 
 _MODES = {"zero": ZERO, "replicate": REPLICATE, "circular": CIRCULAR, "reflect": REFLECT}
@@ -19,7 +20,7 @@ _PARTS = ("batch", "volume", "depth", "row", "col")
 #: Depth positions computed together; with their weights they fill the registers.
 TILE = 8
 #: Columns computed together at most, so that a tile's packed rows stay in the first-level cache.
-COLUMNS = 128
+COLUMNS = 1024
 #: Numbers that a lane of the weight gradient adds up before it carries on in float64.
 TERMS = 4096
 #: Rows that a piece of work is not cut below: the rows shared with its neighbours are packed twice.

@@ -192,14 +192,27 @@ def zero_vector(context: Any, to: Any, spec: Any) -> Any:
     return types.void(types.int64, spec), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def zero_number(context: Any, to: Any, spec: Any) -> Any:
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        kind = sig.args[1].wide
-        builder.store(ir.Constant(kind, 0.0), _at(builder, args[0], kind))
-        return context.get_dummy_value()
+def _prefetch(write: int, count: Any) -> Any:
+    """An intrinsic that asks for `count(spec)` cache lines, `step` bytes apart; any address may be asked for."""
 
-    return types.void(types.int64, spec), code
+    @intrinsic  # type: ignore[untyped-decorator]
+    def prefetch(context: Any, address: Any, step: Any, spec: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            for i in range(count(sig.args[2])):
+                at = _at(builder, _offset(builder, args[0], args[1], i), I8)
+                builder.call(function, [at, I32(write), I32(3), I32(1)])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, spec), code
+
+    return prefetch
+
+
+prefetch_rows = _prefetch(0, lambda spec: spec.tile + spec.kernel - 1)
+prefetch_tile = _prefetch(0, lambda spec: spec.tile)
+prefetch_outputs = _prefetch(1, lambda spec: spec.tile)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
