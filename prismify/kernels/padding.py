@@ -16,6 +16,12 @@ def empty_as(u: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=layout)
 
 
+def laid_out_as(u: Tensor, result: Tensor) -> Tensor:
+    """`result` with the strides that `empty_as` would give it: compilers count on them."""
+    wanted = empty_as(u, tuple(result.shape))
+    return result if result.stride() == wanted.stride() else wanted.copy_(result)
+
+
 def fold(padded: Tensor, problem: Problem) -> Tensor:
     """Add gradients at padded positions to those of the elements they were copied from.
 

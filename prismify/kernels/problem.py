@@ -112,8 +112,8 @@ def depth_of(channels: int, volumes: int, kernel: int, topology: str) -> int:
     Raises:
         ShapeError: the channels do not split evenly, or the kernel is even or longer than 2*V - 1.
     """
-    depth, rest = divmod(channels, volumes)
-    if rest:
+    depth = channels // volumes
+    if channels % volumes:
         raise ShapeError(f"{channels} channels do not split into {volumes} volumes of equal depth")
     if kernel % 2 == 0 or kernel > 2 * depth - 1:
         raise ShapeError(
