@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from .plan import Decision, Plan
     from .policies import Policy
     from .rewrite import convert, convert_
-    from .scan import scan
+    from .scanning import scan
 
 # name -> the module that defines it; loaded on first use (PEP 562), so that `import prismify` is instant.
 _PUBLIC = {
-    "scan": "scan",
+    "scan": "scanning",
     "convert": "rewrite",
     "convert_": "rewrite",
     "save": "checkpoint",

@@ -33,3 +33,9 @@ class UnsafePickleError(SourceError):
 
 class OutputError(PrismifyError, OSError):
     """The output folder cannot be written, or exists already."""
+
+
+def one_line(error: BaseException, length: int = 300) -> str:
+    """Somebody else's error in one line: its kind and its text, cut at `length` characters."""
+    text = " ".join(str(error).split())[:length]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError
 from ..kernels import PaddingMode, Topology, deep_prism
-from .volumes import check_channel_kernel, check_volumes, volumes_of
+from .volumes import check_channel_kernel, check_volumes, check_words, volumes_of
 
 Bias = Literal["scalar", "channel"]
 
@@ -70,6 +70,9 @@ class DeepPrism(nn.Module):
         self.volumes = (p, q)
         depth = check_volumes(in_channels, out_channels, self.volumes)
         check_channel_kernel(channel_kernel_size, depth)
+        check_words(topology, bias)
+        if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
+            raise ShapeError(f"padding_mode {padding_mode!r} is not one of zeros, reflect, replicate, circular")
         self.kernel_size = _pair(kernel_size)
         self.channel_kernel_size = channel_kernel_size
         self.stride, self.dilation = _pair(stride), _pair(dilation)
@@ -84,9 +87,7 @@ class DeepPrism(nn.Module):
         if bias is None:
             self.register_parameter("bias", None)
         else:
-            self.bias = nn.Parameter(
-                torch.empty(q if bias == "scalar" else out_channels, device=device, dtype=dtype)
-            )
+            self.bias = nn.Parameter(torch.empty(q if bias == "scalar" else out_channels, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod
@@ -131,13 +132,13 @@ class DeepPrism(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, u: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        u = input
         if u.dim() == 3:
             return self.forward(u[None]).squeeze(0)
         if u.dim() != 4 or u.shape[1] != self.in_channels:
             raise ShapeError(
-                f"DeepPrism expects (B, {self.in_channels}, H, W) or ({self.in_channels}, H, W), "
-                f"got {tuple(u.shape)}"
+                f"DeepPrism expects (B, {self.in_channels}, H, W) or ({self.in_channels}, H, W), got {tuple(u.shape)}"
             )
         if any(self._extra_padding):
             u = F.pad(u, self._extra_padding)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from ..kernels import Topology
 from .deep_prism import Bias, DeepPrism
 from .prism import Prism, is_pointwise
 from .prism_conv import PrismConv
+from .volumes import check_channel_kernel, check_words
 
 OperatorType = Literal["DeepPrism", "Prism", "PrismConv"]
 
@@ -35,6 +36,12 @@ class Operator:
     topology: Topology = "zero"
     bias: Bias = "scalar"
     form: Literal["composition", "sum"] = "composition"
+
+    def __post_init__(self) -> None:
+        if self.type not in get_args(OperatorType):
+            raise ShapeError(f"operator {self.type!r} is not one of {', '.join(get_args(OperatorType))}")
+        check_words(self.topology, self.bias)
+        check_channel_kernel(self.channel_kernel_size)
 
 
 def operator_for(layer: nn.Module) -> OperatorType:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import ShapeError
 from ..kernels import Topology, prism
 from .deep_prism import Bias
-from .volumes import check_channel_kernel, check_volumes, volumes_of
+from .volumes import check_channel_kernel, check_volumes, check_words, volumes_of
 
 
 class Prism(nn.Module):
@@ -22,12 +22,12 @@ class Prism(nn.Module):
         in_channels: C_in.
         out_channels: C_out; `in_channels` when left out.
         kernel_size: K; odd.
-        dim: the channel axis: -1 for tokens (..., C), 1 for feature maps (B, C, ...).
+        dim: the channel axis: -1 for tokens (..., C), 1 for feature maps (B, C, H, W) and (C, H, W).
         bias: "scalar" (one number a volume), "channel" (one a channel), or None.
         topology: padding of the channel axis: "zero", "replicate" or "circular" (Table 1).
         volumes: (P, Q); None takes the greatest common divisor of the widths as depth.
 
-    Shape: tokens (..., C_in) -> (..., C_out), or feature maps (B, C_in, ...) -> (B, C_out, ...).
+    Shape: tokens (..., C_in) -> (..., C_out), or feature maps (B, C_in, H, W) -> (B, C_out, H, W).
 
     Raises:
         ShapeError: the volumes do not fit the widths, or the kernel is even or too large.
@@ -57,6 +57,7 @@ class Prism(nn.Module):
         out_channels = in_channels if out_channels is None else out_channels
         p, q = volumes_of(in_channels, out_channels) if volumes is None else volumes
         self.volumes = (p, q)
+        check_words(topology, bias)
         check_channel_kernel(kernel_size, check_volumes(in_channels, out_channels, self.volumes))
         # Both vocabularies: callers of a replaced Linear ask for features, of a Conv2d for channels.
         self.in_channels = self.in_features = in_channels
@@ -69,9 +70,7 @@ class Prism(nn.Module):
         if bias is None:
             self.register_parameter("bias", None)
         else:
-            self.bias = nn.Parameter(
-                torch.empty(q if bias == "scalar" else out_channels, device=device, dtype=dtype)
-            )
+            self.bias = nn.Parameter(torch.empty(q if bias == "scalar" else out_channels, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod
@@ -136,14 +135,13 @@ class Prism(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, u: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        u = input
         # A pointwise nn.Conv2d also takes (C, H, W); there the channels come first.
         if self.dim == 1 and u.dim() == 3:
             return self.forward(u[None]).squeeze(0)
         if u.shape[self.dim] != self.in_channels:
-            raise ShapeError(
-                f"Prism expects {self.in_channels} channels on axis {self.dim}, got {tuple(u.shape)}"
-            )
+            raise ShapeError(f"Prism expects {self.in_channels} channels on axis {self.dim}, got {tuple(u.shape)}")
         return prism(u, self.weight, self.bias, dim=self.dim, topology=self.topology)
 
     def extra_repr(self) -> str:

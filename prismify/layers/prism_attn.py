@@ -51,9 +51,7 @@ class PrismAttn(nn.Module):
         self.channels, self.heads = channels, heads
 
         def projection() -> Prism:
-            return Prism(
-                channels, kernel_size=kernel_size, bias=bias, topology=topology, device=device, dtype=dtype
-            )
+            return Prism(channels, kernel_size=kernel_size, bias=bias, topology=topology, device=device, dtype=dtype)
 
         self.to_q, self.to_k, self.to_v, self.to_out = (projection() for _ in range(4))
 
@@ -69,7 +67,7 @@ class PrismAttn(nn.Module):
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         y: Tensor = self.to_out(attended)
-        return y if u.dim() == 3 else y.transpose(1, 2).unflatten(-1, u.shape[2:])
+        return y if u.dim() == 3 else y.transpose(1, 2).reshape(u.shape)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, heads={self.heads}"

@@ -80,9 +80,7 @@ class PrismConv(nn.Module):
         if bias is None:
             self.register_parameter("bias", None)
         else:
-            self.bias = nn.Parameter(
-                torch.empty(1 if bias == "scalar" else channels, device=device, dtype=dtype)
-            )
+            self.bias = nn.Parameter(torch.empty(1 if bias == "scalar" else channels, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod
@@ -100,7 +98,7 @@ class PrismConv(nn.Module):
         Raises:
             ShapeError: `conv` is grouped, or its two widths differ.
         """
-        if conv.groups != 1 or conv.in_channels != conv.out_channels:
+        if not isinstance(conv, nn.Conv2d) or conv.groups != 1 or conv.in_channels != conv.out_channels:
             raise ShapeError(f"{conv} is not an ungrouped C->C Conv2d; PrismConv cannot take its place")
         layer = cls(
             conv.in_channels,
@@ -136,9 +134,12 @@ class PrismConv(nn.Module):
         channel = self.channel_weight[:, None, None]
         return channel * self.spatial_weight if self.form == "composition" else channel + self.spatial_weight
 
-    def forward(self, u: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        u = input
         if u.dim() == 3:
             return self.forward(u[None]).squeeze(0)
+        if u.dim() != 4 or u.shape[1] != self.in_channels:
+            raise ShapeError(f"PrismConv expects (B, {self.in_channels}, H, W), got {tuple(u.shape)}")
         return deep_prism(
             u,
             self.kernel(),

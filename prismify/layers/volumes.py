@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import gcd
 
 from ..errors import ShapeError
+from ..kernels.types import TOPOLOGIES
 
 
 def volumes_of(in_channels: int, out_channels: int, depth: int | None = None) -> tuple[int, int]:
@@ -38,10 +39,19 @@ def check_volumes(in_channels: int, out_channels: int, volumes: tuple[int, int])
     return in_channels // p
 
 
-def check_channel_kernel(kernel_size: int, depth: int) -> None:
-    """Raise ShapeError unless the kernel is odd and at most 2*depth - 1."""
-    if kernel_size < 1 or kernel_size % 2 == 0 or kernel_size > 2 * depth - 1:
+def check_words(topology: str, bias: str | None) -> None:
+    """Raise ShapeError for a topology or a form of bias that there is not."""
+    if topology not in TOPOLOGIES:
+        raise ShapeError(f"topology {topology!r} is not one of {', '.join(TOPOLOGIES)}")
+    if bias not in ("scalar", "channel", None):
+        raise ShapeError(f"bias {bias!r} is not one of scalar, channel, None")
+
+
+def check_channel_kernel(kernel_size: int, depth: int | None = None) -> None:
+    """Raise ShapeError unless the kernel is odd and, where a depth is given, at most 2*depth - 1."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ShapeError(f"channel kernel size {kernel_size} must be odd and positive")
+    if depth is not None and kernel_size > 2 * depth - 1:
         raise ShapeError(
-            f"channel kernel size {kernel_size} must be odd and at most {2 * depth - 1} "
-            f"for volumes of {depth} channels"
+            f"channel kernel size {kernel_size} must be odd and at most {2 * depth - 1} for volumes of {depth} channels"
         )

@@ -1,0 +1,38 @@
+"""`prismify`: the application. Subcommands import torch only when they run, so that --help is instant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .convert import convert
+from .report import report
+from .scan import scan
+
+app = typer.Typer(
+    help="Make generative models hundreds of times smaller: scan, convert, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(scan)
+app.command()(convert)
+app.command()(report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"prismify {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Make generative models hundreds of times smaller: scan, convert, report."""

@@ -1,0 +1,193 @@
+"""The options that subcommands share, and how their text becomes values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..graph import ExampleInputs
+    from ..policies import Policy
+
+SOURCE_HELP = (
+    "A diffusers model or pipeline folder; a weights file (.safetensors, .pt, .pth, .ckpt, .bin; with --model); "
+    "or a model reference: diffusers:Class, timm:name, torchvision:name, package.module:factory, file.py:factory."
+)
+_ARCHITECTURE, _POLICY, _CAPTURE, _OUTPUT = "The model", "What is replaced", "How it is read", "Output"
+
+SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP, show_default=False)]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="REF", help="Architecture of a weights file.", rich_help_panel=_ARCHITECTURE),
+]
+ArgOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arg",
+        metavar="KEY=VALUE",
+        help="Argument of the model's factory; VALUE is JSON. May be repeated.",
+        rich_help_panel=_ARCHITECTURE,
+    ),
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="CLASS",
+        help="Let a pickled file make package.Class. May be repeated.",
+        rich_help_panel=_ARCHITECTURE,
+    ),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust-pickle", help="Let a pickled file run any code it brings.", rich_help_panel=_ARCHITECTURE),
+]
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        help="paper: inner C->C convolutions and attention projections. volumes: also inner C->C' convolutions.",
+        rich_help_panel=_POLICY,
+    ),
+]
+TopologyOption = Annotated[
+    str,
+    typer.Option(help="Padding of the channel axis: zero, replicate or circular.", rich_help_panel=_POLICY),
+]
+DepthOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Channels of a volume (policy volumes); by default the greatest common divisor of the widths.",
+        rich_help_panel=_POLICY,
+    ),
+]
+FeedForwardOption = Annotated[
+    bool,
+    typer.Option("--feed-forward", help="Also inner linear layers (policy volumes).", rich_help_panel=_POLICY),
+]
+ChannelKernelOption = Annotated[
+    int, typer.Option(metavar="K", help="Kernel size along the channels; odd.", rich_help_panel=_POLICY)
+]
+BiasOption = Annotated[
+    str,
+    typer.Option(
+        help="Where a layer has a bias: scalar (one number) or channel (one a channel).", rich_help_panel=_POLICY
+    ),
+]
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Replace only layers whose name matches.", rich_help_panel=_POLICY),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Keep layers whose name matches, as 'decoder.*'.", rich_help_panel=_POLICY),
+]
+MinWidthOption = Annotated[
+    int, typer.Option(metavar="C", help="Keep layers narrower than this.", rich_help_panel=_POLICY)
+]
+MinVolumeOption = Annotated[
+    int,
+    typer.Option(metavar="C", help="Keep layers with volumes narrower than this.", rich_help_panel=_POLICY),
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="SHAPE|FILE.pt",
+        help="Example input: a shape such as 1,3,256,256, or a file with tensors. "
+        "One shape is the data, and the rest is guessed; several are the arguments in order.",
+        rich_help_panel=_CAPTURE,
+    ),
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="Entry points to capture; by default forward, encode and decode.",
+        rich_help_panel=_CAPTURE,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the report as JSON, and nothing else.", rich_help_panel=_OUTPUT)
+]
+AllLayersOption = Annotated[
+    bool, typer.Option("--all", help="One row for each layer, without folding repeats.", rich_help_panel=_OUTPUT)
+]
+
+
+def parse_arguments(pairs: list[str] | None) -> dict[str, Any]:
+    """Factory arguments from KEY=VALUE pairs; a value that is plainly a word need not be quoted.
+
+    Raises:
+        BadParameter: a pair has no `=`, or its value is broken JSON.
+    """
+    arguments = {}
+    for pair in pairs or ():
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--arg")
+        try:
+            arguments[key] = json.loads(text)
+        except json.JSONDecodeError as error:
+            if text[:1] in '[{"' or text in ("True", "False", "None"):
+                raise typer.BadParameter(f"the value of {key} is not JSON: {text}", param_hint="--arg") from error
+            arguments[key] = text
+    return arguments
+
+
+def make_policy(**fields: Any) -> Policy:
+    """A policy from the options' values; PlanError where one is wrong."""
+    from ..policies import Policy
+
+    lists = {name: tuple(fields.pop(name) or ()) for name in ("include", "exclude")}
+    return Policy(**fields, **lists)
+
+
+def example_inputs(model: nn.Module, texts: list[str] | None, method: str) -> ExampleInputs | None:
+    """The inputs that --input asks for.
+
+    Raises:
+        BadParameter: a text is neither a shape nor a readable file.
+    """
+    from ..graph import ExampleInputs, inputs_with
+
+    if not texts:
+        return None
+    values = [_input(text) for text in texts]
+    if len(values) > 1:
+        return ExampleInputs(tuple(values))
+    value = values[0]
+    if isinstance(value, dict):
+        return ExampleInputs((), value)
+    if isinstance(value, (list, tuple)):
+        return ExampleInputs(tuple(value))
+    return inputs_with(model, value, method)
+
+
+def _input(text: str) -> Any:
+    import torch
+
+    from ..checkpoint.pickles import read_pickle
+
+    path = Path(text)
+    if path.suffix in (".pt", ".pth"):
+        if not path.is_file():
+            raise typer.BadParameter(f"{text}: no such file", param_hint="--input")
+        return read_pickle(path)
+    try:
+        shape = [int(part) for part in text.replace("x", ",").split(",")]
+    except ValueError:
+        shape = []
+    if not shape or min(shape) < 1:
+        raise typer.BadParameter(
+            f"{text!r} is neither a shape such as 1,3,256,256 nor a .pt file", param_hint="--input"
+        )
+    generator = torch.Generator().manual_seed(0)
+    tensor: Tensor = torch.randn(shape, generator=generator)
+    return tensor

@@ -1,0 +1,29 @@
+"""`prismify report DIR`: the report of a converted folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .terminal import one_line_errors
+
+
+@one_line_errors
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that convert wrote.", show_default=False)],
+    all_layers: o.AllLayersOption = False,
+    json_: o.JsonOption = False,
+) -> None:
+    """Show the report of a converted model."""
+    from ..checkpoint.manifest import read_manifest, read_report
+    from .render import print_json, print_report
+
+    read_manifest(folder)
+    content = read_report(folder)
+    if json_:
+        print_json(content)
+    else:
+        print_report(content, all_layers=all_layers)

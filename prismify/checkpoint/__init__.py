@@ -1,0 +1,8 @@
+"""Every source format in; prismify's own folder format in and out."""
+
+from .folder import load, save
+from .manifest import read_manifest
+from .pipeline import pipeline_report, save_pipeline
+from .source import Pipeline, Source, open_source
+
+__all__ = ["Pipeline", "Source", "load", "open_source", "pipeline_report", "read_manifest", "save", "save_pipeline"]

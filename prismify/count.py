@@ -1,0 +1,91 @@
+"""Counting: parameters, multiply-adds (MACs) and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+from torch import Tensor, fx, nn
+
+from .errors import PlanError
+from .graph.flow import ATTENTION, CONVOLUTION, MATMUL, data_operands, operator_name, shape
+from .layers import Operator
+
+
+def unique(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Each tensor object once, in order: tied weights and shared modules count once."""
+    return list({id(t): t for t in tensors}.values())
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Numbers in the model's unique parameters; buffers are not counted.
+
+    Raises:
+        PlanError: a lazy module has not been given its shape yet.
+    """
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise PlanError(f"{name} has no shape yet (lazy module): run the model once, then scan it")
+    return sum(p.numel() for p in unique(model.parameters()))
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Bytes of the model's state dict as a checkpoint stores it, tied tensors once."""
+    return sum(
+        t.numel() * t.element_size()
+        for t in unique(v for v in model.state_dict(keep_vars=True).values() if isinstance(v, Tensor))
+    )
+
+
+def operator_weights(operator: Operator, kernel_size: tuple[int, ...]) -> int:
+    """Numbers in the weights of a replacement: Q*P*K_C*K_H*K_W, and K_H*K_W + K_C of a PrismConv."""
+    if operator.type == "PrismConv":
+        return prod(kernel_size) + operator.channel_kernel_size
+    return operator_macs(operator, kernel_size) * operator.volumes[1]
+
+
+def operator_bias(operator: Operator, out_channels: int) -> int:
+    """Numbers in the bias of a replacement, where the replaced layer has one."""
+    return operator.volumes[1] if operator.bias == "scalar" else out_channels
+
+
+def operator_macs(operator: Operator, kernel_size: tuple[int, ...]) -> int:
+    """Multiply-adds of a replacement for each element of its output: P*K_C*K_H*K_W."""
+    return operator.volumes[0] * operator.channel_kernel_size * prod(kernel_size)
+
+
+def node_macs(node: fx.Node) -> int:
+    """Multiply-adds of one operator of a captured graph; zero for anything but products."""
+    if node.op != "call_function":
+        return 0
+    name, out = operator_name(node), prod(shape(node))
+    operands = data_operands(node)
+    if CONVOLUTION.match(name):
+        data, weight = operands[0], operands[1]
+        transposed = "transpose" in name or (name.endswith("convolution") and node.args[6] is True)
+        return prod(shape(data) if transposed else shape(node)) * prod(shape(weight)[1:])
+    if ATTENTION.search(name):
+        query, key, value = (shape(n) for n in operands[:3])
+        scores = prod(query[:-1]) * key[-2]
+        return scores * (query[-1] + value[-1])
+    if name == "linear":
+        return out * shape(operands[1])[-1]
+    if name in ("addmm", "baddbmm"):
+        return out * shape(operands[1])[-1]
+    if name in MATMUL - {"einsum", "tensordot"}:
+        return out * shape(operands[0])[-1]
+    if name == "einsum" and len(operands) == 2:
+        return _einsum_macs(str(node.args[0]), [shape(n) for n in operands])
+    return 0
+
+
+def _einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    if len(terms) != len(shapes):
+        return 0
+    # The axes behind `...` are aligned at their end, as broadcasting aligns them.
+    extra = [len(s) - len(t.replace("...", "")) for t, s in zip(terms, shapes, strict=True)]
+    hidden = [chr(ord("A") + i) for i in range(26)]
+    terms = [t.replace("...", "".join(hidden[26 - n :])) for t, n in zip(terms, extra, strict=True)]
+    sizes = {letter: size for term, s in zip(terms, shapes, strict=True) for letter, size in zip(term, s, strict=False)}
+    return prod(sizes.values())

@@ -1,0 +1,22 @@
+"""Model libraries: the only files that import diffusers, timm and torchvision. One file a library."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+#: prefix of a model reference -> the file that builds from it (`build`) and names its version (`version`).
+FAMILIES = {
+    "diffusers": "diffusers_family",
+    "timm": "timm_family",
+    "torchvision": "torchvision_family",
+}
+
+
+def family(prefix: str) -> ModuleType:
+    """The family's module, imported on first use.
+
+    Raises:
+        KeyError: there is no such family.
+    """
+    return importlib.import_module(f".{FAMILIES[prefix]}", __name__)

@@ -1,0 +1,23 @@
+"""How a model becomes an FX graph, and what each of its layers is for."""
+
+from .attention import Attention, find_attention
+from .capture import Capture, EntryPoint, capture, capture_all
+from .example_inputs import ExampleInputs, inputs_with
+from .isolation import unwrap
+from .roles import LayerUse, Role, merge_roles, roles
+
+__all__ = [
+    "Attention",
+    "Capture",
+    "EntryPoint",
+    "ExampleInputs",
+    "LayerUse",
+    "Role",
+    "capture",
+    "capture_all",
+    "find_attention",
+    "inputs_with",
+    "merge_roles",
+    "roles",
+    "unwrap",
+]

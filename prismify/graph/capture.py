@@ -1,0 +1,249 @@
+"""Capture a model as a `torch.fx.Graph`, by the first technique that works on it.
+
+The ladder: a recorder on fake tensors (allocates nothing, works on `meta`), the recorder on real tensors,
+`torch.export`, and at last a bare list of modules. Which rung was taken, and why the ones above failed,
+is part of the result.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+)
+
+from ..errors import CaptureError, one_line
+from .example_inputs import ExampleInputs, candidates, given_inputs, noise
+from .exported import export_graph
+from .flow import output_nodes, shape
+from .isolation import Snapshot, cloned_tensors, fake_weights, undisturbed, unwrap
+from .recorder import Recorder
+
+Technique = Literal["recorder on fake tensors", "recorder on real tensors", "torch.export", "list of modules"]
+_MAX_GUESSES = 60
+_NO_OUTPUT = "it returns no tensor"
+_MAX_SECONDS = 15.0
+# What no other example input would cure: the model itself asks for values.
+_NOT_THE_INPUTS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """One method of a model, captured.
+
+    Args:
+        method: "forward", "encode", "decode" or a name the caller gave.
+        technique: the rung of the ladder that was taken.
+        graph: the FX graph; None for "list of modules".
+        inputs: the example inputs the graph was made with, if any ran.
+        output_shapes: of every tensor the method returns.
+        failed: why the techniques above failed, one line each.
+    """
+
+    method: str
+    technique: Technique
+    graph: fx.Graph | None
+    inputs: ExampleInputs | None
+    output_shapes: tuple[tuple[int, ...], ...] = ()
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Every captured entry point of a model; `skipped` says why a method it has could not be captured."""
+
+    entries: tuple[EntryPoint, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def graphs(self) -> list[tuple[EntryPoint, fx.Graph]]:
+        return [(entry, entry.graph) for entry in self.entries if entry.graph is not None]
+
+
+def capture(
+    model: nn.Module,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    method: str = "forward",
+) -> fx.Graph:
+    """The FX graph of one call of `model.<method>`.
+
+    Each node's `meta` holds `shape`, `dtype`, `module` (the qualified name of the module that ran it) and
+    `call` (its call index). The model may lie on `meta`; it comes back as it was.
+
+    Args:
+        args, kwargs: example inputs; guessed from the signature and config when both are None.
+
+    Raises:
+        CaptureError: no technique could run the model.
+    """
+    entry = capture_method(unwrap(model), method, given_inputs(args, kwargs))
+    if entry.graph is None:
+        raise CaptureError(f"{type(model).__name__}.{method} cannot be captured: {_decisive(entry)}")
+    return entry.graph
+
+
+def capture_all(
+    model: nn.Module,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    methods: Iterable[str] | None = None,
+) -> Capture:
+    """Capture `forward`, and `encode` and `decode` by themselves where the model has them.
+
+    Given example inputs belong to the first of `methods`; the others get guesses.
+
+    Raises:
+        CaptureError: `methods` names one the model lacks, or given inputs do not run.
+    """
+    model = unwrap(model)
+    for method in methods or ():
+        if not callable(getattr(model, method, None)):
+            raise CaptureError(f"{type(model).__name__} has no method {method!r} to capture")
+    given = given_inputs(args, kwargs)
+    wanted = list(methods) if methods else ["forward", *(m for m in ("encode", "decode") if _has_method(model, m))]
+    entries: list[EntryPoint] = []
+    skipped: list[str] = []
+    encoded: list[Tensor] = []
+    for index, method in enumerate(wanted):
+        like = encoded if method == "decode" else []
+        entry = capture_method(model, method, given if index == 0 else None, like)
+        if given is not None and index == 0 and entry.graph is None:
+            raise CaptureError(f"{type(model).__name__}.{method} does not run on the given inputs: {_decisive(entry)}")
+        if method == "encode":
+            encoded = sorted((noise(*s) for s in dict.fromkeys(entry.output_shapes)), key=torch.numel)
+        if entry.graph is not None or index == 0:
+            entries.append(entry)
+        else:
+            skipped.append(f"{method} could not be captured by itself: {entry.failed[0]}")
+    if len(entries) > 1 and entries[0].graph is None:
+        first = entries.pop(0)
+        skipped.insert(0, f"{first.method} could not be captured: {first.failed[0]}")
+    return Capture(tuple(entries), tuple(skipped))
+
+
+def capture_method(
+    model: nn.Module, method: str, given: ExampleInputs | None = None, like: list[Tensor] | None = None
+) -> EntryPoint:
+    """Climb down the ladder for one method; never raises for a model that cannot be captured."""
+    guesses: Iterator[ExampleInputs] = iter([given]) if given else candidates(model, method, like)
+    failed: list[str] = []
+    with undisturbed(model):
+        best, result = _first_that_runs(model, method, guesses)
+    if isinstance(result, fx.Graph) and output_nodes(result):
+        return _entry(method, "recorder on fake tensors", result, best, failed)
+    failed.append(f"recorder on fake tensors: {_NO_OUTPUT if isinstance(result, fx.Graph) else result}")
+    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        failed.append("recorder on real tensors: the model lies on meta, without weights")
+    elif best is not None:
+        try:
+            with undisturbed(model), cloned_tensors(model):
+                graph = record(model, method, best.map(lambda t: t.to(device_of(model), copy=True)))
+            if output_nodes(graph):
+                return _entry(method, "recorder on real tensors", graph, best, failed)
+            failed.append(f"recorder on real tensors: {_NO_OUTPUT}")
+        except Exception as error:
+            failed.append(f"recorder on real tensors: {one_line(error)}")
+    if best is not None:
+        try:
+            with undisturbed(model):
+                graph = export_graph(model, method, best)
+            return _entry(method, "torch.export", graph, best, failed)
+        except Exception as error:
+            failed.append(f"torch.export: {one_line(error)}")
+    return EntryPoint(method, "list of modules", None, None, (), tuple(failed))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the first parameter that has one; the CPU for a model without parameters."""
+    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+
+
+def record(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Graph:
+    """Run `model.<method>` once and return the operators it ran; errors of the model come through."""
+    recorder = Recorder(model, inputs.tensors())
+    with _module_hooks(recorder), torch.inference_mode(), recorder:
+        output = getattr(model, method)(*inputs.args, **inputs.kwargs)
+    return recorder.finish(output)
+
+
+def _first_that_runs(
+    model: nn.Module, method: str, guesses: Iterator[ExampleInputs]
+) -> tuple[ExampleInputs | None, fx.Graph | str]:
+    """The first guess that runs on fake tensors with its graph; else the guess that came furthest, and why."""
+    best: ExampleInputs | None = None
+    furthest, reason = -1, "no example inputs could be made"
+    begun = time.monotonic()
+    try:
+        with fake_weights(model) as (mode, fake):
+            snapshot = Snapshot(model)
+            for guess, _ in zip(guesses, range(_MAX_GUESSES), strict=False):
+                if time.monotonic() - begun > _MAX_SECONDS:
+                    break
+                recorder: Recorder | None = None
+                try:
+                    inputs = guess.map(fake)
+                    recorder = Recorder(model, inputs.tensors())
+                    with mode, _module_hooks(recorder), torch.inference_mode(), recorder:
+                        output = getattr(model, method)(*inputs.args, **inputs.kwargs)
+                    return guess, recorder.finish(output)
+                except Exception as error:
+                    snapshot.restore()  # what a wrong guess made the model keep would mislead the next
+                    steps = len(recorder.graph.nodes) if recorder else 0
+                    if isinstance(error, _NOT_THE_INPUTS):
+                        return guess, one_line(error)
+                    if steps > furthest:
+                        furthest, best, reason = steps, guess, one_line(error)
+    except Exception as error:  # a module that lets no fake weight in, such as a ScriptModule
+        if best is None:
+            best = next(guesses, None)
+        reason = one_line(error)
+    return best, reason
+
+
+@contextmanager
+def _module_hooks(recorder: Recorder) -> Iterator[None]:
+    registry = nn.modules.module
+    hooks = (
+        registry.register_module_forward_pre_hook(recorder.enter_module),
+        registry.register_module_forward_hook(recorder.leave_module, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _entry(
+    method: str, technique: Technique, graph: fx.Graph, inputs: ExampleInputs | None, failed: list[str]
+) -> EntryPoint:
+    shapes = tuple(shape(node) for node in output_nodes(graph))
+    return EntryPoint(method, technique, graph, inputs, shapes, tuple(failed))
+
+
+def _decisive(entry: EntryPoint) -> str:
+    """Why the technique that had the best chance failed: real tensors, where there were any."""
+    real = [reason for reason in entry.failed if reason.startswith("recorder on real") and "lies on meta" not in reason]
+    return (real or list(entry.failed))[0]
+
+
+def _has_method(model: nn.Module, name: str) -> bool:
+    method: Callable[..., Any] | None = getattr(model, name, None)
+    if not callable(method) or isinstance(method, nn.Module):
+        return False
+    try:
+        return bool(inspect.signature(method).parameters)
+    except ValueError:
+        return False

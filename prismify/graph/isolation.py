@@ -1,0 +1,152 @@
+"""Run a model without leaving a trace on it: modes, buffers and attributes come back as they were."""
+
+from __future__ import annotations
+
+import logging
+import types
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+#: Values that a snapshot does not look into.
+_OPAQUE = (Tensor, type, types.ModuleType, types.FunctionType, str, bytes, int, float, logging.Logger)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no fast paths, no compilation, no chatter; afterwards the model's Python side is as it was.
+
+    Models cache tensors in attributes, lists and helper objects (rotary tables, video feature maps), and
+    register buffers and modules on first use: made under a fake or inference mode these would poison the
+    next real call. The values of tensors are `cloned_tensors`' to keep, and the random state's as well.
+    """
+    snapshot = Snapshot(model)
+    fastpath, quiet = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
+    torch.backends.mha.set_fastpath_enabled(False)
+    logging.disable(logging.CRITICAL)  # the error of a failed attempt is reported once, by whoever asked for it
+    try:
+        # Not `eval()`: layers that merge weights when the mode changes would really do so.
+        for module in model.modules():
+            module.training = False
+        with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(quiet)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        snapshot.restore()
+
+
+class Snapshot:
+    """What a module tree holds in Python: attributes and, however nested, containers and plain objects."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._saved: list[tuple[Any, list[Any], list[int]]] = []
+        seen: set[int] = set()
+        waiting: list[Any] = [model]
+        while waiting:
+            value = waiting.pop()
+            if id(value) in seen or isinstance(value, _OPAQUE):
+                continue
+            seen.add(id(value))
+            if isinstance(value, dict):
+                self._saved.append((value, list(value.items()), _identities(value)))
+                waiting.extend(value.values())
+            elif isinstance(value, (list, set, deque)):
+                self._saved.append((value, list(value), _identities(value)))
+                waiting.extend(value)
+            elif isinstance(value, tuple):
+                waiting.extend(value)
+            elif isinstance(getattr(value, "__dict__", None), dict):
+                waiting.append(value.__dict__)
+
+    def restore(self) -> None:
+        """Put back what has changed, and touch nothing else."""
+        for container, content, identities in self._saved:
+            if _identities(container) == identities:
+                continue
+            if isinstance(container, dict):
+                kind = OrderedDict if isinstance(container, OrderedDict) else dict
+                kind.clear(container)
+                for key, value in content:
+                    kind.__setitem__(container, key, value)
+            else:
+                container.clear()
+                (container.update if isinstance(container, set) else container.extend)(content)
+
+
+def _identities(container: Any) -> list[int]:
+    items = [x for item in container.items() for x in item] if isinstance(container, dict) else container
+    return [id(item) for item in items]
+
+
+@contextmanager
+def cloned_tensors(model: nn.Module) -> Iterator[None]:
+    """Run on copies of every parameter and buffer, so that a forward that writes to them writes nowhere."""
+    memo: dict[int, Tensor] = {}
+
+    def clone(tensor: Tensor) -> Tensor:
+        if id(tensor) not in memo:
+            copied = tensor.detach().clone()
+            parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if parameter else copied
+        return memo[id(tensor)]
+
+    with swapped_tensors(model, clone):
+        yield
+
+
+@contextmanager
+def fake_weights(model: nn.Module) -> Iterator[tuple[FakeTensorMode, Callable[[Tensor], Tensor]]]:
+    """Swap fake CPU tensors into a real or `meta` module: it runs by shapes alone and allocates nothing.
+
+    Yields the mode to run under, and the function that makes a tensor fake.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    memo: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in memo:
+            with mode:
+                made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+                if isinstance(tensor, nn.Parameter):
+                    made = nn.Parameter(made, requires_grad=False)
+            memo[id(tensor)] = (tensor, made)
+        return memo[id(tensor)][1]
+
+    with swapped_tensors(model, fake):
+        yield mode, fake
+
+
+@contextmanager
+def swapped_tensors(model: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Put `stand_in(tensor)` in the place of every parameter and buffer, and the tensors back afterwards."""
+    saved: list[tuple[dict[str, Any], str, Tensor]] = []
+    try:
+        for module in model.modules():
+            for slots in cast(list[dict[str, Any]], [module._parameters, module._buffers]):
+                for name, tensor in list(slots.items()):
+                    if tensor is not None:
+                        saved.append((slots, name, tensor))
+                        slots[name] = stand_in(tensor)
+        yield
+    finally:
+        for slots, name, tensor in saved:
+            slots[name] = tensor

@@ -1,0 +1,344 @@
+"""The facts about every convolution, linear and attention layer of a model: what it is, where it stands,
+what it costs, and what would keep it from being replaced. Nothing here decides."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from .count import node_macs, unique
+from .graph import Attention, Capture, LayerUse, Role, find_attention, merge_roles, roles
+from .graph.flow import operands, operator_name, shape
+from .graph.stand_in import layer_of
+from .layers import DeepPrism, Prism, PrismConv, operator_for
+
+
+@dataclass(frozen=True)
+class AttentionPart:
+    """Which part a layer plays in which attention; `parts` has several for a fused projection."""
+
+    block: str
+    kind: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution, linear or attention layer.
+
+    Args:
+        name: qualified name of its module, or of the module that owns its weight.
+        kind: "conv1d" ... "conv_transpose3d", "linear", or "attention" (a packed `nn.MultiheadAttention`).
+        role: from the dataflow, over every entry point and call.
+        obstacle: why no operator can take its place, apart from any policy; None when one can.
+        parameters: unique numbers it owns that no earlier layer owns (tied weights count once).
+        owns: "weight" and "bias", where no earlier layer owns them.
+        tied: names of the other modules that hold its weight or its bias.
+        calls: operators it ran over all entry points; input_shape and output_shape are those of the first.
+        pointwise: whether it acts on each position by itself, with stride 1.
+        macs: multiply-adds of one pass over the entry points that make up the whole model.
+    """
+
+    name: str
+    kind: str
+    role: Role
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...] = ()
+    groups: int = 1
+    bias: bool = False
+    pointwise: bool = False
+    parameters: int = 0
+    itemsize: int = 4
+    obstacle: str | None = None
+    owns: frozenset[str] = frozenset()
+    tied: tuple[str, ...] = ()
+    attention: AttentionPart | None = None
+    partial: tuple[str, ...] = ()
+    calls: int = 0
+    input_shape: tuple[int, ...] | None = None
+    output_shape: tuple[int, ...] | None = None
+    macs: int = 0
+    output_numel: int = 0
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Every layer of a model, its attentions, and the multiply-adds outside the layers."""
+
+    layers: tuple[Layer, ...]
+    attention: tuple[Attention, ...]
+    macs_elsewhere: int
+
+
+@dataclass
+class _Uses:
+    """What the graphs say about one layer, gathered over entry points and calls."""
+
+    roles: list[Role] = field(default_factory=list)
+    uses: list[LayerUse] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)  # modules that use the weight behind the owner's back
+    partial: set[str] = field(default_factory=set)
+    macs: int = 0
+    output_numel: int = 0
+
+
+@dataclass
+class _Context:
+    """What every row is read against; `counted` grows as parameters find their first owner."""
+
+    modules: dict[str, nn.Module]
+    parameters: dict[str, nn.Parameter]
+    owners: dict[int, list[str]]
+    parts: dict[str, AttentionPart]
+    unseen: Role  # of a layer that no graph shows
+    counted: set[int] = field(default_factory=set)
+
+
+def inventory(model: nn.Module, capture: Capture) -> Inventory:
+    """List every convolution, linear and attention layer of a captured (unwrapped) model."""
+    modules = dict(model.named_modules())
+    gathered: dict[str, _Uses] = defaultdict(_Uses)
+    attentions: list[Attention] = []
+    elsewhere = 0
+    counted = _whole_model(capture)
+    for entry, graph in capture.graphs:
+        uses = roles(graph)
+        attentions += find_attention(graph, uses)
+        for use in uses:
+            _gather(gathered, modules, use, entry.method in counted)
+        if entry.method in counted:
+            layer_nodes = {use.node for use in uses}
+            elsewhere += sum(node_macs(n) for n in graph.nodes if n not in layer_nodes)
+    context = _Context(
+        modules,
+        dict(model.named_parameters(remove_duplicate=False)),
+        _owners(model),
+        _attention_parts(attentions, modules),
+        # Only where every method was captured is a layer that none of them shows known to be unused.
+        unseen="dead" if capture.graphs and not capture.skipped else "unknown",
+    )
+    layers = [_layer(name, model, gathered.get(name, _Uses()), context) for name in _names(modules, gathered)]
+    return Inventory(tuple(layers), tuple(_once(attentions)), elsewhere)
+
+
+def is_layer(module: nn.Module | None) -> bool:
+    """Whether a module is a convolution, linear or packed attention layer by itself."""
+    return isinstance(module, (_ConvNd, nn.Linear, nn.MultiheadAttention))
+
+
+def widths_of(module: nn.Module) -> tuple[int, int]:
+    """(C_in, C_out) of a layer."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, _ConvNd):
+        return module.in_channels, module.out_channels
+    assert isinstance(module, nn.MultiheadAttention)
+    return module.embed_dim, module.embed_dim
+
+
+def obstacle_of(module: nn.Module) -> str | None:
+    """Why prismify has no operator for such a module, or None when it has one."""
+    if isinstance(module, nn.MultiheadAttention):
+        return "nn.MultiheadAttention packs its projections in one weight"
+    if isinstance(module, _ConvNd):
+        if not isinstance(module, nn.Conv2d):
+            return f"{_class(module)}: DeepPrism takes the place of 2-D convolutions"
+        if module.groups > 1:
+            depthwise = module.groups == module.in_channels
+            return "depthwise convolution" if depthwise else f"grouped convolution ({module.groups} groups)"
+        base: type[nn.Module] = nn.Conv2d
+    else:
+        base = nn.Linear
+    if hasattr(module, "parametrizations") or any(n in module._parameters for n in ("weight_g", "weight_orig")):
+        return "its weight is parametrised (weight or spectral norm, LoRA): merge or remove that first"
+    if "forward" in module.__dict__:
+        return "its forward was replaced on the instance"
+    same = type(module).forward is base.forward and (
+        base is nn.Linear or type(module)._conv_forward is nn.Conv2d._conv_forward  # type: ignore[attr-defined]
+    )
+    if not same:
+        return f"{_class(module)} computes more than a {base.__name__}"
+    if set(module._parameters) != {"weight", "bias"} or module._modules or module._buffers:
+        return f"{_class(module)} holds more than a weight and a bias"
+    return None
+
+
+def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: LayerUse, counted: bool) -> None:
+    if use.kind not in ("convolution", "linear"):
+        return
+    name = _row_name(use, modules)
+    found = gathered[name]
+    owner = modules.get(name)
+    if use.module != name and is_layer(owner) and not isinstance(owner, nn.MultiheadAttention):
+        found.foreign.append(use.module)
+    found.roles.append(use.role)
+    found.uses.append(use)
+    found.partial.update(use.partial)
+    if counted:
+        found.macs += node_macs(use.node)
+        found.output_numel += prod(shape(use.node))
+
+
+def _row_name(use: LayerUse, modules: dict[str, nn.Module]) -> str:
+    """The layer module that ran the operator, else the owner of its weight, else the weight's own name."""
+    if is_layer(modules.get(use.module)) and not isinstance(modules[use.module], nn.MultiheadAttention):
+        return use.module
+    rows = []
+    for alias in use.parameters[0]:
+        owner, _, leaf = alias.rpartition(".")
+        if ".parametrizations." in alias:
+            rows.append(alias.split(".parametrizations.")[0])
+        else:
+            rows.append(owner if owner and (leaf == "weight" or is_layer(modules.get(owner))) else alias)
+    return use.module if use.module in rows else rows[0]
+
+
+def _names(modules: dict[str, nn.Module], gathered: dict[str, _Uses]) -> list[str]:
+    """Modules in the order they are registered, then the weights that only the graphs know."""
+    names = [name for name, module in modules.items() if is_layer(module) or name in gathered]
+    return names + [name for name in gathered if name not in modules]
+
+
+def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Layer:
+    module: nn.Module | None = context.modules.get(name)
+    first = found.uses[0] if found.uses else None
+    if is_layer(module):
+        assert module is not None
+        own = _own_parameters(module)
+        obstacle = obstacle_of(module)
+        if found.foreign and obstacle is None:
+            obstacle = f"its weight is used by {found.foreign[0] or 'the model'} without calling it"
+    else:
+        assert first is not None
+        own = _operator_parameters(found.uses, context.parameters)
+        obstacle = f"{_class(module or model)} applies the weight itself ({operator_name(first.node)})"
+        if isinstance(module, (DeepPrism, Prism, PrismConv)):
+            obstacle = f"a {_class(module)} already"
+        module = None
+        if isinstance(model, fx.GraphModule):
+            module, obstacle = _graph_layer(found.uses, obstacle)
+    if first is not None and first.modulated:
+        obstacle = "its weight is computed from the data (modulated convolution)"
+    fresh = [t for t in own if id(t) not in context.counted]
+    context.counted.update(id(t) for t in own)
+    kind, in_channels, out_channels, kernel, groups = _geometry(module, first)
+    tied = sorted({o for t in own for o in context.owners.get(id(t), []) if o != name})
+    return Layer(
+        name=name,
+        kind=kind,
+        role=merge_roles(found.roles) if found.roles else context.unseen,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        kernel_size=kernel,
+        groups=groups,
+        bias=getattr(module, "bias", None) is not None,
+        pointwise=module is not None and operator_for(module) == "Prism",
+        parameters=sum(t.numel() for t in fresh),
+        itemsize=own[0].element_size() if own else 4,
+        obstacle=obstacle,
+        owns=frozenset("weight" if t.dim() > 1 else "bias" for t in fresh),
+        tied=tuple(tied) if context.modules.get(name) is module else (),
+        attention=context.parts.get(name),
+        partial=tuple(sorted(found.partial)),
+        calls=len(found.uses),
+        input_shape=shape(first.data) if first else None,
+        output_shape=shape(first.node) if first else None,
+        macs=found.macs,
+        output_numel=found.output_numel,
+    )
+
+
+def _own_parameters(module: nn.Module) -> list[Tensor]:
+    """What a layer module holds itself, parametrised or not."""
+    own = [p for p in module._parameters.values() if p is not None]
+    parametrised = getattr(module, "parametrizations", None)
+    return unique([*own, *(parametrised.parameters() if parametrised is not None else ())])
+
+
+def _operator_parameters(uses: list[LayerUse], parameters: dict[str, nn.Parameter]) -> list[Tensor]:
+    """The weights and the biases of bare operators."""
+    names = [group[0] for use in uses for group in use.parameters]
+    for use in uses:
+        names += [n.meta["parameter"][0] for n in operands(use.node) if "parameter" in n.meta]
+    return unique(parameters[name] for name in names)
+
+
+def _graph_layer(uses: list[LayerUse], otherwise: str) -> tuple[nn.Module | None, str | None]:
+    """The module that an operator of a GraphModule amounts to, and what stands in its way."""
+    stand_ins = [layer_of(use.node) for use in uses]
+    first = stand_ins[0]
+    if first is None:
+        return None, otherwise
+    readers = {user for use in uses for user in use.weight.users}
+    if any(str(other) != str(first) for other in stand_ins) or readers != {use.node for use in uses}:
+        return first, "its weight is used in more than one way"
+    return first, obstacle_of(first)
+
+
+def _geometry(module: nn.Module | None, use: LayerUse | None) -> tuple[str, int, int, tuple[int, ...], int]:
+    """(kind, C_in, C_out, kernel size, groups), from the module or, failing one, from the operator."""
+    if module is not None:
+        groups = module.groups if isinstance(module, _ConvNd) else 1
+        return _kind(module), *widths_of(module), tuple(getattr(module, "kernel_size", ())), int(groups)
+    assert use is not None
+    weight, name = shape(use.weight), operator_name(use.node)
+    if use.kind == "convolution":
+        axis = 1 if len(shape(use.node)) > 2 else 0
+        widths = shape(use.data)[axis], shape(use.node)[axis]
+        kind = name if name.startswith("conv") else f"conv{len(weight) - 2}d"
+        return kind, *widths, weight[2:], max(1, widths[0] // max(1, weight[1]))
+    return "linear", shape(use.data)[-1], shape(use.node)[-1], (), 1
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, _ConvNd):
+        return f"conv{'_transpose' if module.transposed else ''}{len(module.kernel_size)}d"
+    return "linear" if isinstance(module, nn.Linear) else "attention"
+
+
+def _attention_parts(attentions: Sequence[Attention], modules: dict[str, nn.Module]) -> dict[str, AttentionPart]:
+    parts: dict[str, AttentionPart] = {}
+    for attention in attentions:
+        by_name: dict[str, list[str]] = defaultdict(list)
+        for part, use in attention.parts:
+            by_name[_row_name(use, modules)].append(part)
+        for name, played in by_name.items():
+            here = AttentionPart(attention.module, attention.kind, tuple(dict.fromkeys(played)))
+            # What is q, k or v of one attention is not told by being what follows another.
+            if name not in parts or parts[name].parts == ("out",):
+                parts[name] = here
+    return parts
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Which modules hold each parameter."""
+    owners: dict[int, list[str]] = defaultdict(list)
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners[id(parameter)].append(name)
+    return owners
+
+
+def _whole_model(capture: Capture) -> set[str]:
+    """The entry points whose operators together are one pass: `forward`, else all of them."""
+    methods = {entry.method for entry, _ in capture.graphs}
+    return {"forward"} if "forward" in methods else methods
+
+
+def _once(attentions: list[Attention]) -> list[Attention]:
+    """One entry for each place: encode and decode show again what forward showed."""
+    seen: dict[tuple[str, tuple[str, ...]], Attention] = {}
+    for attention in attentions:
+        seen.setdefault((attention.module, tuple(u.module for _, u in attention.parts)), attention)
+    return list(seen.values())
+
+
+def _class(module: nn.Module) -> str:
+    return type(module).__name__

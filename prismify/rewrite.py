@@ -1,0 +1,232 @@
+"""Carry a plan out on a model: everything is checked before anything changes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any, TypeVar
+
+from torch import fx, nn
+
+from .errors import ConversionError, PlanError, ShapeError
+from .graph import Capture, capture_all, unwrap
+from .inventory import is_layer, obstacle_of, widths_of
+from .layers import build_operator
+from .plan import Decision, Plan, Totals
+from .policies import Policy
+from .report import kept_groups
+from .rewrite_graph import operator_layer, replace_operators
+from .scanning import replan, scan_captured
+from .verify import verify
+
+M = TypeVar("M", bound=nn.Module)
+_HOOKS = (
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def convert(
+    model: M,
+    plan: Plan | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    policy: str | Policy = "paper",
+    check: bool = True,
+) -> M:
+    """A converted copy of `model`, of the same class; the original is left bitwise as it was.
+
+    Of a model in `DataParallel`, `DistributedDataParallel` or `torch.compile` the one inside is converted.
+    The config, training mode, gradient checkpointing and hooks come along; replaced weights are not copied.
+    The plan that was carried out is `converted.prismify_plan`.
+
+    Args:
+        model: any `nn.Module`, or a `torch.fx.GraphModule`, which is rewritten as a graph.
+        plan: from `scan` or a file; made with `policy` when None.
+        args, kwargs: example inputs, as for `scan`.
+        check: afterwards compare the output shapes, and see that finite gradients reach every new weight.
+
+    Raises:
+        PlanError: the plan does not fit the model, or replaces nothing.
+        ConversionError: the checks failed; the message names the layer.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 3, 3))
+        >>> type(convert(net)[1]).__name__
+        'DeepPrism'
+    """
+    inner: M = unwrap(model)  # type: ignore[assignment]
+    capture, plan = _settled(inner, plan, args, kwargs, policy)
+    new = _build(inner, plan)
+    modules = dict(inner.named_modules())
+    operators = {n: m for n, m in new.items() if not is_layer(modules.get(n))}
+    # Seeding the memo with the replacements makes deepcopy put them in and skip the weights they replace.
+    memo: dict[int, Any] = {id(modules[n]): m for n, m in new.items() if n not in operators}
+    try:
+        converted = copy.deepcopy(inner, memo)
+    except Exception as error:
+        raise ConversionError(f"{type(inner).__name__} cannot be copied ({error}); use convert_ in place") from error
+    for name, module in new.items():
+        if name not in operators:
+            for hooks in _HOOKS:  # a hook that is a method of the model becomes the copy's method
+                setattr(module, hooks, copy.deepcopy(getattr(modules[name], hooks), memo))
+    if isinstance(converted, fx.GraphModule):
+        replace_operators(converted, operators)
+    if check:
+        verify(converted, capture, new)
+    _attach(converted, plan)
+    return converted
+
+
+def convert_(
+    model: M,
+    plan: Plan | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    policy: str | Policy = "paper",
+    check: bool = True,
+) -> M:
+    """`convert` in place: `model` itself is changed and returned; after an error it is as it was.
+
+    Raises:
+        PlanError: also for a `GraphModule`, which only `convert` rewrites.
+        ConversionError: the checks failed.
+    """
+    inner = unwrap(model)
+    if isinstance(inner, fx.GraphModule):
+        raise PlanError("a GraphModule is rewritten as a copy: use prismify.convert")
+    capture, plan = _settled(inner, plan, args, kwargs, policy)
+    carry_out(inner, plan, capture if check else None)
+    return model
+
+
+def carry_out(model: nn.Module, plan: Plan, capture: Capture | None) -> None:
+    """Change an unwrapped model as a plan made for it says, and check it against `capture` where one is given.
+
+    Raises:
+        PlanError: the plan does not fit the model, or replaces nothing.
+        ConversionError: the checks failed; the model is as it was.
+    """
+    _require_work(plan)
+    new = _build(model, plan)
+    undo = _swap(model, new)
+    if capture is not None:
+        try:
+            verify(model, capture, new)
+        except BaseException:
+            for parent, attribute, old in undo:
+                parent._modules[attribute] = old
+            raise
+    _attach(model, plan)
+
+
+def replay(model: M, plan: Plan) -> M:
+    """Put a plan's operators into a model that was just built, without capture or checks: for loading.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+    """
+    _swap(model, _build(model, plan))
+    model.prismify_plan = plan  # type: ignore[assignment]
+    return model
+
+
+def _settled(
+    model: nn.Module,
+    plan: Plan | None,
+    args: tuple[Any, ...] | None,
+    kwargs: dict[str, Any] | None,
+    policy: str | Policy,
+) -> tuple[Capture, Plan]:
+    """The capture to check against and the plan to carry out, its facts measured on this model."""
+    capture = capture_all(model, args, kwargs)
+    plan = scan_captured(model, capture, policy) if plan is None else replan(model, capture, plan)
+    _require_work(plan)
+    return capture, plan
+
+
+def _require_work(plan: Plan) -> None:
+    if not plan.replaced:
+        kept = [f"{g['layers']} {g['meaning']}" for g in kept_groups(plan)[:3]]
+        raise PlanError(f"{plan.model} has nothing to convert: " + ("; ".join(kept) or "it has no layers"))
+
+
+def _build(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
+    """Every replacement by name, with the old layers' hooks and ties; raises before anything has changed."""
+    modules = dict(model.named_modules())
+    new: dict[str, nn.Module] = {}
+    made: dict[tuple[int, str], nn.Parameter] = {}
+    for row in plan.replaced:
+        old = _replaceable(model, modules, row)
+        assert row.operator is not None
+        try:
+            module = build_operator(row.operator, old)
+        except ShapeError as error:
+            raise PlanError(f"{row.name}: {error}") from error
+        for hooks in _HOOKS:
+            setattr(module, hooks, getattr(old, hooks))
+        # Layers that shared a weight or a bias share the new one.
+        for name, parameter in list(module.named_parameters()):
+            replaced = old.bias if name == "bias" else old.weight
+            module.register_parameter(name, made.setdefault((id(replaced), name), parameter))
+        new[row.name] = module
+    return new
+
+
+def _replaceable(model: nn.Module, modules: dict[str, nn.Module], row: Decision) -> nn.Module:
+    """The layer a row speaks of, seen to be what the row says and to be replaceable."""
+    layer = modules.get(row.name)
+    if not is_layer(layer) and isinstance(model, fx.GraphModule):
+        layer = operator_layer(model, row)
+    if layer is None:
+        raise PlanError(f"{row.name}: the model has no such layer")
+    obstacle = obstacle_of(layer) if is_layer(layer) else f"a {type(layer).__name__} is no layer prismify replaces"
+    if obstacle is not None:
+        raise PlanError(f"{row.name}: {obstacle}; set its decision to keep")
+    in_channels, out_channels = widths_of(layer)
+    if (in_channels, out_channels) != (row.in_channels, row.out_channels):
+        planned = f"{row.in_channels}->{row.out_channels}"
+        raise PlanError(f"{row.name}: the plan says {planned}, the model has {in_channels}->{out_channels}")
+    return layer
+
+
+def _swap(model: nn.Module, new: dict[str, nn.Module]) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Put the replacements in every place their modules stand; returns what undoes it."""
+    modules = dict(model.named_modules())
+    by_id = {id(modules[name]): module for name, module in new.items()}
+    undo = []
+    for parent in list(modules.values()):
+        for attribute, child in list(parent._modules.items()):
+            if child is not None and id(child) in by_id:
+                undo.append((parent, attribute, child))
+                parent._modules[attribute] = by_id[id(child)]
+    return undo
+
+
+def _attach(model: nn.Module, plan: Plan) -> None:
+    """Leave the plan on the model, joined with that of an earlier conversion."""
+    earlier: Plan | None = getattr(model, "prismify_plan", None)
+    if earlier is not None:
+        done = {d.name: d for d in earlier.replaced}
+        layers = tuple(done.get(d.name, d) for d in plan.layers)
+        plan = dataclasses.replace(
+            plan,
+            layers=layers,
+            parameters=Totals(earlier.parameters.before, plan.parameters.after),
+            macs=Totals(earlier.macs.before, plan.macs.after),
+            size_bytes=Totals(earlier.size_bytes.before, plan.size_bytes.after),
+        )
+    model.prismify_plan = plan  # type: ignore[assignment]

@@ -1,0 +1,187 @@
+"""Scan a model: capture it, list its layers, decide about each. The model does not change."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from .count import operator_bias, operator_macs, operator_weights, parameter_count, state_bytes
+from .errors import PlanError
+from .graph import Capture, capture_all, unwrap
+from .inventory import Inventory, Layer, inventory
+from .plan import Decision, Plan, Totals
+from .policies import Policy, Verdict, check_patterns, decide
+
+
+def scan(
+    model: nn.Module,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    policy: str | Policy = "paper",
+    methods: Iterable[str] | None = None,
+) -> Plan:
+    """What conversion would do to `model`, layer by layer, with reasons.
+
+    Args:
+        model: any `nn.Module`; on `meta` nothing is allocated. It comes back as it was.
+        args, kwargs: example inputs; guessed from the signature and config when both are None.
+        policy: "paper", "volumes", or a `Policy`.
+        methods: entry points to capture; `forward`, and `encode` and `decode` where there are, by default.
+
+    Raises:
+        PlanError: the policy is unknown, a pattern matches nothing, or a lazy module has no shape yet.
+        CaptureError: `methods` names a method the model lacks.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 3, 3))
+        >>> [(d.name, d.decision) for d in scan(net).layers]
+        [('0', 'keep'), ('1', 'replace'), ('2', 'keep')]
+    """
+    parameter_count(model)  # refuses lazy modules before they are run
+    return scan_captured(model, capture_all(model, args, kwargs, methods), policy)
+
+
+def scan_captured(model: nn.Module, capture: Capture, policy: str | Policy = "paper") -> Plan:
+    """`scan` with a capture that was made already."""
+    policy = policy if isinstance(policy, Policy) else Policy(name=policy)  # type: ignore[arg-type]
+    found = inventory(unwrap(model), capture)
+    if found.layers:
+        check_patterns([layer.name for layer in found.layers], policy)
+    verdicts = _settle_tied(found, {layer.name: decide(layer, policy) for layer in found.layers})
+    return _plan(model, capture, found, verdicts, dataclasses.asdict(policy))
+
+
+def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
+    """`plan`'s decisions, with every fact and total measured anew on `model`: how an edited plan is applied.
+
+    Raises:
+        PlanError: the plan names a layer that the model lacks, or lacks one that the model has.
+    """
+    found = inventory(unwrap(model), capture)
+    names, planned = [layer.name for layer in found.layers], {d.name: d for d in plan.layers}
+    for name in planned:
+        if name not in names:
+            raise PlanError(f"the plan's layer {name!r} is not in {type(unwrap(model)).__name__}")
+    for name in names:
+        if name not in planned:
+            raise PlanError(f"the plan has no row for layer {name!r}; scan the model again")
+    verdicts = {d.name: Verdict(d.operator, d.rule, d.reason) for d in plan.layers}
+    for layer in found.layers:
+        for other in layer.tied:
+            if (verdicts[other].operator if other in verdicts else None) != verdicts[layer.name].operator:
+                raise PlanError(f"{layer.name} shares a weight or bias with {other}: give both the same decision")
+    return _plan(model, capture, found, verdicts, plan.policy)
+
+
+def _plan(
+    model: nn.Module, capture: Capture, found: Inventory, verdicts: dict[str, Verdict], policy: dict[str, Any]
+) -> Plan:
+    layers = tuple(_decision(layer, verdicts[layer.name], verdicts) for layer in found.layers)
+    before = parameter_count(model)
+    after = before + sum(d.parameters_after - d.parameters_before for d in layers)
+    size = state_bytes(model)
+    saved = sum(
+        (d.parameters_before - d.parameters_after) * layer.itemsize
+        for layer, d in zip(found.layers, layers, strict=True)
+    )
+    macs = sum(d.macs_before for d in layers), sum(d.macs_after for d in layers)
+    return Plan(
+        model=type(unwrap(model)).__name__,
+        policy=policy,
+        layers=layers,
+        parameters=Totals(before, after),
+        macs=Totals(macs[0] + found.macs_elsewhere, macs[1] + found.macs_elsewhere),
+        size_bytes=Totals(size, size - saved),
+        buffers=sum(b.numel() for b in model.buffers()),
+        attention=tuple(_attention_row(found)),
+        capture=tuple(_capture_row(capture)),
+        notes=tuple(_notes(model, capture, layers)),
+    )
+
+
+def _decision(layer: Layer, verdict: Verdict, verdicts: dict[str, Verdict]) -> Decision:
+    operator, after, macs = verdict.operator, layer.parameters, layer.macs
+    if operator is not None:
+        # What a tied layer shares with an earlier one is the earlier one's to count.
+        after = operator_weights(operator, layer.kernel_size) if "weight" in layer.owns else 0
+        after += operator_bias(operator, layer.out_channels) if "bias" in layer.owns else 0
+        macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
+    part = layer.attention
+    return Decision(
+        name=layer.name,
+        kind=layer.kind,
+        role=layer.role,
+        decision="replace" if operator else "keep",
+        rule=verdict.rule,
+        reason=verdict.reason,
+        operator=operator,
+        in_channels=layer.in_channels,
+        out_channels=layer.out_channels,
+        kernel_size=layer.kernel_size,
+        groups=layer.groups,
+        calls=layer.calls,
+        input_shape=layer.input_shape,
+        output_shape=layer.output_shape,
+        attention=f"{part.kind} {', '.join(part.parts)}" if part else None,
+        parameters_before=layer.parameters,
+        parameters_after=after,
+        macs_before=layer.macs,
+        macs_after=macs,
+    )
+
+
+def _settle_tied(found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
+    """Layers that share a weight change together, to the same operator, or not at all."""
+    for layer in found.layers:
+        if not layer.tied or verdicts[layer.name].operator is None:
+            continue
+        for other in layer.tied:
+            same = other in verdicts and verdicts[other].operator == verdicts[layer.name].operator
+            if not same:
+                reason = f"it shares a weight or bias with {other}, which does not change in the same way"
+                verdicts[layer.name] = Verdict(None, "tied", reason)
+                return _settle_tied(found, verdicts)
+    return verdicts
+
+
+def _attention_row(found: Inventory) -> list[dict[str, Any]]:
+    rows = []
+    for attention in found.attention:
+        parts: dict[str, list[str]] = {}
+        for part, use in attention.parts:
+            parts.setdefault(part, []).append(use.module)
+        rows.append({"block": attention.module, "kind": attention.kind, "parts": parts})
+    return rows
+
+
+def _capture_row(capture: Capture) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": entry.method,
+            "technique": entry.technique,
+            "inputs": [{"name": n, "shape": list(t.shape)} for n, t in entry.inputs.tensors()] if entry.inputs else [],
+            "failed": list(entry.failed),
+        }
+        for entry in capture.entries
+    ]
+
+
+def _notes(model: nn.Module, capture: Capture, layers: tuple[Decision, ...]) -> list[str]:
+    notes = list(capture.skipped)
+    if unwrap(model) is not model:
+        notes.append(f"{type(model).__name__} was unwrapped: names are those of the model inside")
+    for entry in capture.entries:
+        if entry.technique == "recorder on real tensors":
+            notes.append(f"{entry.method}: recorded on real values, so one branch was seen")
+    if any(d.decision == "replace" for d in layers):
+        notes.append(
+            "The new weights are untrained: trained dense weights do not project onto them, "
+            "so the converted model must be retrained."
+        )
+    else:
+        notes.append("Nothing to convert.")
+    return notes

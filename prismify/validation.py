@@ -1,0 +1,73 @@
+"""Build dataclasses from plain data: every field known, present and of its declared type."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .errors import PlanError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], data: Any, where: str) -> T:
+    """The dataclass `cls` from a JSON object; lists become tuples where the field says so.
+
+    Raises:
+        PlanError: a field is unknown, missing or of another type; the message begins with `where`.
+
+    Example:
+        >>> from prismify.layers import Operator
+        >>> build(Operator, {"type": "Prism", "volumes": [1, 3]}, "operator").volumes
+        (1, 3)
+    """
+    if not isinstance(data, dict):
+        raise PlanError(f"{where} is missing or not an object")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    for name in data:
+        if name not in fields:
+            raise PlanError(f"{where}: unknown field {name!r}; known are {', '.join(sorted(fields))}")
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise PlanError(f"{where}: field {missing[0]!r} is missing")
+    try:
+        return cls(**{name: fit(value, hints[name], f"{where}: {name}") for name, value in data.items()})
+    except ValueError as error:
+        raise error if isinstance(error, PlanError) else PlanError(f"{where}: {error}") from error
+
+
+def fit(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type `hint`, or PlanError; only what JSON can hold is known."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return fit(value, next(a for a in arguments if a is not type(None)), where)
+    if origin is Literal:
+        # `1 == True`, so membership alone would let a boolean through for a number.
+        if not any(value == known and type(value) is type(known) for known in arguments):
+            raise PlanError(f"{where} {value!r} is not one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise PlanError(f"{where} {value!r} is not a list")
+        if arguments[-1] is Ellipsis:
+            return tuple(fit(item, arguments[0], where) for item in value)
+        if len(value) != len(arguments):
+            raise PlanError(f"{where} {value!r} does not have {len(arguments)} items")
+        return tuple(fit(item, kind, where) for item, kind in zip(value, arguments, strict=True))
+    if origin is dict:
+        hint = dict
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else build(hint, value, where)
+    if type(value) is not hint:
+        raise PlanError(f"{where} {value!r} is not of type {hint.__name__}")
+    return value
