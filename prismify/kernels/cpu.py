@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from . import cpu_threads
-from .cpu_axes import MAX_KERNEL
+from .axes import MAX_KERNEL
 from .problem import Problem
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

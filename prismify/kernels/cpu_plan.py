@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .cpu_axes import Axis, Job, Stencil, Strides, stencil_of
+from .axes import Axis, Job, Stencil, Strides, stencil_of
 from .cpu_kernels import PLAN
 from .cpu_pack import CIRCULAR, REFLECT, REPLICATE, ZERO
 from .problem import Problem

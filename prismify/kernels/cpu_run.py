@@ -12,10 +12,10 @@ from torch import Tensor
 
 from . import cpu_threads
 from .cpu import vector_bytes
-from .cpu_axes import Job, axes_of
+from .axes import input_grad_shape
 from .cpu_kernels import PLAN, compiled
 from .cpu_plan import TILE, Number, Template, template_of
-from .padding import empty_as, fold
+from .padding import dense_as, empty_as, fold
 from .problem import Problem
 
 #: Multiply-adds below which a second thread costs more than it saves.
@@ -54,16 +54,15 @@ def forward(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) ->
 
 def input_grad(grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
     """The input's gradient, (B, P*V, H, W), from the output's: the stencil of the flipped kernel."""
-    axes = axes_of(problem)[1:]
-    depth, height, width = (axis.adjoint().size_out for axis in axes)
-    output = empty_as(grad, (problem.batch, problem.volumes[0] * depth, height, width))
+    shape, folds = input_grad_shape(problem)
+    output = empty_as(grad, shape)
     if output.numel() > 0:
-        grad = _dense(grad, grad)
+        grad = dense_as(grad, grad)
         number = _number(grad.dtype)
         threads = torch.get_num_threads()
         template = template_of(problem, "input_grad", grad.stride(), output.stride(), number, threads)
         _stencil(template, number, grad, weight, output, _bias(None, problem, grad.dtype), problem.macs)
-    return fold(output, problem) if any(axis.folds for axis in axes) else output
+    return fold(output, problem) if folds else output
 
 
 def weight_grad(
@@ -77,7 +76,7 @@ def weight_grad(
     if grad.numel() == 0:
         bias = grad.new_zeros(problem.bias_size) if problem.bias_size else None
         return grad.new_zeros(weight_shape), bias
-    grad = _dense(grad, u)
+    grad = dense_as(grad, u)
     number = _number(u.dtype)
     template = template_of(problem, "weight_grad", u.stride(), grad.stride(), number, 0)
     partials = np.empty(template.partials)
@@ -131,12 +130,6 @@ def _bias(bias: Tensor | None, problem: Problem, dtype: torch.dtype) -> _Bias:
     # A tile reads TILE numbers even where fewer channels are left.
     padded = torch.nn.functional.pad(bias.reshape(volumes, problem.depth), (0, -problem.depth % TILE))
     return _wide(padded), padded.shape[1], 1
-
-
-def _dense(grad: Tensor, like: Tensor) -> Tensor:
-    """A gradient laid out like `like`: autograd hands over expanded and transposed ones."""
-    last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
-    return grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _word(name: str) -> int:

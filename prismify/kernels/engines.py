@@ -155,6 +155,11 @@ def opaque(device: str) -> bool:
     return any(device in engine.devices and engine.unavailable() is None for engine in ENGINES.values())
 
 
+# A compiler asks once and keeps the answer, as if marked by `torch.compiler.assume_constant_result`, which
+# would import all of torch._dynamo here.
+opaque._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 @contextmanager
 def use_engine(name: str) -> Iterator[None]:
     """Serve every call in this context by one engine: for comparison, and to work around a fault.

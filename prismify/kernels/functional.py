@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from . import plain
-from .engines import ENGINES, TRANSPARENT, Run, choose, opaque
-from .problem import Geometry, Problem, cached_geometry, cached_problem, depth_of
+from . import autograd, ops, plain
+from .engines import ENGINES, TRANSPARENT, choose, opaque
+from .problem import Geometry, cached_geometry, cached_problem, depth_of
 from .types import PaddingMode, Topology
 
 
@@ -50,18 +51,24 @@ def deep_prism(
         >>> deep_prism(u, torch.randn(3, 3, 3), padding=(1, 1)).shape
         torch.Size([2, 16, 8, 8])
     """
-    if torch.compiler.is_compiling() or not _ordinary(u, weight, bias):
+    if torch.compiler.is_compiling() or _seen_by_others(u, weight, bias):
         return _registered(u, weight, bias, Geometry(stride, padding, dilation, padding_mode, topology))
+    device = u.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        u, weight, bias = (cast(Tensor, _cast(x, device, dtype)) for x in (u, weight, bias))
     geometry = cached_geometry(stride, padding, dilation, padding_mode, topology)
     problem = cached_problem(u.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
     if u.dtype != weight.dtype:
         # Torch's own words on what does not go together.
         return ENGINES["reference"].run().forward(u, weight, bias, problem)
-    engine = choose(problem, u.device.type, u.dtype)
+    engine = choose(problem, device, u.dtype)
     run = engine.run()
-    if engine.name not in TRANSPARENT and torch.is_grad_enabled():
-        if u.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad):
-            return cast(Tensor, _Eager.apply(u, weight, bias, problem, run))
+    if engine.name in TRANSPARENT:
+        return run.forward(u, weight, bias, problem)
+    learns = u.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if (learns and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active() or _dual():
+        return autograd.forward(u, weight, bias, problem, run)
     return run.forward(u, weight, bias, problem)
 
 
@@ -124,55 +131,13 @@ def _channels_lie_last(u: Tensor) -> bool:
     return u.dim() == 4 and u.stride(1) == 1 and not u.is_contiguous()
 
 
-class _Eager(torch.autograd.Function):
-    """The operator on plain tensors, without the registry's way round: a third of the time of a small call."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem, run: Run
-    ) -> Tensor:
-        ctx.save_for_backward(u, weight)
-        ctx.problem, ctx.run = problem, run
-        return run.forward(u, weight, bias, problem)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        u, weight = ctx.saved_tensors
-        problem: Problem = ctx.problem
-        run: Run = ctx.run
-        for_u, for_weight, for_bias = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or not _ordinary(u, weight, grad):
-            return (*_registered_gradients(grad, u, weight, problem, (for_u, for_weight or for_bias)), None, None)
-        grad_u = run.input_grad(grad, weight, problem) if for_u else None
-        grad_weight = grad_bias = None
-        if for_weight or for_bias:
-            grad_weight, grad_bias = run.weight_grad(grad, u, problem, tuple(weight.shape))
-        return grad_u, grad_weight, grad_bias, None, None
-
-
 def _registered(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """The call as compilers, transforms, modes and autocast should see it."""
     exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
     if exporting or not opaque(u.device.type):
         # An exported model runs without this package.
         return plain.deep_prism(u, weight, bias, geometry, fused=torch.compiler.is_compiling() and not exporting)
-    from . import ops
-
     return ops.deep_prism(u, weight, bias, *_arguments(geometry))
-
-
-def _registered_gradients(
-    grad: Tensor, u: Tensor, weight: Tensor, problem: Problem, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients by operators that are differentiable themselves."""
-    from . import ops
-
-    rest = _arguments(problem.geometry)
-    grad_u = ops.input_grad(grad, weight, list(u.shape), *rest) if wanted[0] else None
-    if not wanted[1]:
-        return grad_u, None, None
-    grad_weight, grad_bias = ops.weight_grad(grad, u, list(weight.shape), problem.bias_size, *rest)
-    return grad_u, grad_weight, grad_bias if problem.bias_size else None
 
 
 def _arguments(geometry: Geometry) -> tuple[list[int], list[int], list[int], str, str]:
@@ -180,16 +145,26 @@ def _arguments(geometry: Geometry) -> tuple[list[int], list[int], list[int], str
     return *pairs, geometry.padding_mode, geometry.topology
 
 
-def _ordinary(u: Tensor, weight: Tensor, other: Tensor | None) -> bool:
-    """Whether a call is on plain tensors, and nothing but autograd watches it."""
-    plain_types = (Tensor, nn.Parameter)
+def _cast(x: Tensor | None, device: str, dtype: torch.dtype) -> Tensor | None:
+    """What autocast does to an argument of a convolution."""
+    if x is None or not x.is_floating_point() or x.dtype == torch.float64 or x.device.type != device:
+        return x
+    return x.to(dtype)
+
+
+def _dual() -> bool:
+    """Whether forward-mode differentiation is on: its tensors look like any other."""
+    return forward_ad._current_level >= 0
+
+
+def _seen_by_others(u: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a call is on fake tensors or subclasses, or a dispatch mode watches it."""
+    kinds = (Tensor, nn.Parameter)
     return (
-        type(u) in plain_types
-        and type(weight) in plain_types
-        and (other is None or type(other) in plain_types)
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch.is_autocast_enabled(u.device.type)
-        and not torch.jit.is_tracing()
-        and u.device.type != "meta"
+        type(u) not in kinds
+        or type(weight) not in kinds
+        or (bias is not None and type(bias) not in kinds)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.jit.is_tracing()
+        or u.device.type == "meta"
     )

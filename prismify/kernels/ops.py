@@ -1,7 +1,7 @@
 """The operator in torch's own registry: `prismify::deep_prism` and its two gradients.
 
-They are what compilers, function transforms, autocast and dispatch modes see. The operator is linear in
-its input and in its weight, so the gradients of the gradients are the same three operations again.
+They are what compilers and dispatch modes see; eager calls go through `autograd`, which is faster and has
+the same formulas.
 """
 
 from __future__ import annotations
@@ -148,40 +148,6 @@ def _backward_of_weight_grad(ctx: Any, for_weight: Tensor, for_bias: Tensor) -> 
 deep_prism.register_autograd(_backward, setup_context=_save)
 input_grad.register_autograd(_backward_of_input_grad, setup_context=_save_input_grad)
 weight_grad.register_autograd(_backward_of_weight_grad, setup_context=_save_weight_grad)
-
-
-def _one_by_one(op: Any, info: Any, in_dims: Any, args: tuple[Any, ...]) -> Any:
-    """Call an operator for every element of the mapped axis."""
-    rows = []
-    for i in range(info.batch_size):
-        at = (a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True))
-        rows.append(op(*at))
-    if isinstance(rows[0], tuple):
-        return tuple(torch.stack(column) for column in zip(*rows, strict=True)), (0,) * len(rows[0])
-    return torch.stack(rows), 0
-
-
-@deep_prism.register_vmap
-def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    if any(d is not None for d in in_dims[1:3]):
-        return _one_by_one(deep_prism, info, in_dims, args)
-    y = deep_prism(args[0].movedim(in_dims[0], 0).flatten(0, 1), *args[1:])
-    return y.unflatten(0, (info.batch_size, -1)), 0
-
-
-@input_grad.register_vmap
-def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    if in_dims[1] is not None:
-        return _one_by_one(input_grad, info, in_dims, args)
-    grad, weight, size, *rest = args
-    grad = grad.movedim(in_dims[0], 0).flatten(0, 1)
-    u = input_grad(grad, weight, [size[0] * info.batch_size, *size[1:]], *rest)
-    return u.unflatten(0, (info.batch_size, -1)), 0
-
-
-@weight_grad.register_vmap
-def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    return _one_by_one(weight_grad, info, in_dims, args)
 
 
 def _register_autocast(device: str, key: str) -> None:

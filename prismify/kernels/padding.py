@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cpu_axes import Axis, axes_of
+from .axes import Axis, axes_of
 from .problem import Problem
 
 
@@ -14,6 +14,12 @@ def empty_as(u: Tensor, shape: tuple[int, ...]) -> Tensor:
     last = not u.is_contiguous() and u.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
     return torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=layout)
+
+
+def dense_as(grad: Tensor, like: Tensor) -> Tensor:
+    """A gradient without gaps, channels last where `like` is: autograd hands over expanded ones."""
+    last = not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    return grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def laid_out_as(u: Tensor, result: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
-"""How a call on CPU tensors looks to the compiled kernels: which axis plays which part.
+"""How a call looks to the compiled kernels: which axis of a tensor plays which part.
 
-The kernels know three axes: depth (neighbours share loads), rows, and columns (a vector holds
-neighbours). Which axis of a tensor plays which part depends on how the tensor lies in memory.
+The kernels know three axes: depth (neighbours share loads), rows, and columns (neighbours are loaded
+together). Which axis of a tensor plays which part depends on how the tensor lies in memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from .problem import Problem
@@ -96,6 +97,14 @@ def axes_of(problem: Problem) -> tuple[Axis, Axis, Axis, Axis]:
         for i, k in enumerate((k_h, k_w))
     )
     return Axis(problem.batch, problem.batch), depth.normal(), rows.normal(), cols.normal()
+
+
+@lru_cache(maxsize=4096)
+def input_grad_shape(problem: Problem) -> tuple[tuple[int, int, int, int], bool]:
+    """Shape of the (padded, see `Axis.folds`) input's gradient, and whether any axis folds."""
+    axes = axes_of(problem)[1:]
+    depth, height, width = (axis.adjoint().size_out for axis in axes)
+    return (problem.batch, problem.volumes[0] * depth, height, width), any(axis.folds for axis in axes)
 
 
 def stencil_of(problem: Problem, job: Job, source: Strides, target: Strides) -> Stencil:
