@@ -14,9 +14,11 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 #: Channels a volume needs before the stencil wins over the dense convolution that small volumes become.
 MIN_DEPTH = 8
-#: Volumes on one side, and taps of a kernel along one axis: beyond these kernels take too long to compile.
+#: Volumes on one side.
 MAX_VOLUMES = 16
-MAX_KERNEL = 9
+#: Taps over pixels, and in all: a thread keeps a sum or a weight for each in registers.
+MAX_PIXEL_TAPS = 32
+MAX_TAPS = 96
 
 
 @cache
@@ -33,8 +35,9 @@ def why_not(problem: Problem, dtype: torch.dtype) -> str | None:
     """Why this engine does not serve a problem, or None."""
     if dtype not in DTYPES:
         return f"{dtype} is none of {', '.join(map(str, DTYPES))}"
-    if max(problem.kernel) > MAX_KERNEL:
-        return f"a kernel of {problem.kernel} is longer than {MAX_KERNEL}"
+    pixel_taps = problem.kernel[1] * problem.kernel[2]
+    if pixel_taps > MAX_PIXEL_TAPS or pixel_taps * problem.kernel[0] > MAX_TAPS:
+        return f"a kernel of {problem.kernel} has too many taps for the registers"
     if max(problem.volumes) > MAX_VOLUMES:
         return f"{problem.volumes[0]} -> {problem.volumes[1]} volumes are more than {MAX_VOLUMES}"
     tokens = problem.depth == problem.kernel[0] == 1

@@ -60,6 +60,19 @@ def window(
 
 
 @triton.jit
+def load_weights(
+    w, w_depth, w_row, w_col, DEPTH_TAPS: tl.constexpr, ROW_TAPS: tl.constexpr, COL_TAPS: tl.constexpr
+):
+    """A pair of volumes' weights as a tuple of numbers: depth, then rows, then columns."""
+    numbers = ()
+    for h in tl.static_range(DEPTH_TAPS):
+        for a in tl.static_range(ROW_TAPS):
+            for c in tl.static_range(COL_TAPS):
+                numbers = numbers + (tl.load(w + h * w_depth + a * w_row + c * w_col),)
+    return numbers
+
+
+@triton.jit
 def stencil_kernel(
     x, w, bias, y,
     depth_in, depth_out, depth_blocks, rows_in, rows_out, cols_in, cols_out, pixel_blocks, volumes_out,
@@ -89,6 +102,9 @@ def stencil_kernel(
     if WIDE:
         i, j = i.to(tl.int64), j.to(tl.int64)
     out_pixel = i * y_row + j * y_col
+    weights = w + q * w_out
+    # One input volume's weights stay in registers; those of several are read again at every depth.
+    kept = load_weights(weights, w_depth, w_row, w_col, DEPTH_TAPS, ROW_TAPS, COL_TAPS)
     older = tl.zeros([BLOCK], tl.float32)
     newer = tl.zeros([BLOCK], tl.float32)
     if DEPTH_TAPS == 3:
@@ -99,7 +115,10 @@ def stencil_kernel(
             third = tl.zeros([BLOCK], tl.float32)
             for p in range(VOLUMES):
                 plane = x + b * x_batch + p * x_volume + index * x_depth
-                weight = w + q * w_out + p * w_in
+                if VOLUMES == 1:
+                    numbers = kept
+                else:
+                    numbers = load_weights(weights + p * w_in, w_depth, w_row, w_col, 3, ROW_TAPS, COL_TAPS)
                 for a in tl.static_range(ROW_TAPS):
                     for c in tl.static_range(COL_TAPS):
                         value = window(
@@ -107,10 +126,9 @@ def stencil_kernel(
                             ROW_STRIDE, COL_STRIDE, ROW_DILATION, COL_DILATION,
                             ROW_PAD, COL_PAD, ROW_MODE, COL_MODE, ROW_UP, COL_UP,
                         )  # fmt: skip
-                        at = weight + a * w_row + c * w_col
-                        first += value * tl.load(at)
-                        second += value * tl.load(at + w_depth)
-                        third += value * tl.load(at + 2 * w_depth)
+                        first += value * numbers[a * COL_TAPS + c]
+                        second += value * numbers[(ROW_TAPS + a) * COL_TAPS + c]
+                        third += value * numbers[(2 * ROW_TAPS + a) * COL_TAPS + c]
             d = d0 + e - 2
             depths = d + tl.zeros([BLOCK], tl.int32)
             result = older + third + tl.load(bias + q * bias_out + tl.maximum(d, 0) * bias_depth)
@@ -123,10 +141,13 @@ def stencil_kernel(
             d = d0 + e
             result = older + tl.load(bias + q * bias_out + tl.minimum(d, depth_out - 1) * bias_depth)
             for p in range(VOLUMES):
-                for h in range(DEPTH_TAPS):
+                if VOLUMES == 1:
+                    numbers = kept
+                else:
+                    numbers = load_weights(weights + p * w_in, w_depth, w_row, w_col, DEPTH_TAPS, ROW_TAPS, COL_TAPS)
+                for h in tl.static_range(DEPTH_TAPS):
                     index, there = depth_source(d + h - DEPTH_PAD, depth_in, DEPTH_MODE, BLOCK)
                     plane = x + b * x_batch + p * x_volume + index * x_depth
-                    weight = w + q * w_out + p * w_in + h * w_depth
                     for a in tl.static_range(ROW_TAPS):
                         for c in tl.static_range(COL_TAPS):
                             value = window(
@@ -134,7 +155,7 @@ def stencil_kernel(
                                 ROW_STRIDE, COL_STRIDE, ROW_DILATION, COL_DILATION,
                                 ROW_PAD, COL_PAD, ROW_MODE, COL_MODE, ROW_UP, COL_UP,
                             )  # fmt: skip
-                            result += value * tl.load(weight + a * w_row + c * w_col)
+                            result += value * numbers[(h * ROW_TAPS + a) * COL_TAPS + c]
             done = valid & (d + tl.zeros([BLOCK], tl.int32) < depth_out)
             tl.store(target + d.to(tl.int64) * y_depth + out_pixel, result.to(y.dtype.element_ty), mask=done)
 

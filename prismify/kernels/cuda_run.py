@@ -150,6 +150,7 @@ def _launch(
         DEPTH_BLOCK=depth_block,
         BLOCK=STENCIL.pixels,
         num_warps=STENCIL.warps,
+        enable_fp_fusion=True,
     )
 
 
@@ -182,6 +183,7 @@ def _correlate(stencil: Stencil, u: Tensor, grad: Tensor) -> tuple[Tensor, Tenso
         DEPTH_BLOCK=depth_block,
         BLOCK=CORRELATION.pixels,
         num_warps=CORRELATION.warps,
+        enable_fp_fusion=True,
     )
     weight = sums.sum(3, dtype=torch.float64)[..., :pixel_taps].unflatten(-1, (rows.kernel, cols.kernel))
     # Every group has seen all of its output volume's gradient; the first of a volume speaks for it.
