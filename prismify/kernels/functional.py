@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from . import autograd, ops, plain
 from .engines import ENGINES, TRANSPARENT, choose, opaque
-from .problem import Geometry, cached_geometry, cached_problem, depth_of
+from .problem import Geometry, cached_geometry, cached_problem, depth_of, make_problem
 from .types import PaddingMode, Topology
 
 
@@ -136,6 +136,7 @@ def _registered(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geomet
     exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
     if exporting or not opaque(u.device.type):
         # An exported model runs without this package.
+        make_problem(u.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
         return plain.deep_prism(u, weight, bias, geometry, fused=torch.compiler.is_compiling() and not exporting)
     return ops.deep_prism(u, weight, bias, *_arguments(geometry))
 
