@@ -30,9 +30,7 @@ def input_grad(grad: Tensor, weight: Tensor, problem: Problem, run: Run) -> Tens
     return cast(Tensor, _InputGrad.apply(grad, weight, problem, run))
 
 
-def weight_grad(
-    grad: Tensor, u: Tensor, problem: Problem, shape: tuple[int, ...], run: Run
-) -> tuple[Tensor, Tensor]:
+def weight_grad(grad: Tensor, u: Tensor, problem: Problem, shape: tuple[int, ...], run: Run) -> tuple[Tensor, Tensor]:
     """W(g, u) of shape `shape` and the bias's gradient ((0,) without one), differentiable."""
     return cast(tuple[Tensor, Tensor], _WeightGrad.apply(grad, u, problem, shape, run))
 
@@ -56,7 +54,7 @@ class _Forward(torch.autograd.Function):
         # Once more through autograd costs microseconds: only if someone asks for gradients of gradients.
         watched = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         if for_u:
-            grad_u = (input_grad(grad, weight, problem, run) if watched else run.input_grad(grad, weight, problem))
+            grad_u = input_grad(grad, weight, problem, run) if watched else run.input_grad(grad, weight, problem)
         if for_weight or for_bias:
             shape = tuple(weight.shape)
             grad_weight, grad_bias = (
@@ -77,7 +75,7 @@ class _Forward(torch.autograd.Function):
             channels = problem.volumes[1] * problem.depth
             column = bias_tangent.repeat_interleave(channels // problem.bias_size)[:, None, None]
             terms.append(column.expand(problem.batch, channels, *problem.size_out))
-        return cast(Tensor, sum(terms[1:], terms[0]))
+        return sum(terms[1:], terms[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: Dims, *args: Any) -> tuple[Any, Any]:
@@ -86,7 +84,7 @@ class _Forward(torch.autograd.Function):
             return _one_by_one(forward, info, in_dims, args)
         many = replace(problem, batch=problem.batch * info.batch_size)
         y = forward(u.movedim(in_dims[0], 0).flatten(0, 1), weight, bias, many, run)
-        return y.unflatten(0, (info.batch_size, problem.batch)), 0
+        return torch.unflatten(y, 0, (info.batch_size, problem.batch)), 0
 
 
 class _EagerForward(torch.autograd.Function):
@@ -133,7 +131,7 @@ class _InputGrad(torch.autograd.Function):
             terms.append(input_grad(grad_tangent, weight, problem, run))
         if weight_tangent is not None:
             terms.append(input_grad(grad, weight_tangent, problem, run))
-        return cast(Tensor, sum(terms[1:], terms[0]))
+        return sum(terms[1:], terms[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: Dims, *args: Any) -> tuple[Any, Any]:
@@ -142,14 +140,12 @@ class _InputGrad(torch.autograd.Function):
             return _one_by_one(input_grad, info, in_dims, args)
         many = replace(problem, batch=problem.batch * info.batch_size)
         u = input_grad(grad.movedim(in_dims[0], 0).flatten(0, 1), weight, many, run)
-        return u.unflatten(0, (info.batch_size, problem.batch)), 0
+        return torch.unflatten(u, 0, (info.batch_size, problem.batch)), 0
 
 
 class _WeightGrad(torch.autograd.Function):
     @staticmethod
-    def forward(
-        grad: Tensor, u: Tensor, problem: Problem, shape: tuple[int, ...], run: Run
-    ) -> tuple[Tensor, Tensor]:
+    def forward(grad: Tensor, u: Tensor, problem: Problem, shape: tuple[int, ...], run: Run) -> tuple[Tensor, Tensor]:
         weight, bias = run.weight_grad(grad, u, problem, shape)
         return weight, grad.new_empty(0) if bias is None else bias
 

@@ -53,19 +53,21 @@ PLAN = np.dtype(
         ("grad", VIEW),
         *(
             (name, np.int64)
-            for name in (
-                "items scratch scratch_size counters weight weight_out weight_in weight_depth weight_row "
-                "weight_col bias bias_out bias_depth output output_batch output_volume output_depth "
-                "output_row output_col volumes_in volumes_out depth_size depth_blocks rows_size rows_taps "
-                "rows_stride rows_dilation rows_block rows_blocks reach ring cols_size cols_taps cols_dilation "
-                "cols_block cols_blocks taps bias_sums"
-            ).split()
+            for name in """
+                items scratch scratch_size counters
+                weight weight_out weight_in weight_depth weight_row weight_col
+                bias bias_out bias_depth bias_sums
+                output output_batch output_volume output_depth output_row output_col
+                volumes_in volumes_out depth_size depth_blocks
+                rows_size rows_taps rows_stride rows_dilation rows_block rows_blocks reach ring
+                cols_size cols_taps cols_dilation cols_block cols_blocks taps
+            """.split()  # noqa: SIM905
         ),
     ]
 )
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def place_of(item: int, plan: Any) -> tuple[int, int, int, int, int]:
     """(batch element, output volume, depth block, row block, column block) of an item."""
     item, depth_block = item // plan.depth_blocks, item % plan.depth_blocks
@@ -74,7 +76,7 @@ def place_of(item: int, plan: Any) -> tuple[int, int, int, int, int]:
     return item // plan.volumes_out, item % plan.volumes_out, depth_block, row_block, col_block
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def input_strip(depth: int, x0: int, width: int, plan: Any, spec: Any) -> Strip:
     """What `width` outputs from column `x0` on read of the input's rows, for a tile of depth positions."""
     stride = plan.input.col_stride
@@ -82,7 +84,7 @@ def input_strip(depth: int, x0: int, width: int, plan: Any, spec: Any) -> Strip:
     return strip_of(depth, tile_of(spec) + kernel_of(spec) - 1, x0 * stride, count, plan.input, spec)
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def advance(
     ring: int, filled: int, needed: int, end: int, base: int, strip: Strip, plan: Any, spec: Any
 ) -> tuple[int, int]:
@@ -122,7 +124,7 @@ class Taps(NamedTuple):
     weight_col: int
 
 
-@inlined  # type: ignore[untyped-decorator]
+@inlined
 def taps_of_plan(plan: Any, spec: Any) -> Taps:
     pitch = plan.input.pitch
     slot_bytes = (tile_of(spec) + kernel_of(spec) - 1) * pitch
@@ -142,7 +144,7 @@ def taps_of_plan(plan: Any, spec: Any) -> Taps:
     )
 
 
-@inlined  # type: ignore[untyped-decorator]
+@inlined
 def convolve(sums: Any, packed: int, slot: int, weights: int, taps: Taps, spec: Any) -> Any:
     """Add to a tile of sums the weighted packed rows from slot `slot` on, of all volumes."""
     for p in range(taps.volumes_in):
@@ -160,7 +162,7 @@ def convolve(sums: Any, packed: int, slot: int, weights: int, taps: Taps, spec: 
     return sums
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def store_part(out: int, spilled: int, left: int, width: int, plan: Any, spec: Any) -> None:
     """Write what of a tile lies inside the output, number by number."""
     for t in range(left):
@@ -169,7 +171,7 @@ def store_part(out: int, spilled: int, left: int, width: int, plan: Any, spec: A
             narrow_number(to, spilled + t * vector_bytes_of(spec) + k * wide_bytes_of(spec), spec)
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     """Outputs of one tile of depth positions, over a block of rows and columns."""
     tile, lanes, wide, stored = tile_of(spec), lanes_of(spec), wide_bytes_of(spec), stored_bytes_of(spec)
@@ -213,7 +215,7 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
             feed_rest(feed_to, feed_from, -(-width // lanes) * lanes, strip, view, spec)
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def add_bias_sums(sums: int, grads: int, pitch: int, width: int, spec: Any) -> None:
     """Add a tile of gradient rows into one vector a depth position."""
     step = vector_bytes_of(spec)
@@ -223,7 +225,7 @@ def add_bias_sums(sums: int, grads: int, pitch: int, width: int, spec: Any) -> N
     store_wide(sums, step, tile, spec)
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def correlate_row(
     sums: int, grads: int, grad_pitch: int, packed: int, slot: int, width: int, taps: Taps, spec: Any
 ) -> None:
@@ -243,7 +245,7 @@ def correlate_row(
             at -= taps.ring if at >= taps.ring else 0
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     """One item's share of every weight's and bias's gradient, as float64 sums of their own."""
     tile, lanes, wide, step = tile_of(spec), lanes_of(spec), wide_bytes_of(spec), vector_bytes_of(spec)
@@ -294,7 +296,7 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
             total(plan.bias_sums + (item * tile + t) * 8, bias_sums + t * step, spec)
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def forward_items(plan: Any, spec: Any) -> None:
     scratch = plan.scratch + claim(plan.counters + 8) * plan.scratch_size
     item = claim(plan.counters)
@@ -303,7 +305,7 @@ def forward_items(plan: Any, spec: Any) -> None:
         item = claim(plan.counters)
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def correlate_items(plan: Any, spec: Any) -> None:
     scratch = plan.scratch + claim(plan.counters + 8) * plan.scratch_size
     item = claim(plan.counters)

@@ -34,10 +34,11 @@ FEED_COLUMNS = 144
 VIEW = np.dtype(
     [
         (name, np.int64)
-        for name in (
-            "address batch_step volume_step depth_step row_step col_step depth_size depth_pad depth_mode "
-            "row_size row_pad row_mode row_up col_size col_pad col_mode col_up col_stride phase lead pitch"
-        ).split()
+        for name in """
+            address batch_step volume_step depth_step row_step col_step
+            depth_size depth_pad depth_mode row_size row_pad row_mode row_up
+            col_size col_pad col_mode col_up col_stride phase lead pitch
+        """.split()  # noqa: SIM905
     ]
 )
 
@@ -54,7 +55,7 @@ class Strip(NamedTuple):
     Args:
         depth, height: the depth positions packed, from `depth` (before the first one where padded) on.
         inside, there: those of them that exist.
-        first, count: the padded columns packed.
+        first, columns: the first of the padded columns packed, and how many.
         low, high: those of them that exist, counted from `first`.
         offset: bytes from a row's first column to padded column `first`.
         feeds: 1 where a row can be packed vector by vector.
@@ -65,14 +66,14 @@ class Strip(NamedTuple):
     inside: int
     there: int
     first: int
-    count: int
+    columns: int
     low: int
     high: int
     offset: int
     feeds: int
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def strip_of(depth: int, height: int, first: int, count: int, view: Any, spec: Any) -> Strip:
     """The strip of `height` padded depth positions and `count` padded columns from `depth` and `first` on."""
     depth -= view.depth_pad
@@ -87,7 +88,7 @@ def strip_of(depth: int, height: int, first: int, count: int, view: Any, spec: A
     return Strip(depth, height, inside, there, first, count, low, high, offset * view.col_step, int(feeds))
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def source(position: int, size: int, mode: int, up: int) -> int:
     """Which element lies at a padded position, or -1 for a zero."""
     if up > 1:
@@ -107,14 +108,14 @@ def source(position: int, size: int, mode: int, up: int) -> int:
     return mirrored if 0 <= mirrored < size else -1
 
 
-@inlined  # type: ignore[untyped-decorator]
+@inlined
 def clear(to: int, size: int, spec: Any) -> None:
     """Write zeros to `size` bytes, a whole number of vectors."""
     for k in range(0, size, vector_bytes_of(spec)):
         zero_vector(to + k, spec)
 
 
-@inlined  # type: ignore[untyped-decorator]
+@inlined
 def pack_vector(to: int, origin: int, count: int, step: int, pitch: int, spec: Any) -> None:
     """Pack one vector of columns for `count` neighbours along depth, `step` bytes apart."""
     tile = tile_of(spec)
@@ -129,7 +130,7 @@ def pack_vector(to: int, origin: int, count: int, step: int, pitch: int, spec: A
         origin += step
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def pack_columns(to: int, row: int, count: int, step: int, pitch: int, strip: Strip, spec: Any) -> None:
     """Pack the columns that exist, for `count` neighbours along depth."""
     wide, stored, lanes = wide_bytes_of(spec), stored_bytes_of(spec), lanes_of(spec)
@@ -146,7 +147,7 @@ def pack_columns(to: int, row: int, count: int, step: int, pitch: int, strip: St
         k += lanes
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def pack_plain(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack a row whose columns lie side by side in memory; `row` is its address at depth 0."""
     wide, step, pitch = wide_bytes_of(spec), view.depth_step, view.pitch
@@ -158,8 +159,8 @@ def pack_plain(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
             depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
             if depth_at != strip.depth + d and depth_at >= 0:
                 pack_columns(to + d * pitch, origin + depth_at * step, 1, step, pitch, strip, spec)
-    if view.col_mode != ZERO and strip.high - strip.low < strip.count:
-        for k in range(strip.count):
+    if view.col_mode != ZERO and strip.high - strip.low < strip.columns:
+        for k in range(strip.columns):
             if not strip.low <= k < strip.high:
                 at = row + source(strip.first + k - view.col_pad, view.col_size, view.col_mode, 1) * view.col_step
                 for d in range(strip.height):
@@ -168,14 +169,14 @@ def pack_plain(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
                         widen_number(to + d * pitch + k * wide, at + depth_at * step, spec)
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def pack_apart(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack a row column by column: any layout, stride or spreading."""
     wide = wide_bytes_of(spec)
     for d in range(strip.height):
         depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
         if depth_at >= 0:
-            for k in range(strip.count):
+            for k in range(strip.columns):
                 at = source(strip.first + k - view.col_pad, view.col_size, view.col_mode, view.col_up)
                 if at >= 0:
                     place = to + (k % view.col_stride) * view.phase + (k // view.col_stride) * wide
@@ -183,7 +184,7 @@ def pack_apart(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
         to += view.pitch
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def pack(to: int, base: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack padded row `row` of a strip.
 
@@ -203,7 +204,7 @@ def pack(to: int, base: int, row: int, strip: Strip, view: Any, spec: Any) -> No
         pack_apart(to + view.lead, base, strip, view, spec)
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def feed_of(to: int, base: int, row: int, strip: Strip, view: Any) -> tuple[int, int]:
     """Where `feed` packs padded row `row` to and from; (0, 0) where it must be packed at once."""
     row_at = row - view.row_pad
@@ -213,7 +214,7 @@ def feed_of(to: int, base: int, row: int, strip: Strip, view: Any) -> tuple[int,
     return place, base + row_at * view.row_step + strip.inside * view.depth_step + strip.offset
 
 
-@inlined  # type: ignore[untyped-decorator]
+@inlined
 def feed(to: int, origin: int, x: int, strip: Strip, step: int, pitch: int, spec: Any) -> None:
     """Pack the vector of columns at `x`.
 
@@ -223,7 +224,7 @@ def feed(to: int, origin: int, x: int, strip: Strip, step: int, pitch: int, spec
     pack_vector(to + k * wide_bytes_of(spec), origin + k * stored_bytes_of(spec), strip.there, step, pitch, spec)
 
 
-@inner  # type: ignore[untyped-decorator]
+@inner
 def feed_rest(to: int, origin: int, x: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack what `feed` has left of a row from the vector at `x` on."""
     while strip.low + x < strip.high:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .axes import Axis, Job, Stencil, Strides, stencil_of
+from .axes import Job, Stencil, Strides, stencil_of
 from .cpu_kernels import PLAN
 from .cpu_pack import CIRCULAR, REFLECT, REPLICATE, ZERO
 from .problem import Problem
@@ -67,9 +67,7 @@ class Template:
 
 
 @lru_cache(maxsize=4096)
-def template_of(
-    problem: Problem, job: Job, source: Strides, target: Strides, number: Number, threads: int
-) -> Template:
+def template_of(problem: Problem, job: Job, source: Strides, target: Strides, number: Number, threads: int) -> Template:
     """The plan of a call; the same call at the next step finds it again."""
     stencil = stencil_of(problem, job, source, target)
     batch, depth, rows, cols = stencil.axes

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from . import cpu_threads
-from .cpu import vector_bytes
 from .axes import input_grad_shape
+from .cpu import vector_bytes
 from .cpu_kernels import PLAN, compiled
 from .cpu_plan import TILE, Number, Template, template_of
 from .padding import dense_as, empty_as, fold

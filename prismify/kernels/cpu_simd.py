@@ -25,7 +25,7 @@ STORAGE: dict[str, tuple[Any, Any, int, int]] = {
 }
 
 
-class Spec(types.Type):  # type: ignore[misc]
+class Spec(types.Type):
     """The compile-time facts of a kernel, as a Numba type whose values carry nothing.
 
     Args:
@@ -50,7 +50,7 @@ class Spec(types.Type):  # type: ignore[misc]
         return ir.VectorType(self.stored, self.lanes)
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """A register of numbers being computed with."""
 
     def __init__(self, spec: Spec) -> None:
@@ -59,7 +59,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Vector) -> None:
         super().__init__(manager, fe_type, fe_type.llvm)
 
@@ -68,7 +68,7 @@ register_model(Spec)(models.OpaqueModel)
 
 
 def _vectors(spec: Spec, count: int) -> Any:
-    return types.UniTuple(Vector(spec), count)
+    return types.UniTuple(Vector(spec), count)  # type: ignore[attr-defined]
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -113,9 +113,7 @@ def _narrow(builder: Any, value: Any, spec: Spec, kind: Any) -> Any:
     bits = builder.bitcast(value, as_int)
     high = builder.lshr(bits, _constant(as_int, 16))
     odd = builder.and_(high, _constant(as_int, 1))
-    rounded = builder.lshr(
-        builder.add(bits, builder.add(odd, _constant(as_int, 0x7FFF))), _constant(as_int, 16)
-    )
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, _constant(as_int, 0x7FFF))), _constant(as_int, 16))
     # Rounding a NaN could carry into an infinity; its quiet bit is set instead.
     quiet = builder.or_(high, _constant(as_int, 0x40))
     return builder.trunc(builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded), kind)
@@ -125,7 +123,7 @@ def _constant(kind: Any, value: int) -> Any:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def make_spec(context: Any, storage: Any, kernel: Any, taps: Any, tile: Any, lanes: Any) -> Any:
     """The Spec of the given literals."""
     arguments = (storage, kernel, taps, tile, lanes)
@@ -136,7 +134,7 @@ def make_spec(context: Any, storage: Any, kernel: Any, taps: Any, tile: Any, lan
 def _fact(read: Any) -> Any:
     """An intrinsic that answers one compile-time fact of a Spec as an int64."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def fact(context: Any, spec: Any) -> Any:
         return types.int64(spec), lambda context, builder, sig, args: I64(read(sig.args[0]))
 
@@ -152,7 +150,7 @@ vector_bytes_of = _fact(lambda spec: spec.wide_bytes * spec.lanes)
 lanes_of = _fact(lambda spec: spec.lanes)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def record_at(context: Any, pointer: Any) -> Any:
     """The record a pointer points to, without the array that Numba would make around it."""
 
@@ -162,7 +160,7 @@ def record_at(context: Any, pointer: Any) -> Any:
     return pointer.dtype(pointer), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def claim(context: Any, counter: Any) -> Any:
     """The value of the int64 at `counter`, which is one more afterwards; safe between threads."""
 
@@ -172,7 +170,7 @@ def claim(context: Any, counter: Any) -> Any:
     return types.int64(types.int64), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_int(context: Any, address: Any) -> Any:
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.load(_at(builder, args[0], I64))
@@ -180,7 +178,7 @@ def load_int(context: Any, address: Any) -> Any:
     return types.int64(types.int64), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def zero_vector(context: Any, to: Any, spec: Any) -> Any:
     """Write one vector of zeros in the type computed in."""
 
@@ -195,7 +193,7 @@ def zero_vector(context: Any, to: Any, spec: Any) -> Any:
 def _prefetch(write: int, count: Any) -> Any:
     """An intrinsic that asks for `count(spec)` cache lines, `step` bytes apart; any address may be asked for."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def prefetch(context: Any, address: Any, step: Any, spec: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
@@ -215,7 +213,7 @@ prefetch_tile = _prefetch(0, lambda spec: spec.tile)
 prefetch_outputs = _prefetch(1, lambda spec: spec.tile)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def widen_vector(context: Any, to: Any, source: Any, spec: Any) -> Any:
     """Copy one vector from memory as stored to memory as computed in."""
 
@@ -229,7 +227,7 @@ def widen_vector(context: Any, to: Any, source: Any, spec: Any) -> Any:
     return types.void(types.int64, types.int64, spec), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def widen_tile(context: Any, to: Any, pitch: Any, source: Any, step: Any, spec: Any) -> Any:
     """Copy one vector for every depth position of a tile from memory as stored to memory as computed in."""
 
@@ -246,7 +244,7 @@ def widen_tile(context: Any, to: Any, pitch: Any, source: Any, step: Any, spec: 
     return types.void(*[types.int64] * 4, spec), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def widen_number(context: Any, to: Any, source: Any, spec: Any) -> Any:
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         spec = sig.args[2]
@@ -257,7 +255,7 @@ def widen_number(context: Any, to: Any, source: Any, spec: Any) -> Any:
     return types.void(types.int64, types.int64, spec), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def narrow_number(context: Any, to: Any, source: Any, spec: Any) -> Any:
     """Copy one number from memory as computed in to memory as stored."""
 
@@ -270,7 +268,7 @@ def narrow_number(context: Any, to: Any, source: Any, spec: Any) -> Any:
     return types.void(types.int64, types.int64, spec), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat_tile(context: Any, address: Any, pitch: Any, spec: Any) -> Any:
     """A tile whose vector t repeats the number at `address + t*pitch`."""
 
@@ -286,10 +284,8 @@ def splat_tile(context: Any, address: Any, pitch: Any, spec: Any) -> Any:
     return _vectors(spec, spec.tile)(types.int64, types.int64, spec), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def multiply_tile(
-    context: Any, tile: Any, rows: Any, pitch: Any, weight: Any, weight_pitch: Any, spec: Any
-) -> Any:
+@intrinsic
+def multiply_tile(context: Any, tile: Any, rows: Any, pitch: Any, weight: Any, weight_pitch: Any, spec: Any) -> Any:
     """tile[t] += weight[h] * rows[t + h]: each input row is loaded once for the outputs that need it."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -315,7 +311,7 @@ def multiply_tile(
 def _tile_store(narrow: bool) -> Any:
     """An intrinsic that writes a tile, vector t at `to + t*pitch`, narrowed to the type in memory or not."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def store(context: Any, to: Any, pitch: Any, tile: Any, spec: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             to, pitch, tile, _ = args
@@ -338,7 +334,7 @@ store_wide = _tile_store(narrow=False)
 def _wide_load(count: Any) -> Any:
     """An intrinsic that reads `count(spec)` vectors as computed in, number i at `address + i*pitch`."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def load(context: Any, address: Any, pitch: Any, spec: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             address, pitch, _ = args
@@ -358,7 +354,7 @@ load_tile = _wide_load(lambda spec: spec.tile)
 load_sums = _wide_load(lambda spec: spec.kernel * spec.taps)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def add_tile(context: Any, tile: Any, rows: Any, pitch: Any, spec: Any) -> Any:
     """tile[t] += rows[t]."""
 
@@ -374,7 +370,7 @@ def add_tile(context: Any, tile: Any, rows: Any, pitch: Any, spec: Any) -> Any:
     return tile(tile, types.int64, types.int64, spec), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def correlate_tile(
     context: Any, sums: Any, grad: Any, grad_pitch: Any, rows: Any, pitch: Any, taps: Any, spec: Any
 ) -> Any:
@@ -404,7 +400,7 @@ def correlate_tile(
     return sums(sums, *[types.int64] * 5, spec), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def total(context: Any, to: Any, source: Any, spec: Any) -> Any:
     """Write the sum of the vector at `source` as one float64 to `to`, added up in float64."""
 

@@ -5,6 +5,8 @@ that need it before the next is loaded. Sums are float32. An address is 64 bits 
 and within a depth position where that is larger than 2^31 elements (`WIDE`).
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import triton
@@ -60,15 +62,13 @@ def window(
 
 
 @triton.jit
-def load_weights(
-    w, w_depth, w_row, w_col, DEPTH_TAPS: tl.constexpr, ROW_TAPS: tl.constexpr, COL_TAPS: tl.constexpr
-):
+def load_weights(w, w_depth, w_row, w_col, DEPTH_TAPS: tl.constexpr, ROW_TAPS: tl.constexpr, COL_TAPS: tl.constexpr):
     """A pair of volumes' weights as a tuple of numbers: depth, then rows, then columns."""
     numbers = ()
     for h in tl.static_range(DEPTH_TAPS):
         for a in tl.static_range(ROW_TAPS):
             for c in tl.static_range(COL_TAPS):
-                numbers = numbers + (tl.load(w + h * w_depth + a * w_row + c * w_col),)
+                numbers = numbers + (tl.load(w + h * w_depth + a * w_row + c * w_col),)  # type: ignore[assignment]  # noqa: RUF005
     return numbers
 
 

@@ -185,7 +185,7 @@ def _correlate(stencil: Stencil, u: Tensor, grad: Tensor) -> tuple[Tensor, Tenso
         num_warps=CORRELATION.warps,
         enable_fp_fusion=True,
     )
-    weight = sums.sum(3, dtype=torch.float64)[..., :pixel_taps].unflatten(-1, (rows.kernel, cols.kernel))
+    weight = torch.unflatten(sums.sum(3, dtype=torch.float64)[..., :pixel_taps], -1, (rows.kernel, cols.kernel))
     # Every group has seen all of its output volume's gradient; the first of a volume speaks for it.
     bias = bias_sums.view(volumes_out, -1, slices)[:, 0].sum(1, dtype=torch.float64)
     return weight, bias

@@ -133,12 +133,13 @@ def _channels_lie_last(u: Tensor) -> bool:
 
 def _registered(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """The call as compilers, transforms, modes and autocast should see it."""
-    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    exporting = torch.compiler.is_exporting() or torch._C._is_tracing()
     if exporting or not opaque(u.device.type):
         # An exported model runs without this package.
         make_problem(u.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
         return plain.deep_prism(u, weight, bias, geometry, fused=torch.compiler.is_compiling() and not exporting)
-    return ops.deep_prism(u, weight, bias, *_arguments(geometry))
+    result: Tensor = ops.deep_prism(u, weight, bias, *_arguments(geometry))
+    return result
 
 
 def _arguments(geometry: Geometry) -> tuple[list[int], list[int], list[int], str, str]:
@@ -166,6 +167,6 @@ def _seen_by_others(u: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         or type(weight) not in kinds
         or (bias is not None and type(bias) not in kinds)
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch.jit.is_tracing()
+        or torch._C._is_tracing()
         or u.device.type == "meta"
     )

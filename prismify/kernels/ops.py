@@ -18,9 +18,7 @@ from .problem import Geometry, cached_geometry, cached_problem, make_problem
 Rest = tuple[list[int], list[int], list[int], str, str]
 
 
-def _geometry(
-    stride: list[int], padding: list[int], dilation: list[int], padding_mode: str, topology: str
-) -> Geometry:
+def _geometry(stride: list[int], padding: list[int], dilation: list[int], padding_mode: str, topology: str) -> Geometry:
     return cached_geometry(tuple(stride), tuple(padding), tuple(dilation), padding_mode, topology)
 
 
@@ -82,8 +80,9 @@ def weight_grad(
 
 @deep_prism.register_fake
 def _(u: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    pairs, words = (tuple(pair) for pair in rest[:3]), rest[3:]
-    problem = make_problem(u.shape, weight.shape, 0 if bias is None else bias.shape[0], Geometry(*pairs, *words))
+    stride, padding, dilation = (tuple(pair) for pair in rest[:3])
+    geometry = Geometry(stride, padding, dilation, *rest[3:])
+    problem = make_problem(u.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
     return empty_as(u, (problem.batch, problem.volumes[1] * problem.depth, *problem.size_out))
 
 
@@ -163,9 +162,9 @@ def _register_autocast(device: str, key: str) -> None:
             result: Tensor = deep_prism(cast(u, dtype), cast(weight, dtype), cast(bias, dtype), *rest)
         return result
 
-    _LIBRARY.impl("deep_prism", rule, key)
+    _LIBRARY.impl("deep_prism", rule, key)  # type: ignore[no-untyped-call]
 
 
-_LIBRARY = torch.library.Library("prismify", "FRAGMENT")
+_LIBRARY = torch.library.Library("prismify", "FRAGMENT")  # type: ignore[no-untyped-call]
 _register_autocast("cpu", "AutocastCPU")
 _register_autocast("cuda", "AutocastCUDA")

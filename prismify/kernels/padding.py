@@ -37,7 +37,7 @@ def fold(padded: Tensor, problem: Problem) -> Tensor:
     Returns:
         (B, P*V, H, W).
     """
-    x = padded.unflatten(1, (problem.volumes[0], -1))
+    x = torch.unflatten(padded, 1, (problem.volumes[0], -1))
     for dim, axis in enumerate(axes_of(problem)[1:], start=2):
         if axis.folds:
             x = _fold_axis(x, dim, axis)

@@ -25,9 +25,7 @@ SMALL = 1 << 15
 FEW_TAPS = 9
 
 
-def deep_prism(
-    u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, *, fused: bool = False
-) -> Tensor:
+def deep_prism(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, *, fused: bool = False) -> Tensor:
     """The operator, as `prismify.kernels.deep_prism`.
 
     Args:
@@ -105,7 +103,7 @@ def _bands(u: Tensor, weight: Tensor, depth: int, geometry: Geometry) -> Tensor:
         padding=geometry.padding if geometry.padding_mode == "zeros" else (0, 0),
         dilation=geometry.dilation,
     )
-    y = y.unflatten(0, (-1, blocks)).unflatten(2, (q, tile)).transpose(1, 2).flatten(2, 3)
+    y = torch.unflatten(torch.unflatten(y, 0, (-1, blocks)), 2, (q, tile)).transpose(1, 2).flatten(2, 3)
     return y.narrow(2, 0, depth).flatten(1, 2)
 
 

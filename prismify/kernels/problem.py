@@ -52,9 +52,7 @@ class Problem:
         return self.batch * q * self.depth * self.size_out[0] * self.size_out[1] * taps
 
 
-def make_problem(
-    u: tuple[int, ...], weight: tuple[int, ...], bias_size: int, geometry: Geometry
-) -> Problem:
+def make_problem(u: tuple[int, ...], weight: tuple[int, ...], bias_size: int, geometry: Geometry) -> Problem:
     """Check shapes against one another and derive the sizes; works on symbolic sizes too.
 
     Args:
@@ -94,9 +92,7 @@ def output_size(size: tuple[int, int], kernel: tuple[int, int], geometry: Geomet
     """
     out = tuple(
         (n + 2 * pad - d * (k - 1) - 1) // s + 1
-        for n, k, s, pad, d in zip(
-            size, kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True
-        )
+        for n, k, s, pad, d in zip(size, kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True)
     )
     if out[0] < 1 or out[1] < 1:
         raise ShapeError(
@@ -117,8 +113,7 @@ def depth_of(channels: int, volumes: int, kernel: int, topology: str) -> int:
         raise ShapeError(f"{channels} channels do not split into {volumes} volumes of equal depth")
     if kernel % 2 == 0 or kernel > 2 * depth - 1:
         raise ShapeError(
-            f"channel kernel size {kernel} must be odd and at most {2 * depth - 1} "
-            f"for volumes of {depth} channels"
+            f"channel kernel size {kernel} must be odd and at most {2 * depth - 1} for volumes of {depth} channels"
         )
     if topology not in TOPOLOGIES:
         raise ShapeError(f"topology {topology!r} is not one of {', '.join(TOPOLOGIES)}")

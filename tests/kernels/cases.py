@@ -110,10 +110,12 @@ def geometries() -> list[Case]:
 
 def kernels() -> list[Case]:
     """Kernels of other sizes, and the elementary types."""
-    sizes = [(1, 1, 1), (1, 3, 3), (3, 1, 1), (5, 3, 3), (3, 5, 3), (3, 2, 2)]
+    sizes = [(1, 1, 1), (1, 3, 3), (3, 1, 1), (5, 3, 3), (3, 5, 3), (3, 3, 2)]
     cases = [
         Case(depth=10, kernel=k, bias="channel", layout=layout, geometry={"padding": (k[1] // 2, k[2] // 2)})
         for k in sizes
         for layout in ("contiguous", "channels_last")
+        # Each pair of (taps along the kernels' depth, along their columns) is compiled anew.
+        if (k, layout) != ((5, 3, 3), "channels_last")
     ]
     return cases + [Case(dtype=dtype, layout=layout) for dtype in DTYPES for layout in LAYOUTS]

@@ -102,7 +102,7 @@ def test_wrong_shapes_are_named(u, weight, bias, geometry):
 
 
 def test_types_that_differ_are_torchs_own_error():
-    with pytest.raises(RuntimeError, match="scalar type|same"):
+    with pytest.raises(RuntimeError, match=r"scalar type|same"):
         deep_prism(torch.zeros(1, 6, 4, 4), torch.zeros(3, 3, 3, dtype=torch.float64))
 
 
@@ -158,13 +158,11 @@ def test_nan_and_inf_travel(value, layout, place):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_types_round_to_nearest_even(dtype):
-    values = torch.cat([torch.randn(4096) * 10.0 ** torch.randint(-6, 5, (4096,)), torch.tensor([0.0, -0.0, 3e38])])
-    u = values.to(dtype).float().reshape(1, 1, 1, -1)
-    scaled = u * 1.2345678
-    weight = torch.full((1, 1, 1), 1.2345678).to(dtype)
-    ours = deep_prism(u.to(dtype), weight)
-    exact(ours, (u * weight.float().flatten()).to(dtype))
-    assert scaled.shape == ours.shape
+    values = torch.randn(8, 512) * 10.0 ** torch.randint(-6, 5, (8, 512))
+    u = values.to(dtype).reshape(1, 8, 8, 64)
+    weight = torch.zeros(3, 3, 3, dtype=dtype)
+    weight[1, 1, 1] = 1.2345678
+    exact(deep_prism(u, weight, padding=(1, 1)), (u.float() * weight[1, 1, 1].float()).to(dtype))
 
 
 def run(code: str, **env: str) -> str:
@@ -202,7 +200,7 @@ def test_machine_code_is_kept_on_disk(tmp_path):
     code = (
         "import torch; from prismify.kernels import deep_prism, cpu_kernels\n"
         "deep_prism(torch.zeros(1, 8, 4, 4), torch.zeros(3, 3, 3), padding=(1, 1))\n"
-        "print(cpu_kernels.compiled('forward', 'float32', 3, 3, 8, {lanes}).cache_hits)"
-    ).format(lanes=cpu.vector_bytes() // 4)
+        f"print(cpu_kernels.compiled('forward', 'float32', 3, 3, 8, {cpu.vector_bytes() // 4}).cache_hits)"
+    )
     assert run(code, NUMBA_CACHE_DIR=str(tmp_path)).strip() == "0"
     assert run(code, NUMBA_CACHE_DIR=str(tmp_path)).strip() == "1"

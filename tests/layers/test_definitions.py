@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prismify.errors import ShapeError
 from prismify.layers import DeepPrism, Prism, PrismAttn, PrismConv
-from tests.tolerances import equivalent, exact
+from tests.tolerances import equivalent
 
 TOPOLOGIES = ("zero", "replicate", "circular")
 
