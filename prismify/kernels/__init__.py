@@ -1,10 +1,20 @@
-"""The deep-prism operator: one function, and the formulations behind it.
+"""The deep-prism operator: two functions, and the engines behind them.
 
 This package is the only place that knows *how* the operator is computed. Layers call `deep_prism`
-and `prism`; a faster engine is added here and nowhere else.
+and `prism`; a faster engine is added here and nowhere else. Importing it imports no compiler: Numba
+and Triton are loaded by the first call that they serve.
 """
 
-from .reference import deep_prism, prism
+from .engines import engines_report, explain, use_engine
+from .functional import deep_prism, prism
 from .types import PaddingMode, Topology
 
-__all__ = ["PaddingMode", "Topology", "deep_prism", "prism"]
+__all__ = [
+    "PaddingMode",
+    "Topology",
+    "deep_prism",
+    "engines_report",
+    "explain",
+    "prism",
+    "use_engine",
+]

@@ -1,4 +1,7 @@
-"""The definition of the operators, in plain torch: what every other formulation is judged by."""
+"""The definition of the operators, in plain torch: what every other formulation is judged by, in float64.
+
+The operator is the paper's own listing, `Conv3d` over the volumes; it is right, and slow.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ShapeError
-from .types import TOPOLOGIES, PaddingMode, Topology
+from .problem import depth_of
+from .types import PaddingMode, Topology
 
 _PAD_MODE = {"zero": "constant", "zeros": "constant"}
 
@@ -51,7 +54,7 @@ def deep_prism(
     if weight.dim() == 3:
         weight = weight[None, None]
     volumes_out, volumes_in, k_c, *_ = weight.shape
-    depth = _depth(u.shape[1], volumes_in, k_c, topology)
+    depth = depth_of(u.shape[1], volumes_in, k_c, topology)
 
     x = torch.unflatten(u, 1, (volumes_in, depth))
     if topology != "zero":
@@ -101,7 +104,7 @@ def prism(
         weight = weight[None, None]
     x = u if dim == -1 else u.movedim(dim, -1)
     volumes_out, volumes_in, k = weight.shape
-    depth = _depth(x.shape[-1], volumes_in, k, topology)
+    depth = depth_of(x.shape[-1], volumes_in, k, topology)
     y = x.reshape(-1, volumes_in, depth)
     if topology != "zero":
         y = _pad(y, (k // 2, k // 2), topology)
@@ -115,19 +118,6 @@ def prism(
     if bias is not None and bias.numel() != volumes_out:
         y = y + bias
     return y if dim == -1 else y.movedim(-1, dim)
-
-
-def _depth(channels: int, volumes: int, kernel: int, topology: str) -> int:
-    depth, rest = divmod(channels, volumes)
-    if rest:
-        raise ShapeError(f"{channels} channels do not split into {volumes} volumes of equal depth")
-    if kernel % 2 == 0 or kernel > 2 * depth - 1:
-        raise ShapeError(
-            f"channel kernel size {kernel} must be odd and at most {2 * depth - 1} for volumes of {depth} channels"
-        )
-    if topology not in TOPOLOGIES:
-        raise ShapeError(f"topology {topology!r} is not one of {', '.join(TOPOLOGIES)}")
-    return depth
 
 
 def _pad(x: Tensor, pads: tuple[int, ...], mode: str) -> Tensor:

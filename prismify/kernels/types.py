@@ -11,3 +11,5 @@ Topology = Literal["zero", "replicate", "circular"]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 TOPOLOGIES: tuple[Topology, ...] = ("zero", "replicate", "circular")
+
+PADDING_MODES: tuple[PaddingMode, ...] = ("zeros", "reflect", "replicate", "circular")

@@ -1,0 +1,351 @@
+"""The CPU engine's kernels: a stencil over volumes (depth, rows, columns), and its weight gradient.
+
+A plan (a record of int64) says what to do; threads claim its items one by one. An item packs rows
+(see `cpu_pack`), keeps a ring of them, and computes one row of a tile of depth positions at a time. It
+writes its own part of the result in an order that nothing else influences, so results do not depend
+on the threads. Numba compiles these functions on first use and keeps the machine code on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cfunc, types
+from numba.np.numpy_support import from_dtype
+
+from .cpu_pack import LEAN, VIEW, Strip, clear, feed, feed_of, feed_rest, inlined, inner, pack, strip_of
+from .cpu_simd import (
+    add_tile,
+    claim,
+    correlate_tile,
+    kernel_of,
+    lanes_of,
+    load_int,
+    load_sums,
+    load_tile,
+    make_spec,
+    multiply_tile,
+    narrow_number,
+    prefetch_outputs,
+    prefetch_rows,
+    prefetch_tile,
+    record_at,
+    splat_tile,
+    store_tile,
+    store_wide,
+    stored_bytes_of,
+    taps_of,
+    tile_of,
+    total,
+    vector_bytes_of,
+    wide_bytes_of,
+)
+
+#: What one call computes. `blocks` says how many parts an axis is cut into and `block` how long they are;
+#: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` is a table of byte offsets.
+PLAN = np.dtype(
+    [
+        ("input", VIEW),
+        ("grad", VIEW),
+        *(
+            (name, np.int64)
+            for name in """
+                items scratch scratch_size counters
+                weight weight_out weight_in weight_depth weight_row weight_col
+                bias bias_out bias_depth bias_sums
+                output output_batch output_volume output_depth output_row output_col
+                volumes_in volumes_out depth_size depth_blocks
+                rows_size rows_taps rows_stride rows_dilation rows_block rows_blocks reach ring
+                cols_size cols_taps cols_dilation cols_block cols_blocks taps
+            """.split()  # noqa: SIM905
+        ),
+    ]
+)
+
+
+@inner
+def place_of(item: int, plan: Any) -> tuple[int, int, int, int, int]:
+    """(batch element, output volume, depth block, row block, column block) of an item."""
+    item, depth_block = item // plan.depth_blocks, item % plan.depth_blocks
+    item, col_block = item // plan.cols_blocks, item % plan.cols_blocks
+    item, row_block = item // plan.rows_blocks, item % plan.rows_blocks
+    return item // plan.volumes_out, item % plan.volumes_out, depth_block, row_block, col_block
+
+
+@inner
+def input_strip(depth: int, x0: int, width: int, plan: Any, spec: Any) -> Strip:
+    """What `width` outputs from column `x0` on read of the input's rows, for a tile of depth positions."""
+    stride = plan.input.col_stride
+    count = (width - 1) * stride + (plan.cols_taps - 1) * plan.cols_dilation + 1
+    return strip_of(depth, tile_of(spec) + kernel_of(spec) - 1, x0 * stride, count, plan.input, spec)
+
+
+@inner
+def advance(
+    ring: int, filled: int, needed: int, end: int, base: int, strip: Strip, plan: Any, spec: Any
+) -> tuple[int, int]:
+    """Pack padded rows `filled` to `end` into the ring. A last one from row `needed` on may be fed instead.
+
+    Returns:
+        where it is to be fed to and from, or (0, 0).
+    """
+    slot_bytes = (tile_of(spec) + kernel_of(spec) - 1) * plan.input.pitch
+    while filled < end:
+        slot = filled % plan.ring
+        if filled >= needed and filled == end - 1 and plan.volumes_in == 1:
+            place, origin = feed_of(ring + slot * slot_bytes, base, filled, strip, plan.input)
+            if place:
+                return place, origin
+        for p in range(plan.volumes_in):
+            to = ring + (p * plan.ring + slot) * slot_bytes
+            pack(to, base + p * plan.input.volume_step, filled, strip, plan.input, spec)
+        filled += 1
+    return 0, 0
+
+
+class Taps(NamedTuple):
+    """What the innermost loops read of a plan, kept in registers: see `PLAN` and `VIEW`."""
+
+    volumes_in: int
+    rows_taps: int
+    cols_taps: int
+    rows_dilation: int
+    table: int
+    ring: int
+    slot_bytes: int
+    pitch: int
+    weight_in: int
+    weight_depth: int
+    weight_row: int
+    weight_col: int
+
+
+@inlined
+def taps_of_plan(plan: Any, spec: Any) -> Taps:
+    pitch = plan.input.pitch
+    slot_bytes = (tile_of(spec) + kernel_of(spec) - 1) * pitch
+    return Taps(
+        plan.volumes_in,
+        plan.rows_taps,
+        plan.cols_taps,
+        plan.rows_dilation,
+        plan.taps,
+        plan.ring,
+        slot_bytes,
+        pitch,
+        plan.weight_in,
+        plan.weight_depth,
+        plan.weight_row,
+        plan.weight_col,
+    )
+
+
+@inlined
+def convolve(sums: Any, packed: int, slot: int, weights: int, taps: Taps, spec: Any) -> Any:
+    """Add to a tile of sums the weighted packed rows from slot `slot` on, of all volumes."""
+    for p in range(taps.volumes_in):
+        at, weight_at = slot, weights + p * taps.weight_in
+        rows = packed + p * taps.ring * taps.slot_bytes
+        for _ in range(taps.rows_taps):
+            row, weight = rows + at * taps.slot_bytes, weight_at
+            for c in range(taps.cols_taps):
+                column = row + load_int(taps.table + 8 * c)
+                sums = multiply_tile(sums, column, taps.pitch, weight, taps.weight_depth, spec)
+                weight += taps.weight_col
+            weight_at += taps.weight_row
+            at += taps.rows_dilation
+            at -= taps.ring if at >= taps.ring else 0
+    return sums
+
+
+@inner
+def store_part(out: int, spilled: int, left: int, width: int, plan: Any, spec: Any) -> None:
+    """Write what of a tile lies inside the output, number by number."""
+    for t in range(left):
+        for k in range(width):
+            to = out + t * plan.output_depth + k * plan.output_col
+            narrow_number(to, spilled + t * vector_bytes_of(spec) + k * wide_bytes_of(spec), spec)
+
+
+@inner
+def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
+    """Outputs of one tile of depth positions, over a block of rows and columns."""
+    tile, lanes, wide, stored = tile_of(spec), lanes_of(spec), wide_bytes_of(spec), stored_bytes_of(spec)
+    b, q, depth_block, row_block, col_block = place_of(item, plan)
+    depth, x0 = depth_block * tile, col_block * plan.cols_block
+    left, width = min(tile, plan.depth_size - depth), min(plan.cols_block, plan.cols_size - x0)
+    view, strip = plan.input, input_strip(depth, x0, width, plan, spec)
+    base = view.address + b * view.batch_step
+    corner = base + strip.inside * view.depth_step + strip.offset
+    weights, bias = plan.weight + q * plan.weight_out, plan.bias + q * plan.bias_out + depth * plan.bias_depth
+    target = plan.output + b * plan.output_batch + q * plan.output_volume + depth * plan.output_depth
+    taps, ring = taps_of_plan(plan, spec), scratch + tile * vector_bytes_of(spec)
+    direct = left == tile and plan.output_col == stored
+    # Where rows follow one another, a last vector may run into the rows below: they are written later.
+    below = plan.cols_size if plan.cols_blocks == 1 and plan.output_row == plan.cols_size * stored else 0
+    start, stop = row_block * plan.rows_block, min((row_block + 1) * plan.rows_block, plan.rows_size)
+    clear(ring, taps.volumes_in * taps.ring * taps.slot_bytes, spec)
+    filled = start * plan.rows_stride
+    for i in range(start, stop):
+        top = i * plan.rows_stride
+        # One row ahead: what was just packed is still on its way to the cache.
+        end = min(i + 1, stop - 1) * plan.rows_stride + plan.reach
+        feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, strip, plan, spec)
+        filled = max(filled, end)
+        coming = corner + (filled - view.row_pad) * view.row_step
+        out = target + i * plan.output_row + x0 * plan.output_col
+        room, head = width + (stop - 1 - i) * below if direct else 0, top % taps.ring
+        for x in range(0, width, lanes):
+            if feed_to:
+                feed(feed_to, feed_from, x, strip, view.depth_step, view.pitch, spec)
+            prefetch_outputs(out + plan.output_row + x * stored, plan.output_depth, spec)
+            prefetch_rows(coming + x * stored, view.depth_step, spec)
+            sums = splat_tile(bias, plan.bias_depth, spec)
+            sums = convolve(sums, ring + view.lead + x * wide, head, weights, taps, spec)
+            if x + lanes <= room:
+                store_tile(out + x * stored, plan.output_depth, sums, spec)
+            else:
+                store_wide(scratch, vector_bytes_of(spec), sums, spec)
+                store_part(out + x * plan.output_col, scratch, left, min(lanes, width - x), plan, spec)
+        if feed_to:
+            feed_rest(feed_to, feed_from, -(-width // lanes) * lanes, strip, view, spec)
+
+
+@inner
+def add_bias_sums(sums: int, grads: int, pitch: int, width: int, spec: Any) -> None:
+    """Add a tile of gradient rows into one vector a depth position."""
+    step = vector_bytes_of(spec)
+    tile = load_tile(sums, step, spec)
+    for x in range(0, width, lanes_of(spec)):
+        tile = add_tile(tile, grads + x * wide_bytes_of(spec), pitch, spec)
+    store_wide(sums, step, tile, spec)
+
+
+@inner
+def correlate_row(
+    sums: int, grads: int, grad_pitch: int, packed: int, slot: int, width: int, taps: Taps, spec: Any
+) -> None:
+    """Add one row's products of gradients and packed inputs, from slot `slot` on, to all sums."""
+    wide, step, group = wide_bytes_of(spec), vector_bytes_of(spec), taps_of(spec)
+    for p in range(taps.volumes_in):
+        at = slot
+        for _ in range(taps.rows_taps):
+            row = packed + (p * taps.ring + at) * taps.slot_bytes
+            for c in range(0, taps.cols_taps, group):
+                totals, table = load_sums(sums, step, spec), taps.table + 8 * c
+                for x in range(0, width * wide, step):
+                    totals = correlate_tile(totals, grads + x, grad_pitch, row + x, taps.pitch, table, spec)
+                store_wide(sums, step, totals, spec)
+                sums += kernel_of(spec) * group * step
+            at += taps.rows_dilation
+            at -= taps.ring if at >= taps.ring else 0
+
+
+@inner
+def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
+    """One item's share of every weight's and bias's gradient, as float64 sums of their own."""
+    tile, lanes, wide, step = tile_of(spec), lanes_of(spec), wide_bytes_of(spec), vector_bytes_of(spec)
+    stored, taps = stored_bytes_of(spec), taps_of_plan(plan, spec)
+    b, q, depth_block, row_block, col_block = place_of(item, plan)
+    depth, x0 = depth_block * tile, col_block * plan.cols_block
+    width = min(plan.cols_block, plan.cols_size - x0)
+    view, strip = plan.input, input_strip(depth, x0, width, plan, spec)
+    base = view.address + b * view.batch_step
+    corner = base + strip.inside * view.depth_step + strip.offset
+    grad, grad_strip = plan.grad, strip_of(depth, tile, x0, width, plan.grad, spec)
+    grad_base = grad.address + b * grad.batch_step + q * grad.volume_step
+    # Gradients are read where they lie if they need neither widening nor zeros around them.
+    direct = stored == wide and grad.col_step == stored and width % lanes == 0 and grad_strip.there == tile
+    sums_count = taps.volumes_in * taps.rows_taps * taps.cols_taps * kernel_of(spec)
+    bias_sums, sums = scratch, scratch + tile * step
+    ring = sums + sums_count * step
+    packed_grads = ring + taps.volumes_in * taps.ring * taps.slot_bytes
+    clear(scratch, packed_grads + tile * grad.pitch - scratch, spec)
+    start, stop = row_block * plan.rows_block, min((row_block + 1) * plan.rows_block, plan.rows_size)
+    filled = start * plan.rows_stride
+    for i in range(start, stop):
+        top = i * plan.rows_stride
+        end = min(i + 1, stop - 1) * plan.rows_stride + plan.reach
+        feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, strip, plan, spec)
+        filled = max(filled, end)
+        coming = corner + (filled - view.row_pad) * view.row_step
+        grads, grad_pitch = packed_grads, grad.pitch
+        grad_row = grad_base + depth * grad.depth_step + i * grad.row_step + x0 * grad.col_step
+        if direct:
+            grads, grad_pitch = grad_row, grad.depth_step
+        else:
+            pack(packed_grads, grad_base, i, grad_strip, grad, spec)
+        if plan.bias_sums:
+            add_bias_sums(bias_sums, grads, grad_pitch, width, spec)
+        for x in range(0, width, lanes):
+            if feed_to:
+                feed(feed_to, feed_from, x, strip, view.depth_step, view.pitch, spec)
+            prefetch_rows(coming + x * stored, view.depth_step, spec)
+            prefetch_tile(grad_row + grad.row_step + x * stored, grad.depth_step, spec)
+        if feed_to:
+            feed_rest(feed_to, feed_from, -(-width // lanes) * lanes, strip, view, spec)
+        correlate_row(sums, grads, grad_pitch, ring + view.lead, top % taps.ring, width, taps, spec)
+    for k in range(sums_count):
+        total(plan.output + (item * sums_count + k) * 8, sums + k * step, spec)
+    if plan.bias_sums:
+        for t in range(tile):
+            total(plan.bias_sums + (item * tile + t) * 8, bias_sums + t * step, spec)
+
+
+@inner
+def forward_items(plan: Any, spec: Any) -> None:
+    scratch = plan.scratch + claim(plan.counters + 8) * plan.scratch_size
+    item = claim(plan.counters)
+    while item < plan.items:
+        forward_item(item, scratch, plan, spec)
+        item = claim(plan.counters)
+
+
+@inner
+def correlate_items(plan: Any, spec: Any) -> None:
+    scratch = plan.scratch + claim(plan.counters + 8) * plan.scratch_size
+    item = claim(plan.counters)
+    while item < plan.items:
+        correlate_item(item, scratch, plan, spec)
+        item = claim(plan.counters)
+
+
+_PLAN_POINTER = types.CPointer(from_dtype(PLAN))
+
+
+def _digest() -> str:
+    """A hash of the kernels' sources: machine code cached from other sources is not found."""
+    sources = (Path(__file__).with_name(f"cpu_{name}.py") for name in ("simd", "pack", "kernels"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+@cache
+def compiled(job: str, storage: str, kernel: int, taps: int, tile: int, lanes: int) -> Any:
+    """The machine code of a job ("forward" or "correlate"), from disk where it has been compiled before.
+
+    Returns:
+        a Numba cfunc that takes the address of a `PLAN`; its `address` is callable from any thread.
+    """
+    digest = _digest()
+
+    def forward(plan: Any) -> None:
+        digest  # noqa: B018 - part of the key under which Numba caches
+        forward_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes))
+
+    def correlate(plan: Any) -> None:
+        digest  # noqa: B018
+        correlate_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes))
+
+    function = forward if job == "forward" else correlate
+    signature = types.void(_PLAN_POINTER)
+    try:
+        return cfunc(signature, cache=True, **LEAN)(function)
+    except RuntimeError as error:
+        # Nowhere to write (a read-only installation without a home): compile for this process only.
+        if "cannot cache" not in str(error):
+            raise
+        return cfunc(signature, **LEAN)(function)

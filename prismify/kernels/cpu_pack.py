@@ -1,0 +1,232 @@
+"""Packing: rows of a tensor, widened and padded, in a buffer that stays in the first-level cache.
+
+What computes reads only full vectors from that buffer, whatever the tensor's element type, layout,
+padding, stride or topology; all of those end here. Numba compiles these functions into the kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from .cpu_simd import (
+    lanes_of,
+    stored_bytes_of,
+    tile_of,
+    vector_bytes_of,
+    wide_bytes_of,
+    widen_number,
+    widen_tile,
+    widen_vector,
+    zero_vector,
+)
+
+ZERO, REPLICATE, CIRCULAR, REFLECT = range(4)
+
+#: Columns up to which a row is packed between the vectors computed from other rows, rather than at once.
+FEED_COLUMNS = 144
+
+#: A tensor to be packed. Steps are bytes between neighbours; `up` spreads its elements with zeros
+#: between (the input gradient of a stride); `phase` is the packed distance between the columns that
+#: a stride visits first, second, ...; `lead` and `pitch` are bytes before and between packed rows.
+VIEW = np.dtype(
+    [
+        (name, np.int64)
+        for name in """
+            address batch_step volume_step depth_step row_step col_step
+            depth_size depth_pad depth_mode row_size row_pad row_mode row_up
+            col_size col_pad col_mode col_up col_stride phase lead pitch
+        """.split()  # noqa: SIM905
+    ]
+)
+
+#: Inner functions need no way in from Python, and nothing allocates: both would cost seconds of compilation.
+LEAN = {"boundscheck": False, "error_model": "numpy", "_nrt": False}
+inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **LEAN)
+#: For what runs once a vector: vectors stay in registers, and a call would take longer than its work.
+inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True, **LEAN)
+
+
+class Strip(NamedTuple):
+    """What an item reads of every row of a tensor.
+
+    Args:
+        depth, height: the depth positions packed, from `depth` (before the first one where padded) on.
+        inside, there: those of them that exist.
+        first, columns: the first of the padded columns packed, and how many.
+        low, high: those of them that exist, counted from `first`.
+        offset: bytes from a row's first column to padded column `first`.
+        feeds: 1 where a row can be packed vector by vector.
+    """
+
+    depth: int
+    height: int
+    inside: int
+    there: int
+    first: int
+    columns: int
+    low: int
+    high: int
+    offset: int
+    feeds: int
+
+
+@inner
+def strip_of(depth: int, height: int, first: int, count: int, view: Any, spec: Any) -> Strip:
+    """The strip of `height` padded depth positions and `count` padded columns from `depth` and `first` on."""
+    depth -= view.depth_pad
+    offset = first - view.col_pad
+    low = min(max(-offset, 0), count)
+    high = max(min(view.col_size - offset, count), low)
+    inside = min(max(depth, 0), view.depth_size)
+    there = max(min(depth + height, view.depth_size) - inside, 0)
+    plain = view.col_step == stored_bytes_of(spec) and view.col_stride == view.col_up == view.row_up == 1
+    framed = (view.depth_mode == ZERO or there == height) and (view.col_mode == ZERO or high - low == count)
+    feeds = plain and framed and lanes_of(spec) <= high - low <= FEED_COLUMNS
+    return Strip(depth, height, inside, there, first, count, low, high, offset * view.col_step, int(feeds))
+
+
+@inner
+def source(position: int, size: int, mode: int, up: int) -> int:
+    """Which element lies at a padded position, or -1 for a zero."""
+    if up > 1:
+        if position < 0 or position % up:
+            return -1
+        position //= up
+    if 0 <= position < size:
+        return position
+    if mode == ZERO:
+        return -1
+    if mode == REPLICATE:
+        return 0 if position < 0 else size - 1
+    if mode == CIRCULAR:
+        return position % size
+    # A tile may reach past the padding, further than one reflection; nothing reads what it finds there.
+    mirrored = -position if position < 0 else 2 * (size - 1) - position
+    return mirrored if 0 <= mirrored < size else -1
+
+
+@inlined
+def clear(to: int, size: int, spec: Any) -> None:
+    """Write zeros to `size` bytes, a whole number of vectors."""
+    for k in range(0, size, vector_bytes_of(spec)):
+        zero_vector(to + k, spec)
+
+
+@inlined
+def pack_vector(to: int, origin: int, count: int, step: int, pitch: int, spec: Any) -> None:
+    """Pack one vector of columns for `count` neighbours along depth, `step` bytes apart."""
+    tile = tile_of(spec)
+    if count >= tile:
+        widen_tile(to, pitch, origin, step, spec)
+        to += tile * pitch
+        origin += tile * step
+        count -= tile
+    for _ in range(count):
+        widen_vector(to, origin, spec)
+        to += pitch
+        origin += step
+
+
+@inner
+def pack_columns(to: int, row: int, count: int, step: int, pitch: int, strip: Strip, spec: Any) -> None:
+    """Pack the columns that exist, for `count` neighbours along depth."""
+    wide, stored, lanes = wide_bytes_of(spec), stored_bytes_of(spec), lanes_of(spec)
+    if strip.high - strip.low < lanes:
+        for d in range(count):
+            for k in range(strip.low, strip.high):
+                widen_number(to + d * pitch + k * wide, row + d * step + k * stored, spec)
+        return
+    k = strip.low
+    while k < strip.high:
+        # The last vector overlaps the one before it.
+        k = min(k, strip.high - lanes)
+        pack_vector(to + k * wide, row + k * stored, count, step, pitch, spec)
+        k += lanes
+
+
+@inner
+def pack_plain(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
+    """Pack a row whose columns lie side by side in memory; `row` is its address at depth 0."""
+    wide, step, pitch = wide_bytes_of(spec), view.depth_step, view.pitch
+    origin = row + strip.offset
+    place = to + (strip.inside - strip.depth) * pitch
+    pack_columns(place, origin + strip.inside * step, strip.there, step, pitch, strip, spec)
+    if view.depth_mode != ZERO and strip.there < strip.height:
+        for d in range(strip.height):
+            depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
+            if depth_at != strip.depth + d and depth_at >= 0:
+                pack_columns(to + d * pitch, origin + depth_at * step, 1, step, pitch, strip, spec)
+    if view.col_mode != ZERO and strip.high - strip.low < strip.columns:
+        for k in range(strip.columns):
+            if not strip.low <= k < strip.high:
+                at = row + source(strip.first + k - view.col_pad, view.col_size, view.col_mode, 1) * view.col_step
+                for d in range(strip.height):
+                    depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
+                    if depth_at >= 0:
+                        widen_number(to + d * pitch + k * wide, at + depth_at * step, spec)
+
+
+@inner
+def pack_apart(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
+    """Pack a row column by column: any layout, stride or spreading."""
+    wide = wide_bytes_of(spec)
+    for d in range(strip.height):
+        depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
+        if depth_at >= 0:
+            for k in range(strip.columns):
+                at = source(strip.first + k - view.col_pad, view.col_size, view.col_mode, view.col_up)
+                if at >= 0:
+                    place = to + (k % view.col_stride) * view.phase + (k // view.col_stride) * wide
+                    widen_number(place, row + depth_at * view.depth_step + at * view.col_step, spec)
+        to += view.pitch
+
+
+@inner
+def pack(to: int, base: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
+    """Pack padded row `row` of a strip.
+
+    Zeros along depth and columns are there already: an item clears its buffer and nothing overwrites them.
+
+    Args:
+        to: address of the packed row's slot, `view.lead` bytes before its first column.
+        base: address of the volume's first element.
+    """
+    row_at = source(row - view.row_pad, view.row_size, view.row_mode, view.row_up)
+    base += row_at * view.row_step
+    if row_at < 0:
+        clear(to, strip.height * view.pitch, spec)
+    elif view.col_step == stored_bytes_of(spec) and view.col_stride == 1 and view.col_up == 1:
+        pack_plain(to + view.lead, base, strip, view, spec)
+    else:
+        pack_apart(to + view.lead, base, strip, view, spec)
+
+
+@inner
+def feed_of(to: int, base: int, row: int, strip: Strip, view: Any) -> tuple[int, int]:
+    """Where `feed` packs padded row `row` to and from; (0, 0) where it must be packed at once."""
+    row_at = row - view.row_pad
+    if strip.feeds == 0 or row_at < 0 or row_at >= view.row_size:
+        return 0, 0
+    place = to + view.lead + (strip.inside - strip.depth) * view.pitch
+    return place, base + row_at * view.row_step + strip.inside * view.depth_step + strip.offset
+
+
+@inlined
+def feed(to: int, origin: int, x: int, strip: Strip, step: int, pitch: int, spec: Any) -> None:
+    """Pack the vector of columns at `x`.
+
+    Done between vectors that are computed, its memory accesses take place while arithmetic goes on.
+    """
+    k = min(strip.low + x, strip.high - lanes_of(spec))
+    pack_vector(to + k * wide_bytes_of(spec), origin + k * stored_bytes_of(spec), strip.there, step, pitch, spec)
+
+
+@inner
+def feed_rest(to: int, origin: int, x: int, strip: Strip, view: Any, spec: Any) -> None:
+    """Pack what `feed` has left of a row from the vector at `x` on."""
+    while strip.low + x < strip.high:
+        feed(to, origin, x, strip, view.depth_step, view.pitch, spec)
+        x += lanes_of(spec)

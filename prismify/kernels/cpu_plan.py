@@ -1,0 +1,156 @@
+"""Plans: the records of integers that tell the compiled CPU kernels what to do."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .axes import Job, Stencil, Strides, stencil_of
+from .cpu_kernels import PLAN
+from .cpu_pack import CIRCULAR, REFLECT, REPLICATE, ZERO
+from .problem import Problem
+
+_MODES = {"zero": ZERO, "replicate": REPLICATE, "circular": CIRCULAR, "reflect": REFLECT}
+_PARTS = ("batch", "volume", "depth", "row", "col")
+
+#: Depth positions computed together; with their weights they fill the registers.
+TILE = 8
+#: Columns computed together at most, so that a tile's packed rows stay in the first-level cache.
+COLUMNS = 1024
+#: Numbers that a lane of the weight gradient adds up before it carries on in float64.
+TERMS = 4096
+#: Rows that a piece of work is not cut below: the rows shared with its neighbours are packed twice.
+MIN_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An element type as the kernels see it: its name in `cpu_simd.STORAGE`, bytes in memory and in use."""
+
+    storage: str
+    stored_bytes: int
+    wide_bytes: int
+    vector_bytes: int
+
+    @property
+    def lanes(self) -> int:
+        return self.vector_bytes // self.wide_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A plan that lacks only addresses.
+
+    Args:
+        words: the record `PLAN` and after it the two counters, as int64.
+        spec: (kernel along depth, taps, tile, lanes): what the kernel is compiled for.
+        scratch_size: bytes a thread packs into.
+        items: pieces of work.
+        partials, bias_partials: shapes of the float64 sums that the weight gradient leaves behind:
+            (batch, output volume, row, column and depth blocks, then the sums themselves).
+        taps: the table that `words` points to.
+        stencil: what was planned.
+    """
+
+    words: array[int]
+    spec: tuple[int, int, int, int]
+    scratch_size: int
+    items: int
+    partials: tuple[int, ...]
+    bias_partials: tuple[int, ...]
+    taps: Any
+    stencil: Stencil
+
+
+@lru_cache(maxsize=4096)
+def template_of(problem: Problem, job: Job, source: Strides, target: Strides, number: Number, threads: int) -> Template:
+    """The plan of a call; the same call at the next step finds it again."""
+    stencil = stencil_of(problem, job, source, target)
+    batch, depth, rows, cols = stencil.axes
+    plan = np.zeros((), PLAN)
+    taps = _describe_input(plan["input"], stencil, number)
+    plan["taps"] = taps.ctypes.data
+    for name, step in zip(("out", "in", "depth", "row", "col"), stencil.weight, strict=True):
+        plan[f"weight_{name}"] = step * number.wide_bytes
+    for name, axis in (("rows", rows), ("cols", cols)):
+        plan[f"{name}_size"], plan[f"{name}_taps"] = axis.size_out, axis.kernel
+        plan[f"{name}_dilation"] = axis.dilation
+    plan["volumes_in"], plan["volumes_out"] = stencil.volumes
+    plan["rows_stride"], plan["depth_size"] = rows.stride, depth.size_out
+    plan["reach"] = (rows.kernel - 1) * rows.dilation + 1
+    plan["ring"] = int(plan["reach"]) + rows.stride
+    plan["depth_blocks"], plan["cols_blocks"] = _parts(depth.size_out, TILE), _parts(cols.size_out, COLUMNS)
+    plan["cols_block"] = min(cols.size_out, COLUMNS)
+    outer = batch.size * stencil.volumes[1] * int(plan["depth_blocks"]) * int(plan["cols_blocks"])
+    plan["rows_block"] = _rows_block(job, stencil, outer, number.lanes, threads)
+    plan["rows_blocks"] = _parts(rows.size_out, int(plan["rows_block"]))
+    plan["items"] = outer * int(plan["rows_blocks"])
+    scratch = TILE * number.vector_bytes
+    scratch += stencil.volumes[0] * int(plan["ring"]) * (TILE + depth.kernel - 1) * int(plan["input"]["pitch"])
+    grouped = 3 if cols.kernel % 3 == 0 else 1
+    partials: tuple[int, ...] = ()
+    bias_partials: tuple[int, ...] = ()
+    if job == "weight_grad":
+        sums = (stencil.volumes[0], rows.kernel, cols.kernel // grouped, depth.kernel, grouped)
+        blocks = tuple(int(plan[f"{name}_blocks"]) for name in ("rows", "cols", "depth"))
+        partials = (batch.size, stencil.volumes[1], *blocks, *sums)
+        bias_partials = (batch.size, stencil.volumes[1], *blocks, TILE)
+        scratch += int(np.prod(sums)) * number.vector_bytes + _describe_grad(plan["grad"], stencil, number)
+    else:
+        for name, step in zip(_PARTS, stencil.target, strict=True):
+            plan[f"output_{name}"] = step * number.stored_bytes
+    plan["scratch_size"] = scratch = _parts(scratch, 64) * 64
+    words = array("q", plan.tobytes() + bytes(16))
+    spec = (depth.kernel, grouped, TILE, number.lanes)
+    return Template(words, spec, scratch, int(plan["items"]), partials, bias_partials, taps, stencil)
+
+
+def _parts(size: int, part: int) -> int:
+    return -(-size // part)
+
+
+def _describe_input(view: Any, stencil: Stencil, number: Number) -> Any:
+    """Fill in what is packed and how; the byte offset of every tap along the columns."""
+    _, depth, rows, cols = stencil.axes
+    for name, step in zip(_PARTS, stencil.source, strict=True):
+        view[f"{name}_step"] = step * number.stored_bytes
+    for name, axis in (("depth", depth), ("row", rows), ("col", cols)):
+        view[f"{name}_size"], view[f"{name}_pad"], view[f"{name}_mode"] = axis.size, axis.pad, _MODES[axis.mode]
+    view["row_up"], view["col_up"], view["col_stride"] = rows.spread, cols.spread, cols.stride
+    lanes, wide = number.lanes, number.wide_bytes
+    shifts = np.arange(cols.kernel) * cols.dilation
+    full = _parts(min(cols.size_out, COLUMNS), lanes) * lanes
+    phase = full + _parts(int(shifts[-1]) + 1, cols.stride)
+    # Elements, rather than the padding before them, begin on a vector's boundary.
+    lead = -cols.pad % lanes
+    view["phase"], view["lead"] = phase * wide, lead * wide
+    view["pitch"] = _parts(lead + cols.stride * phase, lanes) * lanes * wide
+    return ((shifts % cols.stride * phase + shifts // cols.stride) * wide).astype(np.int64)
+
+
+def _describe_grad(view: Any, stencil: Stencil, number: Number) -> int:
+    """Fill in how the output's gradient is packed for the weight gradient; bytes of a packed tile."""
+    _, depth, rows, cols = stencil.axes
+    for name, step in zip(_PARTS, stencil.target, strict=True):
+        view[f"{name}_step"] = step * number.stored_bytes
+    view["depth_size"], view["row_size"], view["col_size"] = depth.size_out, rows.size_out, cols.size_out
+    view["row_up"] = view["col_up"] = view["col_stride"] = 1
+    view["pitch"] = _parts(min(cols.size_out, COLUMNS), number.lanes) * number.vector_bytes
+    return TILE * int(view["pitch"])
+
+
+def _rows_block(job: Job, stencil: Stencil, outer: int, lanes: int, threads: int) -> int:
+    """Rows of a piece of work.
+
+    The weight gradient's sums depend on how the work is cut, so the threads have no say in it there.
+    """
+    rows, cols = stencil.axes[2].size_out, stencil.axes[3].size_out
+    if job == "weight_grad":
+        terms_a_row = TILE * _parts(min(cols, COLUMNS), lanes)
+        return min(rows, max(MIN_ROWS, TERMS // terms_a_row))
+    wanted = _parts(4 * threads, outer) if threads > 1 else 1
+    return min(rows, max(MIN_ROWS, _parts(rows, wanted)))

@@ -1,0 +1,179 @@
+"""The operator and its gradients on the CPU, by kernels that Numba compiles; see `cpu` for what they serve."""
+
+from __future__ import annotations
+
+from array import array
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import cpu_threads
+from .axes import input_grad_shape
+from .cpu import vector_bytes
+from .cpu_kernels import PLAN, compiled
+from .cpu_plan import TILE, Number, Template, template_of
+from .padding import dense_as, empty_as, fold
+from .problem import Problem
+
+#: Multiply-adds below which a second thread costs more than it saves.
+SERIAL_MACS = 1 << 20
+
+_WIDE = {torch.float64: torch.float64}
+
+_Bias = tuple[Tensor, int, int]
+
+
+def forward(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
+    """The operator.
+
+    Args:
+        u: (B, P*V, H, W), any strides.
+        weight: (Q, P, K_C, K_H, K_W) or (K_C, K_H, K_W).
+        bias: (Q,), (Q*V,) or None.
+        problem: what `make_problem` says of these.
+
+    Returns:
+        (B, Q*V, H', W'), channels last where `u` is.
+    """
+    output = empty_as(u, (problem.batch, problem.volumes[1] * problem.depth, *problem.size_out))
+    if output.numel() == 0:
+        return output
+    number = _number(u.dtype)
+    template = template_of(problem, "forward", u.stride(), output.stride(), number, torch.get_num_threads())
+    # One bias a channel runs along depth; where channels are not the depth, it is added afterwards.
+    inside = bias is None or problem.bias_size == problem.volumes[1] or template.stencil.order[1] == 1
+    numbers = _bias(bias if inside else None, problem, u.dtype)
+    _stencil(template, number, u, weight, output, numbers, problem.macs)
+    if bias is not None and not inside:
+        output += bias[:, None, None]
+    return output
+
+
+def input_grad(grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
+    """The input's gradient, (B, P*V, H, W), from the output's: the stencil of the flipped kernel."""
+    shape, folds = input_grad_shape(problem)
+    output = empty_as(grad, shape)
+    if output.numel() > 0:
+        grad = dense_as(grad, grad)
+        number = _number(grad.dtype)
+        threads = torch.get_num_threads()
+        template = template_of(problem, "input_grad", grad.stride(), output.stride(), number, threads)
+        _stencil(template, number, grad, weight, output, _bias(None, problem, grad.dtype), problem.macs)
+    return fold(output, problem) if folds else output
+
+
+def weight_grad(
+    grad: Tensor, u: Tensor, problem: Problem, weight_shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of weight and bias (None without one) from the output's gradient and the input.
+
+    Work is cut into pieces whatever the number of threads; a piece adds up in the type computed in, the
+    pieces are added in float64 and in order.
+    """
+    if grad.numel() == 0:
+        bias = grad.new_zeros(problem.bias_size) if problem.bias_size else None
+        return grad.new_zeros(weight_shape), bias
+    grad = dense_as(grad, u)
+    number = _number(u.dtype)
+    template = template_of(problem, "weight_grad", u.stride(), grad.stride(), number, 0)
+    partials = np.empty(template.partials)
+    bias_partials = np.empty(template.bias_partials) if problem.bias_size else None
+    _correlation(template, number, u, grad, partials, bias_partials, problem.macs)
+    with np.errstate(all="ignore"):
+        sums = partials.sum((0, 2, 3, 4))
+        bias = None if bias_partials is None else _bias_grad(bias_partials, grad, template, problem)
+    # (Q, P, rows, groups of columns, depth, columns of a group) -> (Q, P, depth, rows, columns)
+    sums = sums.transpose(0, 1, 4, 2, 3, 5).reshape(*(sums.shape[i] for i in (0, 1, 4, 2)), -1)
+    parts = template.stencil.order[1:]
+    back = (2 + parts.index(axis) if axis in parts else 2 for axis in (1, 2, 3))
+    weight = torch.from_numpy(np.ascontiguousarray(sums.transpose(0, 1, *back)))
+    return weight.to(u.dtype).reshape(weight_shape), bias
+
+
+def _bias_grad(partials: Any, grad: Tensor, template: Template, problem: Problem) -> Tensor:
+    """Sums of the gradient a volume or a channel, from the sums (batch, volume, blocks..., tile)."""
+    volumes = problem.volumes[1]
+    if problem.bias_size == volumes:
+        return torch.from_numpy(partials.sum((0, 2, 3, 4, 5))).to(grad.dtype)
+    if template.stencil.order[1] != 1:
+        return grad.sum((0, 2, 3), dtype=torch.float64).to(grad.dtype)
+    channels = partials.sum((0, 2, 3)).reshape(volumes, -1)[:, : problem.depth]
+    return torch.from_numpy(np.ascontiguousarray(channels)).reshape(-1).to(grad.dtype)
+
+
+@cache
+def _number(dtype: torch.dtype) -> Number:
+    wide = 8 if dtype == torch.float64 else 4
+    return Number(str(dtype).removeprefix("torch."), dtype.itemsize, wide, vector_bytes())
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Contiguous, in the type the kernels compute in."""
+    return tensor.to(_WIDE.get(tensor.dtype, torch.float32)).contiguous()
+
+
+@cache
+def _no_bias(dtype: torch.dtype) -> _Bias:
+    return torch.zeros(1, dtype=_WIDE.get(dtype, torch.float32)), 0, 0
+
+
+def _bias(bias: Tensor | None, problem: Problem, dtype: torch.dtype) -> _Bias:
+    """The bias as the kernels read it, and the steps between output volumes and between depths."""
+    if bias is None:
+        return _no_bias(dtype)
+    volumes = problem.volumes[1]
+    if problem.bias_size == volumes:
+        return _wide(bias), 1, 0
+    # A tile reads TILE numbers even where fewer channels are left.
+    padded = torch.nn.functional.pad(bias.reshape(volumes, problem.depth), (0, -problem.depth % TILE))
+    return _wide(padded), padded.shape[1], 1
+
+
+def _word(name: str) -> int:
+    """Where a field of a plan lies among its integers."""
+    dtype, start = PLAN, 0
+    for part in name.split("."):
+        dtype, offset = dtype.fields[part][:2]  # type: ignore[index]
+        start += offset
+    return start // 8
+
+
+_INPUT, _GRAD, _WEIGHT, _OUTPUT = (_word(n) for n in ("input.address", "grad.address", "weight", "output"))
+_BIAS, _BIAS_OUT, _BIAS_DEPTH, _SUMS = (_word(n) for n in ("bias", "bias_out", "bias_depth", "bias_sums"))
+
+
+def _stencil(
+    template: Template, number: Number, source: Tensor, weight: Tensor, output: Tensor, bias: _Bias, macs: int
+) -> None:
+    weight = _wide(weight)
+    words = array("q", template.words)
+    words[_INPUT], words[_OUTPUT] = source.data_ptr(), output.data_ptr()
+    words[_WEIGHT] = weight.data_ptr() + template.stencil.weight_start * number.wide_bytes
+    words[_BIAS] = bias[0].data_ptr()
+    words[_BIAS_OUT], words[_BIAS_DEPTH] = bias[1] * number.wide_bytes, bias[2] * number.wide_bytes
+    _launch("forward", template, number, words, macs)
+
+
+def _correlation(
+    template: Template, number: Number, u: Tensor, grad: Tensor, partials: Any, bias_partials: Any, macs: int
+) -> None:
+    words = array("q", template.words)
+    words[_INPUT], words[_GRAD], words[_OUTPUT] = u.data_ptr(), grad.data_ptr(), partials.ctypes.data
+    words[_SUMS] = 0 if bias_partials is None else bias_partials.ctypes.data
+    _launch("correlate", template, number, words, macs)
+
+
+_SCRATCH, _COUNTERS = _word("scratch"), _word("counters")
+
+
+def _launch(job: str, template: Template, number: Number, words: array[int], macs: int) -> None:
+    threads = 1 if macs < SERIAL_MACS else min(torch.get_num_threads(), template.items)
+    scratch = torch.empty(threads * template.scratch_size + 64, dtype=torch.uint8)
+    address, length = words.buffer_info()
+    words[_SCRATCH] = -(-scratch.data_ptr() // 64) * 64
+    words[_COUNTERS] = address + 8 * (length - 2)
+    entry = compiled(job, number.storage, *template.spec)
+    cpu_threads.run(entry.address, address, threads)

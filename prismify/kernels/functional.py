@@ -1,0 +1,172 @@
+"""The operators as functions: what layers call. Each call goes to the engine that serves it."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from . import autograd, ops, plain
+from .engines import ENGINES, TRANSPARENT, choose, opaque
+from .problem import Geometry, cached_geometry, cached_problem, depth_of, make_problem
+from .types import PaddingMode, Topology
+
+
+def deep_prism(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    padding_mode: PaddingMode = "zeros",
+    topology: Topology = "zero",
+) -> Tensor:
+    """3-D convolution over the volumes (V, H, W) that the channels of `u` form (DeepPrism, Eq. 3).
+
+    The channels of `u` are P volumes of V neighbouring channels; every output volume sees all of them.
+    P = Q = 1 is the paper's operator. The channel axis keeps its length (stride 1, padding K_C // 2).
+
+    Args:
+        u: feature map, shape (B, P*V, H, W).
+        weight: shape (Q, P, K_C, K_H, K_W), or (K_C, K_H, K_W) for a single volume; K_C is odd.
+        bias: shape (Q,), one number a volume, or (Q*V,), one number a channel.
+        stride, padding, dilation: of the two spatial axes, as in `torch.nn.functional.conv2d`.
+        padding_mode: of the spatial axes.
+        topology: padding of the channel axis, within each volume (Table 1).
+
+    Returns:
+        shape (B, Q*V, H', W'), with H' and W' those of a `conv2d` with the same geometry.
+
+    Raises:
+        ShapeError: K_C is even or larger than 2*V - 1, the channels do not split into P volumes, or the
+            geometry does not fit the input.
+
+    Example:
+        >>> import torch
+        >>> u = torch.randn(2, 16, 8, 8)
+        >>> deep_prism(u, torch.randn(3, 3, 3), padding=(1, 1)).shape
+        torch.Size([2, 16, 8, 8])
+    """
+    if torch.compiler.is_compiling() or _seen_by_others(u, weight, bias):
+        return _registered(u, weight, bias, Geometry(stride, padding, dilation, padding_mode, topology))
+    device = u.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        u, weight, bias = (cast(Tensor, _cast(x, device, dtype)) for x in (u, weight, bias))
+    geometry = cached_geometry(stride, padding, dilation, padding_mode, topology)
+    problem = cached_problem(u.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
+    if u.dtype != weight.dtype:
+        # Torch's own words on what does not go together.
+        return ENGINES["reference"].run().forward(u, weight, bias, problem)
+    engine = choose(problem, device, u.dtype)
+    run = engine.run()
+    if engine.name in TRANSPARENT:
+        return run.forward(u, weight, bias, problem)
+    learns = u.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if (learns and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active() or _dual():
+        return autograd.forward(u, weight, bias, problem, run)
+    return run.forward(u, weight, bias, problem)
+
+
+def prism(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dim: int = -1,
+    topology: Topology = "zero",
+) -> Tensor:
+    """1-D convolution along the channel axis, the same weights at every position (Prism, Eq. 1).
+
+    It is computed as a `deep_prism` that sees channels as columns (tokens) or as depth (feature maps).
+
+    Args:
+        u: tokens (..., P*V) with `dim=-1`, or a feature map (B, P*V, ...) with `dim=1`.
+        weight: shape (Q, P, K) or (K,) for a single volume; K is odd.
+        bias: shape (Q,), one number a volume, or (Q*V,), one number a channel.
+        dim: the channel axis, -1 or 1.
+        topology: padding of the channel axis, within each volume (Table 1).
+
+    Returns:
+        the shape of `u` with Q*V channels.
+
+    Raises:
+        ShapeError: K is even or larger than 2*V - 1, or the channels do not split into P volumes.
+    """
+    volumes_out, volumes_in, k = weight.shape if weight.dim() == 3 else (1, 1, weight.shape[0])
+    depth = depth_of(u.shape[dim], volumes_in, k, topology)
+    inside = bias if bias is None or bias.shape[0] == volumes_out else None
+    outside = bias if inside is None else None
+    if dim == 1 and not _channels_lie_last(u):
+        kernel = weight.reshape(volumes_out, volumes_in, k, 1, 1)
+        if u.dim() == 4:
+            return deep_prism(u, kernel, bias, topology=topology)
+        y = deep_prism(u.reshape(u.shape[0], u.shape[1], 1, -1), kernel, bias, topology=topology)
+        return y.reshape(u.shape[0], volumes_out * depth, *u.shape[2:])
+    x = u if dim == -1 else u.movedim(1, -1)
+    y = deep_prism(
+        x.reshape(-1, volumes_in, 1, depth),
+        weight.reshape(volumes_out, volumes_in, 1, 1, k),
+        inside,
+        padding=(0, k // 2),
+        padding_mode=_TOPOLOGY_AS_PADDING[topology],
+    ).reshape(*x.shape[:-1], volumes_out * depth)
+    if outside is not None:
+        y = y + outside
+    return y if dim == -1 else y.movedim(-1, 1)
+
+
+_TOPOLOGY_AS_PADDING: dict[Topology, PaddingMode] = {
+    "zero": "zeros",
+    "replicate": "replicate",
+    "circular": "circular",
+}
+
+
+def _channels_lie_last(u: Tensor) -> bool:
+    return u.dim() == 4 and u.stride(1) == 1 and not u.is_contiguous()
+
+
+def _registered(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """The call as compilers, transforms, modes and autocast should see it."""
+    exporting = torch.compiler.is_exporting() or torch._C._is_tracing()
+    if exporting or not opaque(u.device.type):
+        # An exported model runs without this package.
+        make_problem(u.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
+        return plain.deep_prism(u, weight, bias, geometry, fused=torch.compiler.is_compiling() and not exporting)
+    result: Tensor = ops.deep_prism(u, weight, bias, *_arguments(geometry))
+    return result
+
+
+def _arguments(geometry: Geometry) -> tuple[list[int], list[int], list[int], str, str]:
+    pairs = (list(geometry.stride), list(geometry.padding), list(geometry.dilation))
+    return *pairs, geometry.padding_mode, geometry.topology
+
+
+def _cast(x: Tensor | None, device: str, dtype: torch.dtype) -> Tensor | None:
+    """What autocast does to an argument of a convolution."""
+    if x is None or not x.is_floating_point() or x.dtype == torch.float64 or x.device.type != device:
+        return x
+    return x.to(dtype)
+
+
+def _dual() -> bool:
+    """Whether forward-mode differentiation is on: its tensors look like any other."""
+    return forward_ad._current_level >= 0
+
+
+def _seen_by_others(u: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a call is on fake tensors or subclasses, or a dispatch mode watches it."""
+    kinds = (Tensor, nn.Parameter)
+    return (
+        type(u) not in kinds
+        or type(weight) not in kinds
+        or (bias is not None and type(bias) not in kinds)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+        or u.device.type == "meta"
+    )

@@ -1,0 +1,60 @@
+"""The engines in plain torch: the definition and the fast formulation, with gradients by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from . import plain, reference
+from .problem import Problem
+
+Formulation = Callable[[Tensor, Tensor, Tensor | None, Problem], Tensor]
+
+
+@dataclass(frozen=True)
+class ByAutograd:
+    """An engine whose gradients autograd derives from its forward pass.
+
+    Args:
+        forward: the operator, differentiable.
+    """
+
+    forward: Formulation
+
+    def input_grad(self, grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
+        """The input's gradient, (B, P*V, H, W), from the output's."""
+        shape = (problem.batch, problem.volumes[0] * problem.depth, *problem.size)
+        with torch.enable_grad():
+            u = grad.new_zeros(shape).requires_grad_()
+            output = self.forward(u, weight.detach(), None, problem)
+        return torch.autograd.grad(output, u, grad)[0]
+
+    def weight_grad(
+        self, grad: Tensor, u: Tensor, problem: Problem, weight_shape: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The gradients of weight and bias (None without one) from the output's gradient and the input."""
+        with torch.enable_grad():
+            weight = grad.new_zeros(weight_shape).requires_grad_()
+            output = self.forward(u.detach(), weight, None, problem)
+        weight_grad = torch.autograd.grad(output, weight, grad)[0]
+        if not problem.bias_size:
+            return weight_grad, None
+        channels = grad.sum((0, 2, 3))
+        volumes = problem.volumes[1]
+        scalar = problem.bias_size == volumes
+        return weight_grad, channels.view(volumes, -1).sum(1) if scalar else channels
+
+
+def _fast(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
+    return plain.deep_prism(u, weight, bias, problem.geometry)
+
+
+def _definition(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
+    return reference.deep_prism(u, weight, bias, **asdict(problem.geometry))
+
+
+FAST = ByAutograd(_fast)
+DEFINITION = ByAutograd(_definition)
