@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .bench import bench
 from .convert import convert
+from .doctor import doctor
 from .report import report
 from .scan import scan
 
 app = typer.Typer(
-    help="Make generative models hundreds of times smaller: scan, convert, report.",
+    help="Make generative models hundreds of times smaller: scan, convert, report, bench.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -21,6 +23,8 @@ app = typer.Typer(
 app.command()(scan)
 app.command()(convert)
 app.command()(report)
+app.command()(bench)
+app.command()(doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -35,4 +39,4 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Make generative models hundreds of times smaller: scan, convert, report."""
+    """Make generative models hundreds of times smaller: scan, convert, report, bench."""

@@ -1,0 +1,77 @@
+"""Measurements and engines as tables on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..report import human_bytes, ratio_text
+
+PASSES = ("forward", "forward and backward")
+
+
+def print_bench(report: dict[str, Any]) -> None:
+    """One table for each kind of pass, and in words where the converted one is slower."""
+    console = Console(highlight=False)
+    if "shape" in report:
+        machine = report["machine"]
+        console.print(f"[bold]{'×'.join(map(str, report['shape']))}[/] {report['dtype']} on {machine['device']}")
+        console.print(
+            f"{machine['threads']} threads; copy {machine['copy_bytes_per_s'] / 1e9:.1f} GB/s, "
+            f"matrix product {machine['matmul_flops_per_s'] / 1e9:.0f} Gflop/s"
+        )
+    else:
+        console.print(f"[bold]{escape(report['model'])}[/] ({escape(report['source'])}), policy {report['policy']}")
+        console.print(f"{report['threads']} threads on {report['device']}; {escape(report['inputs'])}")
+    for name in PASSES:
+        console.print()
+        console.print(_table(name, report[name]))
+    for line in slower(report):
+        console.print(f"[yellow]{line}[/]")
+
+
+def slower(report: dict[str, Any]) -> list[str]:
+    """Plain words for each kind of pass in which the replacement is slower than what it replaces."""
+    ours, theirs = ("prismify", "dense") if "shape" in report else ("converted", "original")
+    return [
+        f"{name}: {ours} is {row[ours]['median_ms'] / row[theirs]['median_ms']:.2f} times slower than {theirs} here."
+        for name in PASSES
+        if (row := report[name])[ours]["median_ms"] > row[theirs]["median_ms"]
+    ]
+
+
+def print_engines(rows: list[dict[str, Any]]) -> None:
+    """Which engine computes the operator where, in the order they are asked."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("engine", "devices", "here", "how"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        here = "[green]yes[/]" if row["available"] else f"[yellow]no: {escape(row['reason'])}[/]"
+        details = ", ".join(f"{k} {v}" for k, v in row["details"].items())
+        how = row["summary"] + (f" ({details})" if details else "")
+        table.add_row(row["engine"], ", ".join(row["devices"]) or "all", here, escape(how))
+    Console(highlight=False).print(table)
+
+
+def _table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    against = "times_dense" if "times_dense" in next(iter(rows.values())) else "times_original"
+    shares = {"share_of_copy": "of copy", "share_of_matmul": "of product"}
+    table.add_column(title)
+    headings = ["median ms", "spread", against.replace("_", " "), "peak memory"]
+    headings += [text for key, text in shares.items() if key in next(iter(rows.values()))]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, row in rows.items():
+        cells = [
+            f"{row['median_ms']:.3g}",
+            f"{row['fastest_ms']:.3g}-{row['slowest_ms']:.3g}",
+            f"[bold]{ratio_text(row[against])}[/]",
+            human_bytes(row["peak_bytes"]),
+            *(f"{row[key]:.1%}" for key in shares if key in row),
+        ]
+        table.add_row(name, *cells)
+    return table

@@ -1,0 +1,231 @@
+"""Measure a layer or a model against what it replaces: time, memory, and shares of what the machine can do.
+
+Candidates are timed in turn, round after round, so that a noisy machine is noisy for all of them alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .errors import ShapeError
+from .graph import ExampleInputs
+from .graph.recorder import tensors_in
+from .layers import DeepPrism
+
+_ROUNDS = 5
+_COPY_BYTES = 1 << 28
+_MATMUL = 2048
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call over several rounds."""
+
+    median_ms: float
+    fastest_ms: float
+    slowest_ms: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the machine reaches: a copy's bytes a second (read and write), a matrix product's flops a second."""
+
+    device: str
+    threads: int
+    copy_bytes_per_s: float
+    matmul_flops_per_s: float
+
+
+def compare(candidates: dict[str, Callable[[], Any]], device: torch.device, seconds: float = 1.0) -> dict[str, Timing]:
+    """Time each candidate over the same rounds, about `seconds` for each in all.
+
+    Args:
+        candidates: name -> a call without arguments; each is warmed up first.
+    """
+    repeats = {}
+    for name, call in candidates.items():
+        _time(call, 1, device)  # compilation, caches
+        once = _time(call, 1, device)
+        repeats[name] = max(1, min(1000, int(seconds / _ROUNDS / max(once, 1e-6))))
+    rounds = [{n: _time(c, repeats[n], device) for n, c in candidates.items()} for _ in range(_ROUNDS)]
+    times = {name: [1000 * r[name] for r in rounds] for name in candidates}
+    return {name: Timing(statistics.median(t), min(t), max(t)) for name, t in times.items()}
+
+
+def measure_machine(device: torch.device) -> Machine:
+    """Copy bandwidth over 256 MiB and the rate of a 2048-square product, both in float32."""
+    source = torch.ones(_COPY_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    a = torch.ones(_MATMUL, _MATMUL, device=device)
+    b = torch.ones_like(a)
+    out = torch.empty_like(a)
+    calls = {"copy": lambda: target.copy_(source), "matmul": lambda: torch.mm(a, b, out=out)}
+    found = compare(calls, device)
+    return Machine(
+        _name(device),
+        torch.get_num_threads(),
+        2 * _COPY_BYTES / found["copy"].fastest_ms * 1e3,
+        2 * _MATMUL**3 / found["matmul"].fastest_ms * 1e3,
+    )
+
+
+def bench_shape(
+    shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32, seconds: float = 1.0
+) -> dict[str, Any]:
+    """The dense 3×3 convolution, the paper's listing and DeepPrism on one feature map, as plain data.
+
+    Args:
+        shape: (B, C, H, W).
+
+    Returns:
+        `machine`; for "forward" and "forward and backward" a row for each layer with its timing, how many
+        times faster than the dense layer it is, its share of copy bandwidth (two tensors forward, six with
+        backward) and of the product's rate, and the peak of tensor memory in bytes.
+
+    Raises:
+        ShapeError: `shape` has not four axes.
+    """
+    if len(shape) != 4 or min(shape) < 1:
+        raise ShapeError(f"bench needs a shape (B, C, H, W), got {shape}")
+    channels = shape[1]
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    layers = {
+        "dense": nn.Conv2d(channels, channels, 3, padding=1, **options),
+        "listing": _Listing(nn.Conv3d(1, 1, 3, padding=1, **options)),
+        "prismify": DeepPrism(channels, **options),
+    }
+    u = torch.randn(shape, **options)
+    machine = measure_machine(device)
+    flops = {"dense": 18 * channels * u.numel(), "listing": 54 * u.numel(), "prismify": 54 * u.numel()}
+    result: dict[str, Any] = {
+        "machine": vars(machine),
+        "shape": list(shape),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    for title, passes, tensors in (("forward", 1, 2), ("forward and backward", 3, 6)):
+        calls = {n: _pass(m, ExampleInputs((u,)), passes > 1) for n, m in layers.items()}
+        timings = compare(calls, device, seconds)
+        result[title] = {
+            name: {
+                **vars(t),
+                "times_dense": timings["dense"].median_ms / t.median_ms,
+                "share_of_copy": tensors * u.nbytes / t.median_ms * 1e3 / machine.copy_bytes_per_s,
+                "share_of_matmul": passes * flops[name] / t.median_ms * 1e3 / machine.matmul_flops_per_s,
+                "peak_bytes": peak_bytes(calls[name], device),
+            }
+            for name, t in timings.items()
+        }
+    return result
+
+
+def bench_models(
+    original: nn.Module, converted: nn.Module, inputs: ExampleInputs, device: torch.device, seconds: float = 2.0
+) -> dict[str, Any]:
+    """An original and its conversion on the same inputs: a forward pass, and one with its backward pass."""
+    models = {"original": original.to(device), "converted": converted.to(device)}
+    inputs = inputs.map(lambda t: t.to(device))
+    result: dict[str, Any] = {"device": _name(device), "threads": torch.get_num_threads(), "inputs": inputs.describe()}
+    for title, backward in (("forward", False), ("forward and backward", True)):
+        calls = {name: _pass(model, inputs, backward) for name, model in models.items()}
+        timings = compare(calls, device, seconds)
+        result[title] = {
+            name: {
+                **vars(t),
+                "times_original": timings["original"].median_ms / t.median_ms,
+                "peak_bytes": peak_bytes(calls[name], device),
+            }
+            for name, t in timings.items()
+        }
+    return result
+
+
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """The most memory that tensors made by one call hold at once, in bytes; weights and inputs not counted."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device)) - int(before)
+    with _LiveStorages() as live:
+        call()
+    return int(live.peak)
+
+
+class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages that operators return, from when they appear to when they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {t.untyped_storage()._cdata for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}  # type: ignore[no-untyped-call]
+        for tensor in pytree.tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
+                storage = tensor.untyped_storage()
+                self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+        return out
+
+
+class _Listing(nn.Module):
+    """The paper's own code."""
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, u: Tensor) -> Tensor:
+        y: Tensor = self.conv(u.unsqueeze(1))
+        return y.squeeze(1)
+
+
+def _pass(model: nn.Module, inputs: ExampleInputs, backward: bool) -> Callable[[], Any]:
+    """One inference pass, or one training pass with gradients for the inputs and every weight."""
+    if not backward:
+
+        def infer() -> None:
+            with torch.inference_mode():
+                model(*inputs.args, **inputs.kwargs)
+
+        return infer
+    wanted = inputs.map(lambda t: t.detach().clone().requires_grad_() if t.is_floating_point() else t)
+    leaves: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    leaves += [t for _, t in wanted.tensors() if t.requires_grad]
+
+    def train() -> None:
+        outputs = [t for t in tensors_in(model(*wanted.args, **wanted.kwargs)) if t.requires_grad]
+        torch.autograd.grad(outputs[:1], leaves, [torch.ones_like(outputs[0])], allow_unused=True)
+
+    return train
+
+
+def _time(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Seconds a call, over `repeats` calls."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - begun) / repeats
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
