@@ -182,7 +182,9 @@ def first_call_seconds() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "NUMBA_CACHE_DIR": folder}
         runs = [
-            float(subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, check=True, capture_output=True).stdout)
+            float(
+                subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, check=True, capture_output=True).stdout
+            )
             for _ in range(2)
         ]
     return {"cold": round(runs[0], 2), "cached": round(runs[1], 2)}
