@@ -341,6 +341,8 @@ def compiled(job: str, storage: str, kernel: int, taps: int, tile: int, lanes: i
         correlate_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes))
 
     function = forward if job == "forward" else correlate
+    # Symbols and cache files are named after it; two kernels of one name could be taken for one another.
+    function.__qualname__ = f"{job}_{storage}_{kernel}_{taps}_{tile}_{lanes}_{digest[:8]}"
     signature = types.void(_PLAN_POINTER)
     try:
         return cfunc(signature, cache=True, **LEAN)(function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -165,12 +166,9 @@ def test_narrow_types_round_to_nearest_even(dtype):
     exact(deep_prism(u, weight, padding=(1, 1)), (u.float() * weight[1, 1, 1].float()).to(dtype))
 
 
-def run(code: str, **env: str) -> str:
-    import os
-
-    process = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env={**os.environ, **env}
-    )
+def run(code: str, *arguments: str, **env: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
     assert process.returncode == 0, process.stderr
     return process.stdout
 
@@ -197,10 +195,18 @@ def test_without_numba():
 
 
 def test_machine_code_is_kept_on_disk(tmp_path):
-    code = (
-        "import torch; from prismify.kernels import deep_prism, cpu_kernels\n"
-        "deep_prism(torch.zeros(1, 8, 4, 4), torch.zeros(3, 3, 3), padding=(1, 1))\n"
-        f"print(cpu_kernels.compiled('forward', 'float32', 3, 3, 8, {cpu.vector_bytes() // 4}).cache_hits)"
-    )
-    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)).strip() == "0"
-    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)).strip() == "1"
+    """Two kernels compiled by two processes are found, and told apart, by a third."""
+    code = """
+import sys, torch
+from prismify.kernels import cpu, cpu_kernels, deep_prism, reference
+for name in sys.argv[1:]:
+    dtype = getattr(torch, name)
+    u, w = torch.randn(1, 9, 5, 20, dtype=dtype), torch.randn(3, 3, 3, dtype=dtype)
+    torch.testing.assert_close(deep_prism(u, w, padding=(1, 1)), reference.deep_prism(u, w, padding=(1, 1)))
+    lanes = cpu.vector_bytes() // dtype.itemsize
+    print(cpu_kernels.compiled("forward", name, 3, 3, 8, lanes).cache_hits)
+"""
+    folder = str(tmp_path)
+    assert run(code, "float32", NUMBA_CACHE_DIR=folder).split() == ["0"]
+    assert run(code, "float64", NUMBA_CACHE_DIR=folder).split() == ["0"]
+    assert run(code, "float32", "float64", NUMBA_CACHE_DIR=folder).split() == ["1", "1"]
