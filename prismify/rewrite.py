@@ -7,19 +7,22 @@ import dataclasses
 from typing import Any, TypeVar
 
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from .errors import ConversionError, PlanError, ShapeError
 from .graph import Capture, capture_all, unwrap
+from .graph.program import capture_program, program_module
 from .inventory import is_layer, obstacle_of, widths_of
 from .layers import build_operator
 from .plan import Decision, Plan, Totals
 from .policies import Policy
 from .report import kept_groups
 from .rewrite_graph import operator_layer, replace_operators
+from .rewrite_program import rewrite_program
 from .scanning import replan, scan_captured
 from .verify import verify
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound="nn.Module | ExportedProgram")
 _HOOKS = (
     "_backward_pre_hooks",
     "_backward_hooks",
@@ -52,7 +55,7 @@ def convert(
     The plan that was carried out is `converted.prismify_plan`.
 
     Args:
-        model: any `nn.Module`, or a `torch.fx.GraphModule`, which is rewritten as a graph.
+        model: any `nn.Module`; a `torch.fx.GraphModule` or an `ExportedProgram` is rewritten as a graph.
         plan: from `scan` or a file; made with `policy` when None.
         args, kwargs: example inputs, as for `scan`.
         check: afterwards compare the output shapes, and see that finite gradients reach every new weight.
@@ -67,8 +70,13 @@ def convert(
         >>> type(convert(net)[1]).__name__
         'DeepPrism'
     """
-    inner: M = unwrap(model)  # type: ignore[assignment]
-    capture, plan = _settled(inner, plan, args, kwargs, policy)
+    if isinstance(model, ExportedProgram):
+        module, capture = capture_program(model, args, kwargs)
+        plan = _decided(module, capture, plan, policy)
+        return _carried_out(model, module, plan, capture if check else None)  # type: ignore[return-value]
+    inner: Any = unwrap(model)  # type: ignore[arg-type]
+    capture = capture_all(inner, args, kwargs)
+    plan = _decided(inner, capture, plan, policy)
     new = _build(inner, plan)
     modules = dict(inner.named_modules())
     operators = {n: m for n, m in new.items() if not is_layer(modules.get(n))}
@@ -105,10 +113,13 @@ def convert_(
         PlanError: also for a `GraphModule`, which only `convert` rewrites.
         ConversionError: the checks failed.
     """
+    if isinstance(model, ExportedProgram):
+        raise PlanError("an ExportedProgram is rewritten as a copy: use prismify.convert")
     inner = unwrap(model)
     if isinstance(inner, fx.GraphModule):
         raise PlanError("a GraphModule is rewritten as a copy: use prismify.convert")
-    capture, plan = _settled(inner, plan, args, kwargs, policy)
+    capture = capture_all(inner, args, kwargs)
+    plan = _decided(inner, capture, plan, policy)
     carry_out(inner, plan, capture if check else None)
     return model
 
@@ -147,18 +158,35 @@ def replay(model: M, plan: Plan) -> M:
     return model
 
 
-def _settled(
-    model: nn.Module,
-    plan: Plan | None,
-    args: tuple[Any, ...] | None,
-    kwargs: dict[str, Any] | None,
-    policy: str | Policy,
-) -> tuple[Capture, Plan]:
-    """The capture to check against and the plan to carry out, its facts measured on this model."""
-    capture = capture_all(model, args, kwargs)
+def _decided(model: nn.Module, capture: Capture, plan: Plan | None, policy: str | Policy) -> Plan:
+    """The plan to carry out, its facts measured on this model."""
     plan = scan_captured(model, capture, policy) if plan is None else replan(model, capture, plan)
     _require_work(plan)
-    return capture, plan
+    return plan
+
+
+def carry_out_program(program: ExportedProgram, plan: Plan, capture: Capture | None) -> ExportedProgram:
+    """The program that a plan made for it says, checked against `capture` where one is given.
+
+    Kept tensors are the original's own, not copies.
+
+    Raises:
+        PlanError: the plan does not fit the program, or replaces nothing.
+        ConversionError: the checks failed, or a replacement would fix a size that may change.
+    """
+    _require_work(plan)
+    return _carried_out(program, program_module(program), plan, capture, share=True)
+
+
+def _carried_out(
+    program: ExportedProgram, module: fx.GraphModule, plan: Plan, capture: Capture | None, share: bool = False
+) -> ExportedProgram:
+    new = _build(module, plan)
+    converted = rewrite_program(program, new, share=share)
+    if capture is not None:
+        verify(program_module(converted), capture, new)
+    _attach(converted, plan)
+    return converted
 
 
 def _require_work(plan: Plan) -> None:
@@ -219,7 +247,7 @@ def _swap(model: nn.Module, new: dict[str, nn.Module]) -> list[tuple[nn.Module, 
     return undo
 
 
-def _attach(model: nn.Module, plan: Plan) -> None:
+def _attach(model: nn.Module | ExportedProgram, plan: Plan) -> None:
     """Leave the plan on the model, joined with that of an earlier conversion."""
     earlier: Plan | None = getattr(model, "prismify_plan", None)
     if earlier is not None:

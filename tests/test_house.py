@@ -19,7 +19,7 @@ ORDER = [
     {"graph"},
     {"validation", "count", "inventory", "plan", "policies"},
     {"scanning", "report"},
-    {"rewrite", "rewrite_graph", "verify", "handoff", "bench"},
+    {"rewrite", "rewrite_graph", "rewrite_program", "verify", "handoff", "bench"},
     {"families"},
     {"checkpoint"},
     {"cli"},
