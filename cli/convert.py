@@ -11,8 +11,6 @@ from . import options as o
 from .terminal import Begin, one_line_errors, steps
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..checkpoint import Source
     from ..plan import Plan
     from ..policies import Policy
@@ -131,16 +129,21 @@ def _convert(wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force
     return read_report(output)
 
 
-def _converted(part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, begin: Begin) -> nn.Module:
+def _converted(part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, begin: Begin) -> Any:
+    from torch import nn
+
     from ..graph import unwrap
-    from ..rewrite import carry_out
+    from ..rewrite import carry_out, carry_out_program
     from ..scanning import replan, scan_captured
     from .work import captured
 
     begin(f"building {part.label}")
-    model, capture = captured(unwrap(part.build()), wanted)
+    built = part.build()
+    model, capture = captured(unwrap(built) if isinstance(built, nn.Module) else built, wanted)
     begin(f"deciding about {type(model).__name__}")
     plan = scan_captured(model, capture, policy) if edited is None else replan(model, capture, edited)
     begin(f"converting and checking {type(model).__name__}")
+    if not isinstance(built, nn.Module):
+        return carry_out_program(built, plan, capture)
     carry_out(model, plan, capture)
     return model

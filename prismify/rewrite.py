@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from torch import fx, nn
 from torch.export import ExportedProgram
@@ -22,7 +22,7 @@ from .rewrite_program import rewrite_program
 from .scanning import replan, scan_captured
 from .verify import verify
 
-M = TypeVar("M", bound="nn.Module | ExportedProgram")
+M = TypeVar("M", bound=nn.Module)
 _HOOKS = (
     "_backward_pre_hooks",
     "_backward_hooks",
@@ -39,6 +39,19 @@ _HOOKS = (
 )
 
 
+@overload
+def convert(
+    model: ExportedProgram,
+    plan: Plan | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    policy: str | Policy = "paper",
+    check: bool = True,
+) -> ExportedProgram: ...
+
+
+@overload
 def convert(
     model: M,
     plan: Plan | None = None,
@@ -47,7 +60,18 @@ def convert(
     kwargs: dict[str, Any] | None = None,
     policy: str | Policy = "paper",
     check: bool = True,
-) -> M:
+) -> M: ...
+
+
+def convert(
+    model: nn.Module | ExportedProgram,
+    plan: Plan | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    policy: str | Policy = "paper",
+    check: bool = True,
+) -> nn.Module | ExportedProgram:
     """A converted copy of `model`, of the same class; the original is left bitwise as it was.
 
     Of a model in `DataParallel`, `DistributedDataParallel` or `torch.compile` the one inside is converted.
@@ -71,10 +95,10 @@ def convert(
         'DeepPrism'
     """
     if isinstance(model, ExportedProgram):
-        module, capture = capture_program(model, args, kwargs)
-        plan = _decided(module, capture, plan, policy)
-        return _carried_out(model, module, plan, capture if check else None)  # type: ignore[return-value]
-    inner: Any = unwrap(model)  # type: ignore[arg-type]
+        graph, capture = capture_program(model, args, kwargs)
+        plan = _decided(graph, capture, plan, policy)
+        return _carried_out(model, graph, plan, capture if check else None)
+    inner = unwrap(model)
     capture = capture_all(inner, args, kwargs)
     plan = _decided(inner, capture, plan, policy)
     new = _build(inner, plan)
@@ -92,6 +116,8 @@ def convert(
                 setattr(module, hooks, copy.deepcopy(getattr(modules[name], hooks), memo))
     if isinstance(converted, fx.GraphModule):
         replace_operators(converted, operators)
+    if any(isinstance(module, fx.GraphModule) for module in converted.modules()):
+        converted.prismify_inputs = capture.entries[0].inputs  # type: ignore[assignment]  # code is saved by exporting it, which runs it
     if check:
         verify(converted, capture, new)
     _attach(converted, plan)
@@ -185,6 +211,8 @@ def _carried_out(
     converted = rewrite_program(program, new, share=share)
     if capture is not None:
         verify(program_module(converted), capture, new)
+    if hasattr(program, "prismify_plan"):
+        converted.prismify_plan = program.prismify_plan  # type: ignore[attr-defined]
     _attach(converted, plan)
     return converted
 
@@ -260,4 +288,4 @@ def _attach(model: nn.Module | ExportedProgram, plan: Plan) -> None:
             macs=Totals(earlier.macs.before, plan.macs.after),
             size_bytes=Totals(earlier.size_bytes.before, plan.size_bytes.after),
         )
-    model.prismify_plan = plan  # type: ignore[assignment]
+    model.prismify_plan = plan  # type: ignore[union-attr]

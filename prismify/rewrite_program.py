@@ -19,7 +19,7 @@ from torch.export.graph_signature import ExportGraphSignature, InputKind, InputS
 
 from .errors import ConversionError, one_line
 from .graph.exported import module_of_node
-from .graph.program import hint, memory
+from .graph.program import first_names, hint, memory
 from .rewrite_graph import bound_arguments, is_operator
 
 _DECOMPOSED = torch.ops.aten.convolution.default
@@ -33,6 +33,8 @@ class _Draft:
     module: fx.GraphModule
     state: dict[str, Any]
     specs: list[InputSpec]
+    mode: Any  # of the program's fake tensors
+    first: dict[str, str]  # see `first_names`
     nodes: dict[str, list[fx.Node]] = field(default_factory=dict)
     subgraphs: dict[Any, ExportedProgram] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
@@ -44,6 +46,11 @@ class _Draft:
 
     def placeholders(self) -> dict[str, fx.Node]:
         return {node.name: node for node in self.graph.nodes if node.op == "placeholder"}
+
+    def placeholder(self, target: str) -> fx.Node | None:
+        """The placeholder that brings in the parameter of that name."""
+        spec = next((s for s in self.specs if s.target == target and s.kind == InputKind.PARAMETER), None)
+        return self.placeholders()[spec.arg.name] if spec is not None else None
 
     def parameter(self, node: Any) -> str | None:
         """The name of the parameter that a placeholder brings in."""
@@ -63,7 +70,8 @@ def rewrite_program(program: ExportedProgram, new: dict[str, nn.Module], *, shar
         ConversionError: a replacement would fix a size that may change, or changes the shape of a result.
     """
     state = dict(program.state_dict) if share else _copied(program.state_dict)
-    draft = _Draft(program, copy.deepcopy(program.graph_module), state, list(program.graph_signature.input_specs))
+    specs = list(program.graph_signature.input_specs)
+    draft = _Draft(program, copy.deepcopy(program.graph_module), state, specs, _fake_mode(program), first_names(program))
     for node in draft.graph.nodes:
         if is_operator(node) and (weight := draft.parameter(bound_arguments(node).get("weight"))):
             for name in _rows(draft, node, weight) & new.keys():
@@ -83,33 +91,46 @@ def rewrite_program(program: ExportedProgram, new: dict[str, nn.Module], *, shar
     return _finished(draft, share)
 
 
+def _fake_mode(program: ExportedProgram) -> Any:
+    for node in program.graph.nodes:
+        if (mode := getattr(node.meta.get("val"), "fake_mode", None)) is not None:
+            return mode
+    raise ConversionError("the program notes no shapes: export it again")
+
+
 def _rows(draft: _Draft, node: fx.Node, weight: str) -> set[str]:
     """The layers that an operator may belong to: where several share its weight, the one that ran it."""
     same = memory(draft.program.state_dict[weight])
     aliases = {n for n, t in draft.program.state_dict.items() if memory(t) == same}
     rows = {name.removesuffix(".weight") for name in aliases}
-    _, ran = module_of_node(node)
+    ran = draft.first.get(module_of_node(node)[1])
     return {ran} if ran in rows else rows
 
 
 def _new_parameters(draft: _Draft, name: str, module: nn.Module, doomed: set[fx.Node]) -> dict[str, fx.Node]:
-    """The placeholders of a new module's parameters, by their names in it; a renewed one keeps its place."""
+    """The placeholders of a new module's parameters, by their names in it; renewed ones keep their places."""
     found: dict[str, fx.Node] = {}
+    others = [other for other, first in draft.first.items() if first == name != other]
     for own, parameter in module.named_parameters():
-        target, known = f"{name}.{own}", draft.placeholders()
-        spec = next((s for s in draft.specs if s.target == target and s.kind == InputKind.PARAMETER), None)
-        node = known[spec.arg.name] if spec is not None else None
+        target = f"{name}.{own}"
+        node = draft.placeholder(target)
         if node is not None and not set(node.users) <= doomed:  # something that stays reads the old one as well
             target, node = f"{name}_prism.{own}", None
         elif node is None and target in draft.state:
             target = f"{name}_prism.{own}"
-        if node is None:
-            node = _add_placeholder(draft, target)
-        node.meta["val"] = _fake(draft).from_tensor(parameter, static_shapes=True)
-        draft.state[target] = parameter
-        draft.fresh.add(target)
-        found[own] = node
+        found[own] = node or _add_placeholder(draft, target)
+        _renew(draft, target, found[own], parameter)
+        for other in others:  # the same module under another name
+            alias = draft.placeholder(f"{other}.{own}")
+            if alias is not None and set(alias.users) <= doomed:
+                _renew(draft, f"{other}.{own}", alias, parameter)
     return found
+
+
+def _renew(draft: _Draft, target: str, node: fx.Node, parameter: nn.Parameter) -> None:
+    node.meta["val"] = draft.mode.from_tensor(parameter, static_shapes=True)
+    draft.state[target] = parameter
+    draft.fresh.add(target)
 
 
 def _add_placeholder(draft: _Draft, target: str) -> fx.Node:
@@ -131,7 +152,7 @@ def _replace(draft: _Draft, node: fx.Node, module: nn.Module, parameters: dict[s
     subgraph = _subgraph(draft, node, module, data.meta["val"])
     signature = subgraph.graph_signature
     env: dict[fx.Node, Any] = {}
-    keep = {k: v for k, v in node.meta.items() if k in ("nn_module_stack", "stack_trace", "custom")}
+    keep = {k: v for k, v in node.meta.items() if k in ("nn_module_stack", "custom")}
     with draft.graph.inserting_before(node):
         for inner in subgraph.graph.nodes:
             if inner.op == "placeholder":
@@ -144,7 +165,9 @@ def _replace(draft: _Draft, node: fx.Node, module: nn.Module, parameters: dict[s
                 made.meta = dict(keep, val=_value(draft, made))
     was, now = node.meta["val"], result.meta["val"]
     if _sizes(was) != _sizes(now) or was.dtype != now.dtype:
-        raise ConversionError(f"{node.name}: its result is {tuple(was.shape)}, that of its replacement {tuple(now.shape)}")
+        raise ConversionError(
+            f"{node.name}: its result is {tuple(was.shape)}, that of its replacement {tuple(now.shape)}"
+        )
     result.meta["val"] = was  # the same sizes, in the terms that the rest of the graph is written in
     node.replace_all_uses_with(result)
     draft.renamed[node.name] = result.name
@@ -183,22 +206,14 @@ def _value(draft: _Draft, node: fx.Node) -> Any:
         return argument.meta["val"]
 
     args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
-    mode = _fake(draft)
+    mode = draft.mode
     # Without the Python dispatcher composite operators fix the sizes they read; guards would bind the original too.
     with mode, torch.no_grad(), enable_python_dispatcher(), _no_guards(mode.shape_env):
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _no_guards(shape_env: Any) -> AbstractContextManager[None]:
-    return nullcontext() if shape_env is None else shape_env.suppress_guards()  # type: ignore[no-any-return]
-
-
-def _fake(draft: _Draft) -> Any:
-    """The mode of the program's fake tensors."""
-    for node in draft.graph.nodes:
-        if (mode := getattr(node.meta.get("val"), "fake_mode", None)) is not None:
-            return mode
-    raise ConversionError("the program notes no shapes: export it again")
+    return nullcontext() if shape_env is None else shape_env.suppress_guards()
 
 
 def _drop_unused(draft: _Draft, old: set[str]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
@@ -41,7 +41,7 @@ def capture_program(
     given = given_inputs(args, kwargs) or program_inputs(program)
     capture = capture_all(module, given.args, given.kwargs)
     for _, graph in capture.graphs:
-        _name_nodes(graph, program, module)
+        _name_nodes(graph, program)
     return module, capture
 
 
@@ -80,6 +80,16 @@ def memory(tensor: Tensor) -> Any:
     return (*place, tensor.dtype, tuple(tensor.shape), tensor.stride())
 
 
+def first_names(program: ExportedProgram) -> dict[str, str]:
+    """The first name of each module that holds parameters: one that was registered twice has several."""
+    held: dict[str, list[Any]] = {}
+    for name, tensor in program.state_dict.items():
+        owner, _, leaf = name.rpartition(".")
+        held.setdefault(owner, []).append((leaf, memory(tensor)))
+    first: dict[Any, str] = {}
+    return {name: first.setdefault(tuple(sorted(content)), name) for name, content in held.items()}
+
+
 def _sample(value: Any) -> Any:
     """A value for an input of which only the shape is known; sizes that may change take the example's."""
     if not isinstance(value, Tensor):
@@ -90,7 +100,7 @@ def _sample(value: Any) -> Any:
 
 def hint(size: Any) -> Any:
     """The number that stands for a size that may change; any other value itself."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else size
+    return size.node.hint if isinstance(size, torch.SymInt) else size
 
 
 def _class_name(program: ExportedProgram) -> str:
@@ -103,24 +113,41 @@ def _class_name(program: ExportedProgram) -> str:
     return "ExportedProgram"
 
 
-def _name_nodes(recorded: fx.Graph, program: ExportedProgram, module: nn.Module) -> None:
-    """Say of each recorded operator which of the original's modules ran it: a program is flat, but remembers."""
-    names = set(dict(module.named_modules()))
-    source = [node for node in program.graph.nodes if node.op == "call_function"]
+def _name_nodes(recorded: fx.Graph, program: ExportedProgram) -> None:
+    """Say of each recorded operator which of the original's modules ran it: a program is flat, but remembers.
+
+    What ran in the body of a higher-order operator (a region without gradients, a branch) is marked `enclosed`.
+    """
+    source = list(_operators(program.graph, program.graph_module, False))
+    first = first_names(program)
     begun: dict[str, tuple[str, int]] = {}
     calls: dict[str, int] = {}
     position = 0
     for node in recorded.nodes:
-        found = next(
-            (i for i in range(position, min(position + _AHEAD, len(source))) if source[i].target is node.target), None
-        )
+        ahead = range(position, min(position + _AHEAD, len(source)))
+        found = next((i for i in ahead if source[i][0].target is node.target), None)
         if node.op != "call_function" or found is None:
             continue
         position = found + 1
-        key, name = module_of_node(source[found])
+        original, enclosed = source[found]
+        key, name = module_of_node(original)
+        name = first.get(name, name)
         if key not in begun:
             begun[key] = (name, calls.get(name, 0))
             calls[name] = calls.get(name, 0) + 1
-        # A module that holds no tensor is not in the program, but its name tells attention blocks apart.
         if name:
             node.meta.update(module=begun[key][0], call=begun[key][1])
+        if enclosed:
+            node.meta["enclosed"] = True
+
+
+def _operators(graph: fx.Graph, owner: fx.GraphModule, enclosed: bool) -> Iterator[tuple[fx.Node, bool]]:
+    """The operators of a graph in the order they run, those in the bodies of higher-order ones in their place."""
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        yield node, enclosed
+        for operand in node.all_input_nodes:
+            body = getattr(owner, str(operand.target), None) if operand.op == "get_attr" else None
+            if isinstance(body, fx.GraphModule):
+                yield from _operators(body.graph, body, True)
