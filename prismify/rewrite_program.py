@@ -45,7 +45,9 @@ class _Draft:
         return self.module.graph
 
     def placeholders(self) -> dict[str, fx.Node]:
-        return {node.name: node for node in self.graph.nodes if node.op == "placeholder"}
+        """By the names in the signature, which are not always the nodes' own."""
+        nodes = (node for node in self.graph.nodes if node.op == "placeholder")
+        return {spec.arg.name: node for spec, node in zip(self.specs, nodes, strict=True)}
 
     def placeholder(self, target: str) -> fx.Node | None:
         """The placeholder that brings in the parameter of that name."""
@@ -56,7 +58,8 @@ class _Draft:
         """The name of the parameter that a placeholder brings in."""
         if not isinstance(node, fx.Node) or node.op != "placeholder":
             return None
-        return next((s.target for s in self.specs if s.arg.name == node.name and s.kind == InputKind.PARAMETER), None)
+        name = next(name for name, known in self.placeholders().items() if known is node)
+        return next((s.target for s in self.specs if s.arg.name == name and s.kind == InputKind.PARAMETER), None)
 
 
 def rewrite_program(program: ExportedProgram, new: dict[str, nn.Module], *, share: bool = False) -> ExportedProgram:
@@ -70,8 +73,10 @@ def rewrite_program(program: ExportedProgram, new: dict[str, nn.Module], *, shar
         ConversionError: a replacement would fix a size that may change, or changes the shape of a result.
     """
     state = dict(program.state_dict) if share else _copied(program.state_dict)
-    specs = list(program.graph_signature.input_specs)
-    draft = _Draft(program, copy.deepcopy(program.graph_module), state, specs, _fake_mode(program), first_names(program))
+    module, specs = copy.deepcopy(program.graph_module), list(program.graph_signature.input_specs)
+    for node, original in zip(module.graph.nodes, program.graph.nodes, strict=True):
+        node.name = original.name  # a copy renames what is also a name of Python's, as `input` is
+    draft = _Draft(program, module, state, specs, _fake_mode(program), first_names(program))
     for node in draft.graph.nodes:
         if is_operator(node) and (weight := draft.parameter(bound_arguments(node).get("weight"))):
             for name in _rows(draft, node, weight) & new.keys():
