@@ -108,7 +108,7 @@ def _rows(draft: _Draft, node: fx.Node, weight: str) -> set[str]:
     same = memory(draft.program.state_dict[weight])
     aliases = {n for n, t in draft.program.state_dict.items() if memory(t) == same}
     rows = {name.removesuffix(".weight") for name in aliases}
-    ran = draft.first.get(module_of_node(node)[1])
+    ran = draft.first.get(module_of_node(node)[1], "")
     return {ran} if ran in rows else rows
 
 
