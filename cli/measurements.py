@@ -28,7 +28,7 @@ def print_bench(report: dict[str, Any]) -> None:
         console.print(f"{report['threads']} threads on {report['device']}; {escape(report['inputs'])}")
     for name in PASSES:
         console.print()
-        console.print(_table(name, report[name]))
+        console.print(pass_table(name, report[name]))
     for line in slower(report):
         console.print(f"[yellow]{line}[/]")
 
@@ -56,7 +56,8 @@ def print_engines(rows: list[dict[str, Any]]) -> None:
     Console(highlight=False).print(table)
 
 
-def _table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+def pass_table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+    """One kind of pass: a row for each candidate."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     against = "times_dense" if "times_dense" in next(iter(rows.values())) else "times_original"
     shares = {"share_of_copy": "of copy", "share_of_matmul": "of product"}
