@@ -205,9 +205,9 @@ def slower(latency: dict[str, Any]) -> list[str]:
     """In plain words, each kind of pass and of layer that a conversion made slower."""
     lines = []
     for name in ("forward", "forward and backward"):
-        before, after = latency[name]["original"]["median_ms"], latency[name]["converted"]["median_ms"]
-        if after > before:
-            lines.append(f"The converted model is slower here: a {name} pass takes {after / before:.2f} times as long.")
+        faster = latency[name]["converted"]["times_original"]
+        if faster < 1:
+            lines.append(f"The converted model is slower here: a {name} pass takes {1 / faster:.2f} times as long.")
     for row in latency["layers"]:
         if row["faster"] < 1:
             names = row["names"][0] + (f" and {len(row['names']) - 1} more" if len(row["names"]) > 1 else "")
@@ -229,7 +229,12 @@ def latency_lines(latency: dict[str, Any]) -> list[str]:
             cells += [f"{row['median_ms']:.3g} ms", ratio_text(row["times_original"])] if row else ["-", "-"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     where = f"{latency['device']}, {latency['threads']} threads, {latency['method']}: {latency['inputs']}"
-    return [*lines, "", f"Measured on {where}.", "", *(f"> {line}" for line in slower(latency)), ""]
+    lines += ["", f"Measured on {where}.", "", "| layers | at | before | after | faster |", "|---|---|---:|---:|---:|"]
+    for row in latency["layers"]:
+        names = f"`{row['names'][0]}`" + (f" and {len(row['names']) - 1} more" if len(row["names"]) > 1 else "")
+        times = f"{row['before_ms']:.3g} ms | {row['after_ms']:.3g} ms | {ratio_text(row['faster'])}"
+        lines.append(f"| {names} | {'×'.join(map(str, row['input_shape']))} | {times} |")
+    return [*lines, "", *(f"> {line}" for line in slower(latency)), ""]
 
 
 def _totals_table(report: dict[str, Any]) -> str:

@@ -49,8 +49,8 @@ def bench_models(
 
     Returns:
         `device`, `threads`, `method`, `inputs`; for "forward" and for "forward and backward" a row for each model
-        with its timing, how many times faster than the original it is (`times_original`), and the peak of
-        tensor memory in bytes; and `not_fused`, why there is no row "fused", or None.
+        with its timing, how many times faster than the original it is (`times_original`, the median of the
+        rounds' ratios) and the peak of tensor memory in bytes; and `not_fused`, why there is no row "fused".
     """
     models = {"original": original.to(device), "converted": converted.to(device)}
     fused, not_fused = _fused(converted, method)
@@ -69,8 +69,8 @@ def bench_models(
         timings = compare(calls, device, seconds)
         result[title] = {
             name: {
-                **vars(t),
-                "times_original": timings["original"].median_ms / t.median_ms,
+                **t.to_dict(),
+                "times_original": t.times_faster(timings["original"]),
                 "peak_bytes": peak_bytes(calls[name], device),
             }
             for name, t in timings.items()
@@ -103,16 +103,15 @@ def bench_layers(
             timings = compare(calls, device, seconds)
         except Exception:  # a layer that takes more than one tensor is measured with its model only
             continue
-        medians = timings["b"].median_ms, timings["a"].median_ms
         rows.append(
             {
                 "names": names,
                 "before": before,
                 "after": after,
                 "input_shape": list(shape),
-                "before_ms": medians[0],
-                "after_ms": medians[1],
-                "faster": medians[0] / medians[1],
+                "before_ms": timings["b"].median_ms,
+                "after_ms": timings["a"].median_ms,
+                "faster": timings["a"].times_faster(timings["b"]),
             }
         )
     return sorted(rows, key=lambda row: float(str(row["faster"])))

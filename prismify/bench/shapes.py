@@ -52,8 +52,8 @@ def bench_shape(
         timings = compare(calls, device, seconds)
         result[title] = {
             name: {
-                **vars(t),
-                "times_dense": timings["dense"].median_ms / t.median_ms,
+                **t.to_dict(),
+                "times_dense": t.times_faster(timings["dense"]),
                 "share_of_copy": tensors * u.nbytes / t.median_ms * 1e3 / machine.copy_bytes_per_s,
                 "share_of_matmul": passes * flops[name] / t.median_ms * 1e3 / machine.matmul_flops_per_s,
                 "peak_bytes": peak_bytes(calls[name], device),

@@ -26,9 +26,19 @@ _MATMUL = 2048
 class Timing:
     """Milliseconds of one call over several rounds."""
 
-    median_ms: float
-    fastest_ms: float
-    slowest_ms: float
+    rounds_ms: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        return statistics.median(self.rounds_ms)
+
+    def to_dict(self) -> dict[str, float]:
+        """`median_ms`, `fastest_ms` and `slowest_ms`."""
+        return {"median_ms": self.median_ms, "fastest_ms": min(self.rounds_ms), "slowest_ms": max(self.rounds_ms)}
+
+    def times_faster(self, other: Timing) -> float:
+        """How many times faster this is than `other` in the same rounds: the median of the rounds' ratios."""
+        return statistics.median(b / a for a, b in zip(self.rounds_ms, other.rounds_ms, strict=True))
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,7 @@ def compare(candidates: dict[str, Callable[[], Any]], device: torch.device, seco
         once = _time(call, 1, device)
         repeats[name] = max(1, min(1000, int(seconds / _ROUNDS / max(once, 1e-6))))
     rounds = [{n: _time(c, repeats[n], device) for n, c in candidates.items()} for _ in range(_ROUNDS)]
-    times = {name: [1000 * r[name] for r in rounds] for name in candidates}
-    return {name: Timing(statistics.median(t), min(t), max(t)) for name, t in times.items()}
+    return {name: Timing(tuple(1000 * r[name] for r in rounds)) for name in candidates}
 
 
 def measure_machine(device: torch.device) -> Machine:
@@ -69,8 +78,8 @@ def measure_machine(device: torch.device) -> Machine:
     return Machine(
         device_name(device),
         torch.get_num_threads(),
-        2 * _COPY_BYTES / found["copy"].fastest_ms * 1e3,
-        2 * _MATMUL**3 / found["matmul"].fastest_ms * 1e3,
+        2 * _COPY_BYTES / min(found["copy"].rounds_ms) * 1e3,
+        2 * _MATMUL**3 / min(found["matmul"].rounds_ms) * 1e3,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from prismify import bench
 from prismify.report import slower
 
 Run = Callable[..., Any]
@@ -61,7 +63,8 @@ def test_a_folder_that_holds_only_a_skeleton_finds_the_file_it_came_from(run: Ru
     assert "--original belongs to a folder" in run("bench", moved, "--original", moved, *arguments).line
 
 
-def test_convert_measures_before_and_after(run: Run, tmp_path: Path) -> None:
+def test_convert_measures_before_and_after(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "latency", partial(bench.latency, seconds=0.01))
     source, folder = _small_vae(tmp_path / "vae"), tmp_path / "converted"
     ran = run("convert", source, "-o", folder, "--bench", "--json")
     assert ran.code == 0, ran.err
@@ -76,11 +79,11 @@ def test_convert_measures_before_and_after(run: Run, tmp_path: Path) -> None:
 
 
 def test_what_became_slower_is_said_in_words() -> None:
-    row = {"original": {"median_ms": 1.0}, "converted": {"median_ms": 1.5}}
+    row = {"converted": {"times_original": 0.5}}
     layer = {"names": ["a", "b"], "before_ms": 1.0, "after_ms": 2.0, "faster": 0.5, "input_shape": [1, 8, 4, 4]}
     fine = {**layer, "names": ["c"], "faster": 1.5}
     lines = slower({"forward": row, "forward and backward": row, "layers": [layer, fine]})
-    assert lines[0] == "The converted model is slower here: a forward pass takes 1.50 times as long."
+    assert lines[0] == "The converted model is slower here: a forward pass takes 2.00 times as long."
     assert len(lines) == 3
     assert lines[2].startswith("a and 1 more: slower here, 1 → 2 ms at 1×8×4×4")
 
