@@ -3,21 +3,16 @@
 A plan (a record of int64) says what to do; threads claim its items one by one. An item packs rows
 (see `cpu_pack`), keeps a ring of them, and computes one row of a tile of depth positions at a time. It
 writes its own part of the result in an order that nothing else influences, so results do not depend
-on the threads. Numba compiles these functions on first use and keeps the machine code on disk.
+on the threads.
 """
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cfunc, types
-from numba.np.numpy_support import from_dtype
 
-from .cpu_pack import LEAN, VIEW, Strip, clear, feed, feed_of, feed_rest, inlined, inner, pack, strip_of
+from .cpu_pack import VIEW, Strip, clear, feed, feed_of, feed_rest, inlined, inner, pack, strip_of
 from .cpu_simd import (
     add_number,
     add_stored,
@@ -32,7 +27,6 @@ from .cpu_simd import (
     prefetch_outputs,
     prefetch_rows,
     prefetch_tile,
-    record_at,
     splat_tile,
     store_tile,
     store_wide,
@@ -41,7 +35,6 @@ from .cpu_simd import (
 from .cpu_vectors import (
     kernel_of,
     lanes_of,
-    make_spec,
     plainly,
     stored_bytes_of,
     taps_of,
@@ -326,42 +319,3 @@ def correlate_items(plan: Any, spec: Any) -> None:
     while item < plan.items:
         correlate_item(item, scratch, plan, spec)
         item = claim(plan.counters)
-
-
-_PLAN_POINTER = types.CPointer(from_dtype(PLAN))
-
-
-def _digest() -> str:
-    """A hash of the kernels' sources: machine code cached from other sources is not found."""
-    sources = (Path(__file__).with_name(f"cpu_{name}.py") for name in ("vectors", "math", "simd", "pack", "kernels"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-@cache
-def compiled(job: str, storage: str, kernel: int, taps: int, tile: int, lanes: int, packing: str = "plain") -> Any:
-    """The machine code of a job ("forward" or "correlate"), from disk where it has been compiled before.
-
-    Returns:
-        a Numba cfunc that takes the address of a `PLAN`; its `address` is callable from any thread.
-    """
-    digest = _digest()
-
-    def forward(plan: Any) -> None:
-        digest  # noqa: B018 - part of the key under which Numba caches
-        forward_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
-
-    def correlate(plan: Any) -> None:
-        digest  # noqa: B018
-        correlate_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
-
-    function = forward if job == "forward" else correlate
-    # Symbols and cache files are named after it; two kernels of one name could be taken for one another.
-    function.__qualname__ = f"{job}_{storage}_{kernel}_{taps}_{tile}_{lanes}_{packing}_{digest[:8]}"
-    signature = types.void(_PLAN_POINTER)
-    try:
-        return cfunc(signature, cache=True, **LEAN)(function)
-    except RuntimeError as error:
-        # Nowhere to write (a read-only installation without a home): compile for this process only.
-        if "cannot cache" not in str(error):
-            raise
-        return cfunc(signature, **LEAN)(function)

@@ -129,7 +129,7 @@ def to_stored(builder: Any, value: Any, spec: Spec, kind: Any) -> Any:
     return builder.trunc(builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded), kind)
 
 
-def constant(kind: Any, value: int) -> Any:
+def constant(kind: Any, value: float) -> Any:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
