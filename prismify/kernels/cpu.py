@@ -10,7 +10,7 @@ import torch
 
 from . import cpu_threads
 from .axes import MAX_KERNEL
-from .problem import Problem
+from .problem import NormAct, Problem
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -20,6 +20,8 @@ MIN_DEPTH = 8
 MAX_VOLUMES = 16
 #: Rows of the input that a tile may span, over all volumes.
 MAX_ROWS = 256
+#: Groups to be normalised below which torch's norm, which cuts groups, finds more threads work.
+MIN_GROUPS = 8
 
 
 @cache
@@ -46,6 +48,13 @@ def why_not(problem: Problem, dtype: torch.dtype) -> str | None:
     span = (problem.kernel[1] - 1) * problem.geometry.dilation[0] + 1
     if span * max(problem.volumes) > MAX_ROWS:
         return f"kernel rows that span {span} rows of {max(problem.volumes)} volumes do not fit the cache"
+    return None
+
+
+def why_not_fused(problem: Problem, block: NormAct, dtype: torch.dtype) -> str | None:
+    """Why norm, activation, operator and sum are not one where this engine serves the operator, or None."""
+    if problem.batch * block.groups < MIN_GROUPS:
+        return f"{problem.batch * block.groups} groups are too few for threads, which take one each"
     return None
 
 

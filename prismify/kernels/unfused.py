@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .functional import deep_prism
-from .problem import Geometry
-from .types import Activation
+from .problem import Geometry, NormAct
 
 
 def norm_act_deep_prism(
@@ -17,14 +16,12 @@ def norm_act_deep_prism(
     residual: Tensor | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
-    num_groups: int,
-    eps: float,
-    activation: Activation,
+    block: NormAct,
     geometry: Geometry,
 ) -> Tensor:
     """As `prismify.kernels.norm_act_deep_prism`; differentiable any number of times, under any transform."""
-    u = F.group_norm(x, num_groups, norm_weight, norm_bias, eps)
-    if activation == "silu":
+    u = F.group_norm(x, block.groups, norm_weight, norm_bias, block.eps)
+    if block.activation == "silu":
         u = F.silu(u)
     y = deep_prism(
         u,

@@ -10,11 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prismify.errors import ShapeError
-from prismify.kernels import norm_act_deep_prism, reference
+from prismify.kernels import cpu, norm_act_deep_prism, reference
 from tests.kernels.cases import LAYOUTS, Case, geometries, kernels, laid_out, shapes
 from tests.tolerances import rounded
 
 F32 = torch.float32
+
+
+@pytest.fixture(autouse=True)
+def _fuse_few_groups(monkeypatch):
+    """Small cases go to the kernels, too."""
+    monkeypatch.setattr(cpu, "MIN_GROUPS", 1)
 
 
 @dataclass(frozen=True)
