@@ -115,10 +115,10 @@ def grads(
 
 @norm_act_deep_prism.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    stride, padding, dilation, padding_mode, topology = rest[7:]
+    stride, padding, dilation, padding_mode, topology = rest[6:]
     geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), padding_mode, topology)
     problem = make_problem(x.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
-    return empty_as(x, (problem.batch, problem.volumes[1] * problem.depth, *problem.size_out)), *_saved(x, rest[4])
+    return empty_as(x, (problem.batch, problem.volumes[1] * problem.depth, *problem.size_out)), *_saved(x, rest[3])
 
 
 @grads.register_fake
