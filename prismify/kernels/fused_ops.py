@@ -16,6 +16,7 @@ from .fused_autograd import grads_of_composition
 from .fusion import Grads, Saved, Tensors
 from .padding import empty_as, laid_out_as
 from .problem import Geometry, NormAct, cached_geometry, cached_problem, make_problem
+from .torch_run import recording
 
 Words = tuple[int, float, str, list[int], list[int], list[int], str, str]
 
@@ -101,9 +102,10 @@ def grads(
         got = run.backward(grad, x, weight, norm_weight, saved, block, problem, wanted)
     else:
         tensors = [x, weight, bias, None, norm_weight, norm_bias]
-        leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
         needed = tuple(t is not None for t in tensors)
-        found = grads_of_composition(grad, leaves, needed, block, problem)
+        with recording():
+            leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+            found = grads_of_composition(grad, leaves, needed, block, problem)
         found = [None if t is None else t.detach() for t in found]
         got = Grads(found[0], found[1], found[2], found[4], found[5])
     gx = laid_out_as(x, got.x) if for_input and got.x is not None else x.new_empty(0)
