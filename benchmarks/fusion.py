@@ -19,7 +19,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from prismify.kernels import deep_prism, engines_report, norm_act_deep_prism  # noqa: E402
+from prismify.kernels import deep_prism, engines_report, norm_act_deep_prism
 
 SHAPES = [(8, 256, 32, 32), (4, 256, 64, 64), (1, 256, 128, 128), (8, 64, 32, 32), (8, 256, 8, 8), (1, 64, 16, 16)]
 GROUPS = 32
