@@ -22,6 +22,8 @@ MAX_VOLUMES = 16
 MAX_ROWS = 256
 #: Groups to be normalised below which torch's norm, which cuts groups, finds more threads work.
 MIN_GROUPS = 8
+#: Numbers in the input below which what surrounds the kernels takes longer than torch's norm and activation.
+MIN_NUMBERS = 1 << 16
 
 
 @cache
@@ -55,6 +57,9 @@ def why_not_fused(problem: Problem, block: NormAct, dtype: torch.dtype) -> str |
     """Why norm, activation, operator and sum are not one where this engine serves the operator, or None."""
     if problem.batch * block.groups < MIN_GROUPS:
         return f"{problem.batch * block.groups} groups are too few for threads, which take one each"
+    numbers = problem.batch * problem.volumes[0] * problem.depth * problem.size[0] * problem.size[1]
+    if numbers < MIN_NUMBERS:
+        return f"{numbers} numbers are so few that torch's own norm and activation take no longer"
     return None
 
 

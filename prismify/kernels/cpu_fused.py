@@ -6,6 +6,9 @@ pays: the activated tensor never is in memory. Elsewhere it is, for as long as a
 
 from __future__ import annotations
 
+from array import array
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -125,13 +128,24 @@ def _run(
     sums: Tensor | None = None,
 ) -> None:
     batch, channels, height, width = x.shape
-    number = number_of(x.dtype)
+    number, items = number_of(x.dtype), batch * block.groups
     scale, shift = (None if p is None else as_wide(p) for p in (norm_weight, norm_bias))
-    counters = np.zeros(1, np.int64)
-    addresses = (0 if t is None else t.data_ptr() for t in (x, grad, output, scale, shift, moments, pairs, sums))
-    items, pixels = batch * block.groups, height * width
-    facts = (items, counters.ctypes.data, block.groups, channels // block.groups, pixels, *addresses, block.eps)
-    plan = np.array(facts, NORM)
+    tensors = (x, grad, output, scale, shift, moments, pairs, sums)
+    addresses = [0 if t is None else t.data_ptr() for t in tensors]
+    facts = (items, 0, block.groups, channels // block.groups, height * width, *addresses, _bits(block.eps), 0)
+    words = array("q", facts)
+    address, length = words.buffer_info()
+    # The last word counts the groups claimed.
+    words[_COUNTERS] = address + 8 * (length - 1)
     entry = compiled(job, number.storage, 1, 1, 1, number.lanes, _packing(block))
     threads = 1 if x.numel() < SERIAL_NUMBERS else min(torch.get_num_threads(), items)
-    cpu_threads.run(entry.address, plan.ctypes.data, threads)
+    cpu_threads.run(entry.address, address, threads)
+
+
+@cache
+def _bits(value: float) -> int:
+    """A float64 as the int64 of the same bits."""
+    return int(np.float64(value).view(np.int64))
+
+
+_COUNTERS = NORM.names.index("counters")  # type: ignore[union-attr]

@@ -128,15 +128,18 @@ def no_sums(context: Any, spec: Any) -> Any:
 
 @intrinsic
 def sum_lanes(context: Any, sums: Any) -> Any:
-    """The two sums over the lanes."""
+    """The two sums over the lanes, by halves."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         totals = []
         for vector in cgutils.unpack_tuple(builder, args[0], 2):
-            value = ir.Constant(F64, 0.0)
-            for lane in range(vector.type.count):
-                value = builder.fadd(value, builder.extract_element(vector, I32(lane)))
-            totals.append(value)
+            while (half := vector.type.count // 2) > 0:
+                low, high = (
+                    builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, half), list(lanes)))
+                    for lanes in (range(half), range(half, 2 * half))
+                )
+                vector = builder.fadd(low, high)
+            totals.append(builder.extract_element(vector, I32(0)))
         return context.make_tuple(builder, sig.return_type, totals)
 
     return types.UniTuple(types.float64, 2)(sums), code  # type: ignore[attr-defined]

@@ -136,7 +136,10 @@ def number_of(dtype: torch.dtype) -> Number:
 
 def as_wide(tensor: Tensor) -> Tensor:
     """Contiguous, in the type the kernels compute in."""
-    return tensor.to(_WIDE.get(tensor.dtype, torch.float32)).contiguous()
+    dtype = _WIDE.get(tensor.dtype, torch.float32)
+    if tensor.dtype == dtype and tensor.is_contiguous():
+        return tensor
+    return tensor.to(dtype).contiguous()
 
 
 @cache

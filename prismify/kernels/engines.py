@@ -30,6 +30,10 @@ class Run(Protocol):
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
+def _no_fusion(problem: Problem, block: NormAct, dtype: torch.dtype) -> str:
+    return "this engine computes norm, activation, operator and sum one after the other"
+
+
 @dataclass(frozen=True)
 class Engine:
     """A way to compute the operator.
@@ -55,7 +59,7 @@ class Engine:
     run: Callable[[], Run]
     describe: Callable[[], dict[str, str]]
     fused: Callable[[], FusedRun] | None = None
-    why_not_fused: Callable[[Problem, NormAct, torch.dtype], str | None] = lambda *_: "it fuses nothing"
+    why_not_fused: Callable[[Problem, NormAct, torch.dtype], str | None] = _no_fusion
 
 
 def _cpu_run() -> Run:
@@ -107,7 +111,8 @@ ENGINES: dict[str, Engine] = {
         Engine(
             "numba",
             ("cpu",),
-            "a stencil compiled by Numba; rows packed in the cache, vectors reused over neighbouring channels",
+            "a stencil compiled by Numba; rows packed in the cache, vectors reused over neighbouring channels; "
+            "fuses norm, activation and residual sum",
             cpu.unavailable,
             cpu.why_not,
             _cpu_run,
@@ -240,12 +245,19 @@ def engines_report() -> list[dict[str, Any]]:
     return rows
 
 
-def explain(problem: Problem, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Which engine serves a problem, as `engine`, and why others before it do not, as `passed_over`."""
+def explain(problem: Problem, device: str, dtype: torch.dtype, block: NormAct | None = None) -> dict[str, Any]:
+    """Which engine serves a problem, as `engine`, and why others before it do not, as `passed_over`.
+
+    With the norm and activation of a fused `block` before it, also `why_not_fused`: None where the engine
+    computes them in one.
+    """
     passed_over: dict[str, str] = {}
     for engine in ENGINES.values():
         reason = refusal(engine, problem, device, dtype)
         if reason is None:
-            return {"engine": engine.name, "passed_over": passed_over}
+            told: dict[str, Any] = {"engine": engine.name, "passed_over": passed_over}
+            if block is not None:
+                told["why_not_fused"] = engine.why_not_fused(problem, block, dtype)
+            return told
         passed_over[engine.name] = reason
     raise AssertionError("the last engines serve everything")

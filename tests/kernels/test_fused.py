@@ -30,9 +30,10 @@ F32 = torch.float32
 
 
 @pytest.fixture(autouse=True)
-def _fuse_few_groups(monkeypatch):
-    """Small cases go to the kernels, too."""
+def _fuse_small_cases(monkeypatch):
+    """As if it paid."""
     monkeypatch.setattr(cpu, "MIN_GROUPS", 1)
+    monkeypatch.setattr(cpu, "MIN_NUMBERS", 1)
 
 
 @dataclass(frozen=True)
@@ -387,11 +388,15 @@ def test_empty_and_single(shape):
             ours()
 
 
-def test_who_fuses_is_told():
+def test_who_fuses_is_told(monkeypatch):
     rows = {row["engine"]: row["fuses"] for row in engines_report()}
     assert rows == {"numba": True, "triton": False, "torch": False, "reference": False}
-    told = explain(make_problem((2, 16, 8, 8), (3, 3, 3), 0, Geometry()), "cpu", F32)
-    assert told["engine"] == "numba"
+    problem, block = make_problem((2, 16, 8, 8), (3, 3, 3), 0, Geometry()), NormAct(4, 1e-5, "silu")
+    assert explain(problem, "cpu", F32, block) == {"engine": "numba", "passed_over": {}, "why_not_fused": None}
+    assert "one after the other" in explain(problem, "mps", F32, block)["why_not_fused"]
+    monkeypatch.undo()
+    assert "numbers are so few" in explain(problem, "cpu", F32, block)["why_not_fused"]
+    assert "groups are too few" in explain(problem, "cpu", F32, NormAct(1, 1e-5, "silu"))["why_not_fused"]
 
 
 def test_wrong_arguments_are_named():
