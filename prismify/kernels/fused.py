@@ -111,5 +111,4 @@ def _suits(tensors: Tensors, groups: int) -> bool:
         and groups > 0
         and channels % groups == 0
         and x.numel() > 1
-        and (x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last))
     )

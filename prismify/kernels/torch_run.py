@@ -52,7 +52,7 @@ class ByAutograd:
 @contextmanager
 def recording() -> Iterator[None]:
     """Let autograd record, also inside an operator of torch's registry, which runs beneath autograd."""
-    excluded = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)  # type: ignore[attr-defined]
+    excluded = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
     with excluded, torch.enable_grad():
         yield
 
