@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from .errors import ConversionError, PlanError, ShapeError
 from .graph import Capture, capture_all, unwrap
-from .inventory import is_layer, obstacle_of, widths_of
 from .layers import build_operator
+from .obstacles import is_layer, obstacle_of, widths_of
 from .plan import Decision, Plan, Totals
 from .policies import Policy
 from .report import kept_groups

@@ -28,6 +28,8 @@ class Operator:
         topology: padding of the channel axis (Table 1).
         bias: the form a bias takes where the replaced layer has one.
         form: of a PrismConv, "composition" or "sum".
+        interleave: of a Prism that makes q, k and v in one: into how many runs its output volumes are cut
+            and dealt out in turn, so that channels lie as the replaced layer's did.
     """
 
     type: OperatorType
@@ -36,6 +38,7 @@ class Operator:
     topology: Topology = "zero"
     bias: Bias = "scalar"
     form: Literal["composition", "sum"] = "composition"
+    interleave: int = 1
 
     def __post_init__(self) -> None:
         if self.type not in get_args(OperatorType):
@@ -62,15 +65,19 @@ def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             volumes=operator.volumes,
             topology=operator.topology,
             bias=operator.bias,
+            interleave=operator.interleave,
         )
-    if operator.type == "Prism" and isinstance(layer, nn.Conv2d):
-        return Prism.from_conv2d(
+    if operator.type == "Prism" and isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return Prism.from_conv(
             layer,
             kernel_size=operator.channel_kernel_size,
             volumes=operator.volumes,
             topology=operator.topology,
             bias=operator.bias,
+            interleave=operator.interleave,
         )
+    if operator.interleave != 1:
+        raise ShapeError(f"only a Prism interleaves its volumes, not a {operator.type}")
     if operator.type == "DeepPrism" and isinstance(layer, nn.Conv2d):
         return DeepPrism.from_conv2d(
             layer,
