@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import fx
 
-from .channels import BETWEEN, VIEWS, channels_reaching
+from .channels import BETWEEN, VIEWS, channels_reaching, is_depthwise
 from .flow import ATTENTION, MATMUL, SOFTMAX, data_operands, numel, operator_name, shape
 from .roles import LayerUse
 
@@ -162,7 +162,9 @@ def _layers_behind(start: fx.Node, layers: dict[fx.Node, LayerUse], live: set[fx
 
     def search(node: fx.Node) -> tuple[LayerUse, ...]:
         if node in layers:
-            return (layers[node],)
+            # What works in each channel by itself (MViT's pooling, Restormer) is no projection; that stands behind it.
+            further = behind(layers[node].data) if is_depthwise(node) else ()
+            return further or (layers[node],)
         if node.op != "call_function" or operator_name(node) not in BETWEEN:
             return ()
         found = [behind(operand) for operand in data_operands(node) if operand in live]

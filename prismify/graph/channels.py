@@ -35,9 +35,9 @@ _POINTWISE = {
     "layer_norm", "rms_norm", "native_layer_norm", "group_norm", "mul", "mul_", "add", "add_", "sub", "div",
     "div_", "neg", "pow", "sqrt", "rsqrt", "normalize", "clamp_min", "clamp", "dropout", "where", "masked_fill",
     "masked_fill_", "relu", "relu_", "elu", "elu_", "softmax", "_softmax", "tanh", "silu", "sigmoid", "exp",
-    "gelu", "square", "abs",
+    "gelu", "square", "abs", "batch_norm", "instance_norm", "softplus", "hardswish", "leaky_relu",
 }  # fmt: skip
-_REDUCING = {"mean", "sum", "linalg_vector_norm", "norm", "amax", "amin"}
+_REDUCING = {"mean", "sum", "amax", "amin", "linalg_vector_norm", "norm"}
 _COMPLEX = {"view_as_complex", "view_as_real"}
 #: What may stand between a projection and the attention's product.
 BETWEEN = VIEWS | _PICKING | _JOINING | _PADDING | _POINTWISE | _REDUCING | _COMPLEX | {
@@ -124,6 +124,15 @@ def channel_axis(layer: fx.Node) -> int:
     return 1 if rank == len(shape(operands(layer)[1])) else 0
 
 
+def is_depthwise(node: fx.Node) -> bool:
+    """Whether a node is a convolution that works in each channel by itself."""
+    if node.op != "call_function" or not CONVOLUTION.match(operator_name(node)):
+        return False
+    data, weight = (shape(n) for n in operands(node)[:2])
+    channels = shape(node)[1] if len(shape(node)) == len(weight) > 2 else 0
+    return channels > 1 and weight[:2] == (channels, 1) and data[1] == channels
+
+
 def _numbers(layer: fx.Node) -> Tensor:
     sizes, axis = shape(layer), channel_axis(layer)
     numbers = torch.arange(sizes[axis], dtype=torch.int32)
@@ -156,6 +165,12 @@ def _through(node: fx.Node, traced: dict[fx.Node, list[Any]]) -> list[Any]:
         return [torch.nn.functional.pad(way, pads, value=_NOBODY) for way in _trace(operands(node)[0], traced)]
     if name in VIEWS | _PICKING:
         return [_rearranged(node, name, way) for way in _trace(operands(node)[0], traced)]
+    if is_depthwise(node):
+        # Whatever it does in space, channels stay where they are.
+        first = (slice(None), slice(None), *[slice(0, 1)] * (len(shape(node)) - 2))
+        return [way[first].expand(shape(node)) for way in _trace(operands(node)[0], traced)]
+    if name in _REDUCING:
+        return _pooled(node, traced)
     return _passed_on(node, name, traced) if name in _POINTWISE else []
 
 
@@ -169,6 +184,17 @@ def _rearranged(node: fx.Node, name: str, way: Tensor) -> Any:
         return way.reshape(shape(node))
     args, kwargs = pytree.tree_map(lambda a: way if a is source else a, (node.args, node.kwargs))
     return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _pooled(node: fx.Node, traced: dict[fx.Node, list[Any]]) -> list[Any]:
+    """Through sums over positions; what sums over channels (a norm's statistics) passes none on."""
+    dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    keep: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+    if dims is None or operator_name(node) not in ("mean", "sum", "amax", "amin"):
+        return []
+    ways = _trace(operands(node)[0], traced)
+    pooled = [(way.amin(dims, keep), way.amax(dims, keep)) for way in ways if way.numel() <= _LARGEST_COPY]
+    return [low for low, high in pooled if torch.equal(low, high)]
 
 
 def _joined(node: fx.Node, traced: dict[fx.Node, list[Any]]) -> list[Any]:
