@@ -14,9 +14,9 @@ from .count import node_macs, unique
 from .graph import Attention, Capture, LayerUse, Role, find_attention, merge_roles, roles
 from .graph.flow import operands, operator_name, shape
 from .graph.stand_in import layer_of
-from .layers import DeepPrism, Prism, PrismConv, operator_for
+from .layers import DeepPrism, Prism, PrismConv, PrismMultihead, operator_for
 from .obstacles import class_name, is_layer, kind_of, obstacle_of, widths_of
-from .projections import AttentionPart, attention_parts
+from .projections import AttentionPart, InProjection, attention_parts, in_projections
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Layer:
         owns: "weight" and "bias", where no earlier layer owns them.
         tied: names of the other modules that hold its weight or its bias.
         calls: operators it ran over all entry points; input_shape and output_shape are those of the first.
+        within: name of the `nn.MultiheadAttention` that applies it without calling it; they change together.
+        projections: of a packed attention.
         pointwise: whether it acts on each position by itself, with stride 1.
         macs: multiply-adds of one pass over the entry points that make up the whole model.
     """
@@ -51,6 +53,8 @@ class Layer:
     owns: frozenset[str] = frozenset()
     tied: tuple[str, ...] = ()
     attention: AttentionPart | None = None
+    within: str | None = None
+    projections: tuple[InProjection, ...] = ()
     partial: tuple[str, ...] = ()
     calls: int = 0
     input_shape: tuple[int, ...] | None = None
@@ -78,6 +82,7 @@ class _Uses:
     partial: set[str] = field(default_factory=set)
     macs: int = 0
     output_numel: int = 0
+    numel_by_weight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 @dataclass
@@ -125,7 +130,8 @@ def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: Laye
     name = _row_name(use, modules)
     found = gathered[name]
     owner = modules.get(name)
-    if use.module != name and is_layer(owner) and not isinstance(owner, nn.MultiheadAttention):
+    within = use.module == _packed_around(name, modules)
+    if use.module != name and is_layer(owner) and not isinstance(owner, nn.MultiheadAttention) and not within:
         found.foreign.append(use.module)
     found.roles.append(use.role)
     found.uses.append(use)
@@ -133,6 +139,13 @@ def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: Laye
     if counted:
         found.macs += node_macs(use.node)
         found.output_numel += prod(shape(use.node))
+        found.numel_by_weight[use.parameters[0][0].rpartition(".")[2]] += prod(shape(use.node))
+
+
+def _packed_around(name: str, modules: dict[str, nn.Module]) -> str | None:
+    """The packed attention whose output projection `name` is."""
+    parent = name.rpartition(".")[0]
+    return parent if isinstance(modules.get(parent), nn.MultiheadAttention) else None
 
 
 def _row_name(use: LayerUse, modules: dict[str, nn.Module]) -> str:
@@ -157,18 +170,23 @@ def _names(modules: dict[str, nn.Module], gathered: dict[str, _Uses]) -> list[st
 
 def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Layer:
     module: nn.Module | None = context.modules.get(name)
+    within = _packed_around(name, context.modules)
     first = found.uses[0] if found.uses else None
     if is_layer(module):
         assert module is not None
         own = _own_parameters(module)
-        obstacle = obstacle_of(module)
+        obstacle = obstacle_of(module if within is None else context.modules[within])
+        if isinstance(context.modules.get(name.rpartition(".")[0]), PrismMultihead) and not name.endswith("out_proj"):
+            obstacle = "an earlier conversion of its attention kept it"
+        if within is not None and obstacle is not None:
+            obstacle = f"{within or 'the model'} applies it and stays: {obstacle}"
         if found.foreign and obstacle is None:
             obstacle = f"its weight is used by {found.foreign[0] or 'the model'} without calling it"
     else:
         assert first is not None
         own = _operator_parameters(found.uses, context.parameters)
         obstacle = f"{class_name(module or model)} applies the weight itself ({operator_name(first.node)})"
-        if isinstance(module, (DeepPrism, Prism, PrismConv)):
+        if isinstance(module, (DeepPrism, Prism, PrismConv, PrismMultihead)):
             obstacle = f"a {class_name(module)} already"
         module = None
         if isinstance(model, fx.GraphModule):
@@ -187,7 +205,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         out_channels=out_channels,
         kernel_size=kernel,
         groups=groups,
-        bias=getattr(module, "bias", None) is not None,
+        bias=any(getattr(module, name, None) is not None for name in ("bias", "in_proj_bias")),
         pointwise=module is not None and operator_for(module) == "Prism",
         parameters=sum(t.numel() for t in fresh),
         itemsize=own[0].element_size() if own else 4,
@@ -195,6 +213,8 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         owns=frozenset("weight" if t.dim() > 1 else "bias" for t in fresh),
         tied=tuple(tied) if context.modules.get(name) is module else (),
         attention=context.parts.get(name),
+        within=within,
+        projections=in_projections(module, found.numel_by_weight) if isinstance(module, nn.MultiheadAttention) else (),
         partial=tuple(sorted(found.partial)),
         calls=len(found.uses),
         input_shape=shape(first.data) if first else None,

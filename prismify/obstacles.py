@@ -27,7 +27,7 @@ def obstacle_of(module: nn.Module) -> str | None:
     """Why prismify has no operator for such a module, or None when it has one."""
     base: type[nn.Module] | None
     if isinstance(module, nn.MultiheadAttention):
-        return "nn.MultiheadAttention packs its projections in one weight"
+        return _multihead_obstacle(module)
     if isinstance(module, _ConvNd):
         base = next((kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, kind)), None)
         if base is None or (base is not nn.Conv2d and not is_pointwise(module)):
@@ -47,6 +47,20 @@ def obstacle_of(module: nn.Module) -> str | None:
     if set(module._parameters) != {"weight", "bias"} or module._modules or module._buffers:
         return f"{class_name(module)} holds more than a weight and a bias"
     return None
+
+
+def _multihead_obstacle(module: nn.MultiheadAttention) -> str | None:
+    if type(module).forward is not nn.MultiheadAttention.forward or "forward" in module.__dict__:
+        return f"{class_name(module)} computes more than an nn.MultiheadAttention"
+    if module.bias_k is not None or module.add_zero_attn:
+        return "nn.MultiheadAttention adds a bias or a zero to its keys and values"
+    known = {"in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "q_proj_weight", "k_proj_weight", "v_proj_weight"}
+    if hasattr(module, "parametrizations") or set(module._parameters) - known:
+        return "its weight is parametrised (weight or spectral norm, LoRA): merge or remove that first"
+    if set(module._modules) != {"out_proj"} or module._buffers:
+        return f"{class_name(module)} holds more than its projections"
+    out = obstacle_of(module.out_proj)
+    return out and f"its output projection: {out}"
 
 
 def kind_of(module: nn.Module) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import gcd
 from typing import Literal, NamedTuple, get_type_hints
 
-from .count import operator_bias, operator_weights
+from .count import count_operator
 from .errors import PlanError, ShapeError
 from .graph.channels import Layout
 from .inventory import Layer
 from .kernels import Topology
-from .layers import Bias, Operator
+from .layers import Bias, Operator, OperatorType
 from .layers.volumes import check_channel_kernel, volumes_of
 from .validation import fit
 
@@ -88,6 +88,8 @@ def decide(layer: Layer, policy: Policy) -> Verdict:
         return Verdict(None, "not_included", "matches no --include pattern")
     if _matches(layer.name, policy.exclude):
         return Verdict(None, "excluded", "matches an --exclude pattern")
+    if layer.kind == "attention":
+        return _multihead(layer, policy)
     if layer.attention is not None:
         return _attention(layer, policy)
     if layer.role == "cond":
@@ -146,6 +148,28 @@ def _attention(layer: Layer, policy: Policy) -> Verdict:
     return _replace(layer, policy, f"inner C->C' {what}, by volumes" + (f", fused as {layout}" if layout else ""))
 
 
+def _multihead(layer: Layer, policy: Policy) -> Verdict:
+    channels = layer.out_channels
+    square = tuple(p.part for p in layer.projections if p.width == channels)
+    rest = [p for p in layer.projections if p.width != channels]
+    chosen = square + tuple(p.part for p in rest if policy.context)
+    kind = f"{layer.attention.kind}-attention " if layer.attention is not None else ""
+    reason = f"inner C->C {kind}{', '.join(square)} projections, packed"
+    if rest:
+        names = ", ".join(f"{p.part} ({p.width}->{channels})" for p in rest)
+        reason += f"; {names} by volumes" if policy.context else f"; {names} of the context stay"
+    depth = policy.depth or gcd(channels, *(p.width for p in layer.projections if p.part in chosen))
+    try:
+        volumes = volumes_of(channels, channels, depth)
+        check_channel_kernel(policy.channel_kernel_size, depth)
+        for projection in layer.projections:
+            if projection.part in chosen:
+                volumes_of(projection.width, channels, depth)
+    except ShapeError as error:
+        return Verdict(None, "volumes", str(error))
+    return _settle(layer, policy, reason, replace(_operator("PrismMultihead", volumes, policy), projections=chosen))
+
+
 def _linear(layer: Layer, policy: Policy) -> Verdict:
     if policy.name == "paper":
         return Verdict(None, "linear", "linear layer outside attention: policy paper keeps it")
@@ -164,8 +188,6 @@ def _convolution(layer: Layer, policy: Policy) -> Verdict:
 
 def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:
     """The operator for a layer that the policy wants replaced, unless it is too narrow for one."""
-    if min(layer.in_channels, layer.out_channels) < policy.min_width:
-        return Verdict(None, "narrow", f"{_widths(layer)} is narrower than {policy.min_width} channels")
     wanted = policy.depth if policy.name == "volumes" else None
     layout = layer.attention.layout if layer.attention is not None else None
     try:
@@ -175,26 +197,28 @@ def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:
         check_channel_kernel(policy.channel_kernel_size, depth)
     except ShapeError as error:
         return Verdict(None, "volumes", str(error))
-    if volumes != (1, 1) and depth < policy.min_volume:
-        return Verdict(
-            None,
-            "narrow_volumes",
-            f"{_widths(layer)} has volumes of {depth}, narrower than {policy.min_volume}",
-        )
-    operator = Operator(
-        type="Prism" if layer.pointwise else policy.convolution if volumes == (1, 1) else "DeepPrism",
-        volumes=volumes,
-        channel_kernel_size=policy.channel_kernel_size,
-        topology=policy.topology,
-        bias=policy.bias,
-        interleave=1 if layout is None else layout.repeats,
-    )
-    after = operator_weights(operator, layer.kernel_size)
-    after += operator_bias(operator, layer.out_channels) if layer.bias else 0
+    kind: OperatorType = "Prism" if layer.pointwise else policy.convolution if volumes == (1, 1) else "DeepPrism"
+    operator = _operator(kind, volumes, policy)
+    return _settle(layer, policy, reason, replace(operator, interleave=1 if layout is None else layout.repeats))
+
+
+def _operator(kind: OperatorType, volumes: tuple[int, int], policy: Policy) -> Operator:
+    return Operator(kind, volumes, policy.channel_kernel_size, policy.topology, policy.bias)
+
+
+def _settle(layer: Layer, policy: Policy, reason: str, operator: Operator) -> Verdict:
+    """`operator`, unless the layer is too narrow for it or would not shrink."""
+    if min(layer.in_channels, layer.out_channels) < policy.min_width:
+        return Verdict(None, "narrow", f"{_widths(layer)} is narrower than {policy.min_width} channels")
+    depth = layer.out_channels // operator.volumes[1]
+    if operator.volumes != (1, 1) and depth < policy.min_volume:
+        text = f"{_widths(layer)} has volumes of {depth}, narrower than {policy.min_volume}"
+        return Verdict(None, "narrow_volumes", text)
+    counted = count_operator(operator, layer)
+    after = counted.weights + (counted.biases if layer.bias else 0)
     if after >= layer.parameters and not layer.tied:
-        return Verdict(
-            None, "no_gain", f"{operator.type} would need {after:,} numbers where it has {layer.parameters:,}"
-        )
+        text = f"{operator.type} would need {after:,} numbers where it has {layer.parameters:,}"
+        return Verdict(None, "no_gain", text)
     if layer.partial:
         reason += f"; on some paths it is the first {' and last '.join(layer.partial)} layer"
     return Verdict(operator, "replaced", reason)

@@ -6,9 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from .graph import Attention, LayerUse
 from .graph.channels import Layout, layout_of
 from .graph.flow import shape
+from .layers.multihead import PROJECTIONS, Projection
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,31 @@ class AttentionPart:
     def context(self) -> bool:
         """Whether it projects what another source than the query's holds."""
         return self.kind != "self" and set(self.parts) <= {"k", "v"}
+
+
+@dataclass(frozen=True)
+class InProjection:
+    """One of the projections that an `nn.MultiheadAttention` packs.
+
+    Args:
+        part: "q", "k" or "v".
+        width: channels it reads.
+        output_numel: elements it makes in one pass over the model.
+    """
+
+    part: Projection
+    width: int
+    output_numel: int
+
+
+def in_projections(module: nn.MultiheadAttention, numel: dict[str, int]) -> tuple[InProjection, ...]:
+    """The projections of a packed attention; `numel` says how many elements each weight makes, by its last name."""
+    packed = numel.get("in_proj_weight", 0) // 3
+    widths = (module.embed_dim, module.kdim, module.vdim)
+    return tuple(
+        InProjection(part, width, packed or numel.get(f"{part}_proj_weight", 0))
+        for part, width in zip(PROJECTIONS, widths, strict=True)
+    )
 
 
 @dataclass

@@ -27,6 +27,7 @@ RULES = {
     "excluded": "layers excluded by a pattern",
     "not_included": "layers that match no include pattern",
     "tied": "layers whose weight is tied to a kept one",
+    "within": "output projections of packed attentions that are kept",
     "unreached": "layers that the captured methods never call",
     "dead": "layers whose result reaches no output",
     "unknown": "layers whose role is not known, because no captured method shows them",
