@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LARGEST_INPUT = 1 << 28
 SOURCE_HELP = (
     "A diffusers model or pipeline folder; a weights file (.safetensors, .pt, .pth, .ckpt, .bin; with --model); "
+    "an exported program (.pt2); "
     "or a model reference: diffusers:Class, timm:name, torchvision:name, package.module:factory, file.py:factory."
 )
 _ARCHITECTURE, _POLICY, _CAPTURE, _OUTPUT = "The model", "What is replaced", "How it is read", "Output"

@@ -19,7 +19,7 @@ ORDER = [
     {"graph"},
     {"validation", "count", "obstacles", "projections", "inventory", "plan", "policies"},
     {"scanning", "report"},
-    {"rewrite", "rewrite_graph", "verify", "handoff"},
+    {"rewrite", "rewrite_graph", "rewrite_program", "verify", "handoff"},
     {"fusion"},
     {"bench"},
     {"families"},
