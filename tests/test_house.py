@@ -16,11 +16,11 @@ ORDER = [
     {"errors"},
     {"kernels"},
     {"layers"},
+    {"families"},
     {"graph"},
     {"validation", "count", "inventory", "plan", "policies"},
     {"scanning", "report"},
     {"rewrite", "rewrite_graph", "verify", "handoff", "bench"},
-    {"families"},
     {"checkpoint"},
     {"cli"},
 ]

@@ -23,9 +23,10 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ..errors import CaptureError, one_line
-from .example_inputs import ExampleInputs, candidates, given_inputs, noise
+from .example_inputs import ExampleInputs, asked_for, candidates, completed, given_inputs
 from .exported import export_graph
 from .flow import output_nodes, shape
+from .hints import noise
 from .isolation import Snapshot, cloned_tensors, fake_weights, undisturbed, unwrap
 from .recorder import Recorder
 
@@ -139,7 +140,7 @@ def capture_method(
     model: nn.Module, method: str, given: ExampleInputs | None = None, like: list[Tensor] | None = None
 ) -> EntryPoint:
     """Climb down the ladder for one method; never raises for a model that cannot be captured."""
-    guesses: Iterator[ExampleInputs] = iter([given]) if given else candidates(model, method, like)
+    guesses = completed(model, method, given) if given else candidates(model, method, like)
     failed: list[str] = []
     with undisturbed(model):
         best, result = _first_that_runs(model, method, guesses)
