@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ..errors import CaptureError, one_line
-from .example_inputs import ExampleInputs, asked_for, candidates, completed, given_inputs
+from .example_inputs import ExampleInputs, candidates, completed, given_inputs
 from .exported import export_graph
 from .flow import output_nodes, shape
 from .hints import noise

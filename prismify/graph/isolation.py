@@ -155,7 +155,7 @@ def fake_weights(model: nn.Module) -> Iterator[tuple[FakeTensorMode, Callable[[T
 
 def _is_loose_meta(value: object) -> bool:
     if type(value) in (list, tuple):
-        return bool(value) and all(map(_is_loose_meta, value))  # type: ignore[arg-type, call-overload]
+        return bool(value) and all(map(_is_loose_meta, value))  # type: ignore[call-overload]
     return isinstance(value, Tensor) and value.is_meta and not isinstance(value, nn.Parameter)
 
 
