@@ -6,6 +6,7 @@ A guess that runs is not proof that it is what the author meant, so what was cho
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -70,15 +71,21 @@ def given_inputs(args: tuple[Any, ...] | Tensor | None, kwargs: dict[str, Any] |
 
 def completed(model: nn.Module, method: str, given: ExampleInputs) -> Iterator[ExampleInputs]:
     """The caller's inputs as they are; where they leave out a required argument, with guesses for the rest."""
+    if is_complete(model, method, given):
+        return iter([given])
+    bound = inspect.signature(getattr(model, method)).bind_partial(*given.args, **given.kwargs).arguments
+    names = dict(parameters_of(getattr(model, method)))
+    return candidates(model, method, given={n: v for n, v in bound.items() if n in names})
+
+
+def is_complete(model: nn.Module, method: str, given: ExampleInputs) -> bool:
+    """Whether no required argument is left out. Too many, or unknown ones, are the call's to complain about."""
     function = getattr(model, method)
     try:
         bound = inspect.signature(function).bind_partial(*given.args, **given.kwargs).arguments
-    except (TypeError, ValueError):  # too many, or unknown names: the call itself says it best
-        bound = None
-    parameters = parameters_of(function)
-    if bound is None or all(n in bound or p.default is not p.empty for n, p in parameters):
-        return iter([given])
-    return candidates(model, method, given={n: v for n, v in bound.items() if n in dict(parameters)})
+    except (TypeError, ValueError):
+        return True
+    return all(n in bound or p.default is not p.empty for n, p in parameters_of(function))
 
 
 def candidates(
@@ -141,22 +148,19 @@ def asked_for(model: nn.Module, method: str, nearest: ExampleInputs | None) -> s
     Args:
         nearest: the guess that came furthest, whose shapes serve as the example.
     """
-    shapes: dict[str, str] = {}
-    for name, value in (nearest.kwargs if nearest else {}).items():
-        if isinstance(value, Tensor):
-            kind = "" if value.is_floating_point() else ":int"
-            shapes[name] = ",".join(map(str, value.shape)) + kind if value.dim() else "1" + kind
-        elif isinstance(value, (bool, int, float, str)):
-            shapes[name] = f"={value!r}" if isinstance(value, str) else f"={str(value).lower()}"
-        elif isinstance(value, (dict, list, tuple)):
-            shapes[name] = f"{name}.pt"
+    tried = nearest.kwargs if nearest else {}
     parameters = parameters_of(getattr(model, method))
-    names = [n for n, p in parameters if p.default is p.empty or n in shapes] or [n for n, _ in parameters[:1]]
-    words = []
-    for name in names:
-        text = shapes.get(name, "1,3,64,64")
-        words.append(f"--input {name}:{text}" if text.startswith("=") else f"--input {name}={text}")
-    return " ".join(words)
+    names = [n for n, p in parameters if p.default is p.empty or n in tried] or [n for n, _ in parameters[:1]]
+    return " ".join(_option(name, tried.get(name, noise(1, 3, 64, 64))) for name in names)
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, Tensor):
+        kind = "" if value.is_floating_point() else ":ones" if bool(value.all()) else ":int"
+        return f"--input {name}={','.join(map(str, value.shape)) or '1'}{kind}"
+    if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
+        return f"--input {name}={name}.pt"
+    return f"--input {name}:='{json.dumps(value)}'"
 
 
 def _timestep(value: float) -> Rule:

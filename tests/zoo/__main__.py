@@ -51,7 +51,8 @@ def _line(result: Result) -> str:
     ratio = result.parameters[0] / result.parameters[1] if result.parameters[1] else 0
     seconds = sum(result.seconds.values())
     head = f"{result.name}: {done}/{len(STEPS) - 1}, {result.replaced} of {result.layers} layers by {result.policy}"
-    return f"{head}, {ratio:.3g}x, {seconds:.1f} s" + "".join(f"\n    {text}" for text in wrong)
+    slow = ", ".join(f"{s} {t:.1f}" for s, t in result.seconds.items() if t > 1)
+    return f"{head}, {ratio:.3g}x, {seconds:.1f} s ({slow})" + "".join(f"\n    {text}" for text in wrong)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the leaves of its autograd graph, for these reach back to the next layers only.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,12 +44,13 @@ def flow_of(model: nn.Module, entry: EntryPoint, data: set[str]) -> Flow:
     flow, sources = Flow(), {id(p): n for n, p in model.named_parameters() if p.dim() > 1}
     names = {m: n for n, m in model.named_modules() if isinstance(m, _LAYERS)}
     kept: list[Tensor] = []
+    memo: dict[Any, frozenset[str]] = {}
     inputs = entry.inputs.map(lambda t: t.clone().requires_grad_(t.is_floating_point()))
     sources.update({id(t): DATA for n, t in inputs.tensors() if n in data})
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         for tensor in tensors_in((args, kwargs)):
-            flow.reads[names[module]] |= set(_leaves(tensor, sources))
+            flow.reads[names[module]] |= _leaves(tensor, sources, memo)
 
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         def cut(tensor: Any) -> Any:
@@ -73,36 +73,36 @@ def flow_of(model: nn.Module, entry: EntryPoint, data: set[str]) -> Flow:
         least = min(4, max((t.dim() for t in results), default=0))
         for tensor in results:
             if tensor.dim() >= least:
-                flow.writes |= set(_leaves(tensor, sources))
+                flow.writes |= _leaves(tensor, sources, memo)
     finally:
         for hook in hooks:
             hook.remove()
     return flow
 
 
-def _leaves(tensor: Tensor, sources: dict[int, str]) -> Iterator[str]:
+def _leaves(tensor: Tensor, sources: dict[int, str], memo: dict[Any, frozenset[str]]) -> frozenset[str]:
+    """What a tensor was computed from; `memo` holds what is known of the nodes of the autograd graph."""
     if tensor.grad_fn is None:
-        if id(tensor) in sources:
-            yield sources[id(tensor)]
-        return
-    waiting, seen = [tensor.grad_fn], set()
+        return frozenset([sources[id(tensor)]]) if id(tensor) in sources else frozenset()
+    waiting = [tensor.grad_fn]
     while waiting:
-        node = waiting.pop()
-        if node in seen:
+        node = waiting[-1]
+        before = [n for n, _ in node.next_functions if n is not None]
+        missing = [n for n in before if n not in memo]
+        if missing:
+            waiting += missing
             continue
-        seen.add(node)
         variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) in sources:
-            yield sources[id(variable)]
-        waiting += [n for n, _ in node.next_functions if n is not None]
+        own = [sources[id(variable)]] if variable is not None and id(variable) in sources else []
+        memo[node] = frozenset(own).union(*(memo[n] for n in before))
+        waiting.pop()
+    return memo[tensor.grad_fn]
 
 
-def contradictions(found: dict[str, str], flows: list[Flow], parameters: set[str]) -> list[str]:
-    """Where roles and flows disagree, one line each. Silent about layers that functional weights stand around.
+def contradictions(found: dict[str, str], flows: list[Flow]) -> list[str]:
+    """Where roles (by layer) and flows disagree, one line each.
 
-    Args:
-        found: role by layer.
-        parameters: names of all parameters, which tell functional layers among the sources.
+    Silent about operators with weights of their own: autograd sees no layer there.
     """
     wrong = []
     for flow in flows:
@@ -112,13 +112,9 @@ def contradictions(found: dict[str, str], flows: list[Flow], parameters: set[str
                 wrong.append(f"{name} is an input layer, but no data reaches it directly")
             if DATA in sources and not others and found.get(name) in ("inner", "output"):
                 wrong.append(f"{name} reads nothing but the data, and is called {found[name]}")
-    readers: dict[str, set[str]] = defaultdict(set)
-    for flow in flows:
-        for name, sources in flow.reads.items():
-            for source in sources:
-                readers[source].add(name)
+    layers = {name for flow in flows for name in flow.reads}
     written = set().union(*(flow.writes for flow in flows))
     for name, role in found.items():
-        if "output" in role and name not in parameters and name not in written and readers:
+        if "output" in role and name in layers and name not in written:
             wrong.append(f"{name} is an output layer, but no result comes directly from it")
     return list(dict.fromkeys(wrong))

@@ -36,7 +36,7 @@ class Row:
     Args:
         name: as people call it.
         source: a model reference, as on the command line.
-        small: its arguments for a model that runs in a test.
+        small: its arguments for a model that runs in a test; None where it comes in one size only, too large for that.
         full: its arguments at the published size, which is scanned on `meta`; None where there is none.
         inputs: shapes of the arguments that are not to be guessed, for the small model.
         full_inputs: the same for the full-size one.
@@ -46,7 +46,7 @@ class Row:
 
     name: str
     source: str
-    small: dict[str, Any] = field(default_factory=dict)
+    small: dict[str, Any] | None
     full: dict[str, Any] | None = None
     inputs: dict[str, tuple[int, ...]] | None = None
     full_inputs: dict[str, tuple[int, ...]] | None = None
