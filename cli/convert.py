@@ -62,6 +62,10 @@ def convert(
     trust_code: o.TrustCodeOption = False,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the new weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an output folder that prismify wrote.")] = False,
+    bench: Annotated[
+        bool,
+        typer.Option("--bench", help="Also measure the time of a pass before and after (takes seconds to minutes)."),
+    ] = False,
     all_layers: o.AllLayersOption = False,
     json_: o.JsonOption = False,
 ) -> None:
@@ -90,11 +94,15 @@ def convert(
     )
     with steps() as begin:
         begin("loading libraries")
+<<<<<<< HEAD
         report = (
             _plan_only(wanted, output, plan, force, begin)
             if plan_only
             else _convert(wanted, output, plan, seed, force, begin)
         )
+=======
+        report = _convert(wanted, output, plan, seed, force, bench, begin)
+>>>>>>> main
     from ..checkpoint.manifest import read_manifest
     from .render import print_json, print_report, print_written
 
@@ -120,7 +128,9 @@ def _plan_only(wanted: o.Wanted, output: Path, plan: Path | None, force: bool, b
     return scan_report(wanted, output, begin)
 
 
-def _convert(wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force: bool, begin: Begin) -> dict[str, Any]:
+def _convert(
+    wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force: bool, bench: bool, begin: Begin
+) -> dict[str, Any]:
     """Write the output folder; returns its report."""
     import torch
 
@@ -140,28 +150,34 @@ def _convert(wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force
     source = opened(wanted)
     torch.manual_seed(seed)
     if not isinstance(source, Pipeline):
-        model = _converted(source, wanted, policy, edited, begin)
+        model, latency = _converted(source, wanted, policy, edited, bench, begin)
         begin(f"writing {output}")
-        save(model, output, force=force, source=source)
+        save(model, output, force=force, source=source, latency=latency)
         return read_report(output)
     if wanted.inputs or edited:
         raise SourceError("--input and --plan belong to one model: name the folder of a pipeline's part")
-    models, refused = {}, []
+    models, latencies, refused = {}, {}, []
     for name, part in source.parts.items():
         try:
-            models[name] = _converted(part, wanted, policy, None, begin)
+            models[name], latencies[name] = _converted(part, wanted, policy, None, bench, begin)
         except PlanError as error:
             refused.append(f"{name}: {error}")
     if not models:
         raise PlanError("; ".join(refused))
     begin(f"writing {output}")
-    save_pipeline(source, models, output, force=force)
+    save_pipeline(source, models, output, force=force, latency=latencies)
     return read_report(output)
 
 
-def _converted(part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, begin: Begin) -> nn.Module:
+def _converted(
+    part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, bench: bool, begin: Begin
+) -> tuple[nn.Module, dict[str, Any] | None]:
+    """One converted model, and what was measured of it where that was asked for."""
+    import torch
+
+    from ..bench import latency
     from ..graph import unwrap
-    from ..rewrite import carry_out
+    from ..rewrite import carry_out, converted_copy
     from ..scanning import replan, scan_captured
     from .work import captured
 
@@ -170,5 +186,9 @@ def _converted(part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | No
     begin(f"deciding about {type(model).__name__}")
     plan = scan_captured(model, capture, policy) if edited is None else replan(model, capture, edited)
     begin(f"converting and checking {type(model).__name__}")
-    carry_out(model, plan, capture)
-    return model
+    if not bench:
+        carry_out(model, plan, capture)
+        return model, None
+    converted = converted_copy(model, plan, capture)
+    begin(f"measuring {type(model).__name__}")
+    return converted, latency(model, converted, plan, capture, torch.device("cpu"))

@@ -69,6 +69,17 @@ def convert(
     """
     inner: M = unwrap(model)  # type: ignore[assignment]
     capture, plan = _settled(inner, plan, args, kwargs, policy)
+    return converted_copy(inner, plan, capture if check else None)
+
+
+def converted_copy(inner: M, plan: Plan, capture: Capture | None) -> M:
+    """`carry_out` on a copy of an unwrapped model.
+
+    Raises:
+        PlanError: the plan does not fit the model, or replaces nothing.
+        ConversionError: the checks failed, or the model cannot be copied.
+    """
+    _require_work(plan)
     new = _build(inner, plan)
     modules = dict(inner.named_modules())
     operators = {n: m for n, m in new.items() if not is_layer(modules.get(n))}
@@ -84,7 +95,7 @@ def convert(
                 setattr(module, hooks, copy.deepcopy(getattr(modules[name], hooks), memo))
     if isinstance(converted, fx.GraphModule):
         replace_operators(converted, operators)
-    if check:
+    if capture is not None:
         verify(converted, capture, new)
     _attach(converted, plan)
     return converted

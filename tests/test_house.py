@@ -20,7 +20,9 @@ ORDER = [
     {"graph"},
     {"validation", "count", "inventory", "plan", "policies"},
     {"scanning", "report"},
-    {"rewrite", "rewrite_graph", "verify", "handoff", "bench"},
+    {"rewrite", "rewrite_graph", "verify", "handoff"},
+    {"fusion"},
+    {"bench"},
     {"checkpoint"},
     {"cli"},
 ]

@@ -57,6 +57,7 @@ def save(
     reference: str | None = None,
     arguments: dict[str, Any] | None = None,
     source: Source | None = None,
+    latency: dict[str, Any] | None = None,
 ) -> None:
     """Write a converted model as a folder that `load` reads back bit for bit.
 
@@ -70,6 +71,7 @@ def save(
         force: replace a folder that prismify wrote.
         reference, arguments: how to build the original again, such as "package.module:factory".
         source: where the model was loaded from, as the command line knows it.
+        latency: what `prismify.bench.latency` measured, for the report.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
@@ -83,10 +85,12 @@ def save(
     if source is None:
         source = _source_of(model, reference, arguments)
     with whole_folder(folder, force=force) as draft:
-        write_model(model, plan, source, draft)
+        write_model(model, plan, source, draft, latency)
 
 
-def write_model(model: nn.Module, plan: Plan, source: Source, draft: Path) -> None:
+def write_model(
+    model: nn.Module, plan: Plan, source: Source, draft: Path, latency: dict[str, Any] | None = None
+) -> None:
     """Fill an empty folder with everything about one converted model."""
     rebuild, config = (source.rebuild, source.config) if source.rebuild is not None else describe(model)
     rebuild = write_structure(model, rebuild, draft)
@@ -98,7 +102,7 @@ def write_model(model: nn.Module, plan: Plan, source: Source, draft: Path) -> No
         if buffers := changed_buffers(model, fresh):
             write_safetensors(buffers, draft / BUFFERS_NAME)
     origin = source.described()
-    report = build_report(plan, source.label, origin)
+    report = build_report(plan, source.label, origin, latency)
     write_safetensors(unique_state(model), draft / WEIGHTS_NAME)
     write_json(draft / REPORT_NAME, report)
     (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8")

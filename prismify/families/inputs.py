@@ -158,6 +158,12 @@ def _hunyuan_rotation(hints: Hints) -> tuple[Tensor, Tensor]:
     return torch.ones(shape), torch.zeros(shape)
 
 
+def _stable_audio_rotation(hints: Hints) -> tuple[Tensor, Tensor]:
+    """One position a sample, and one for the global token."""
+    shape = _width(hints, "sample_size") + 1, _width(hints, "attention_head_dim") // 2
+    return torch.ones(shape), torch.zeros(shape)
+
+
 def _square(*keys: str) -> Rule:
     return lambda hints: hints.noise(1, _width(hints, *keys), hints.size(), hints.size())
 
@@ -172,6 +178,9 @@ _HUNYUAN_DIT: dict[str, Rule] = {
     "style": lambda hints: torch.zeros(1, dtype=torch.long),
     "image_rotary_emb": _hunyuan_rotation,
 }
+_COGVIEW_SIZES: dict[str, Rule] = dict.fromkeys(
+    ("original_size", "target_size", "crop_coords"), lambda hints: torch.full((1, 2), 64.0)
+)
 #: What one model alone asks for, by library and class.
 MODELS: dict[str, dict[str, Rule]] = {
     "diffusers.AutoencoderOobleck": {
@@ -181,7 +190,14 @@ MODELS: dict[str, dict[str, Rule]] = {
         "hidden_states": _cogvideox_video,
         "encoder_hidden_states": lambda h: h.noise(1, _width(h, "max_text_seq_length"), _width(h, "text_embed_dim")),
     },
+    "diffusers.CogView4Transformer2DModel": _COGVIEW_SIZES,
     "diffusers.HunyuanDiT2DModel": _HUNYUAN_DIT,
+    "diffusers.I2VGenXLUNet": {
+        "sample": lambda h: h.noise(1, _width(h, "in_channels"), 2, 32, 32),
+        "fps": lambda h: torch.full((1,), 16.0),
+        "image_latents": lambda h: h.noise(1, _width(h, "in_channels"), 2, 32, 32),
+        "image_embeddings": _vector("cross_attention_dim"),
+    },
     "diffusers.Kandinsky3UNet": {"encoder_attention_mask": _ones},
     "diffusers.LTXVideoTransformer3DModel": {
         "hidden_states": _tokens("in_channels"),
@@ -197,6 +213,12 @@ MODELS: dict[str, dict[str, Rule]] = {
         "hidden_states": _tokens("in_channels"),
         "encoder_hidden_states_mask": _ones,
         "img_shapes": _constant([[(1, _SIDE, _SIDE)]]),
+    },
+    "diffusers.StableAudioDiTModel": {
+        "hidden_states": lambda h: h.noise(1, _width(h, "in_channels"), _width(h, "sample_size")),
+        "encoder_hidden_states": _text("cross_attention_input_dim"),
+        "global_hidden_states": lambda h: h.noise(1, 1, _width(h, "global_states_input_dim")),
+        "rotary_embedding": _stable_audio_rotation,
     },
     "diffusers.StableCascadeUNet": {
         "clip_text_pooled": lambda h: h.noise(1, 1, _width(h, "clip_text_pooled_in_channels")),
