@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,14 @@ def convert(
             rich_help_panel="What is replaced",
         ),
     ] = None,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only",
+            help="Write only the plan, as the JSON file --output, to edit and give to --plan.",
+            rich_help_panel="What is replaced",
+        ),
+    ] = False,
     input: o.InputOption = None,
     method: o.MethodOption = None,
     allow: o.AllowOption = None,
@@ -85,7 +94,15 @@ def convert(
     )
     with steps() as begin:
         begin("loading libraries")
+<<<<<<< HEAD
+        report = (
+            _plan_only(wanted, output, plan, force, begin)
+            if plan_only
+            else _convert(wanted, output, plan, seed, force, begin)
+        )
+=======
         report = _convert(wanted, output, plan, seed, force, bench, begin)
+>>>>>>> main
     from ..checkpoint.manifest import read_manifest
     from .render import print_json, print_report, print_written
 
@@ -93,7 +110,22 @@ def convert(
         print_json({**report, "output": str(output)})
     else:
         print_report(report, all_layers=all_layers)
-        print_written(output, read_manifest(output))
+        if plan_only:
+            print(f"plan written to {output}: edit it, then convert with --plan {output}", file=sys.stderr)
+        else:
+            print_written(output, read_manifest(output))
+
+
+def _plan_only(wanted: o.Wanted, output: Path, plan: Path | None, force: bool, begin: Begin) -> dict[str, Any]:
+    """Write the plan of a conversion that is not made; returns its report."""
+    from ..errors import OutputError, PlanError
+    from .scan import scan_report
+
+    if plan is not None:
+        raise PlanError("--plan-only writes a plan: drop --plan")
+    if output.is_dir() or (output.exists() and not force):
+        raise OutputError(f"{output} exists; --plan-only writes a JSON file: choose another name, or add --force")
+    return scan_report(wanted, output, begin)
 
 
 def _convert(

@@ -235,6 +235,8 @@ def _carried_out(
 def _require_work(plan: Plan) -> None:
     if not plan.replaced:
         kept = [f"{g['layers']} {g['meaning']}" for g in kept_groups(plan)[:3]]
+        if plan.layers and all(d.role == "unknown" for d in plan.layers):
+            kept += plan.notes[:1]  # why nothing is known, and what to do about it
         raise PlanError(f"{plan.model} has nothing to convert: " + ("; ".join(kept) or "it has no layers"))
 
 
