@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..families import FAMILIES
-from ..report import excluded_text, human, human_bytes, inputs_text, ratio_text
+from ..report import excluded_text, human, human_bytes, inputs_text, ratio_text, slower
+from .measurements import PASSES, pass_table
 from .table import layer_table
 
 _LEAST_WIDTH = 76
@@ -86,6 +87,8 @@ def _print_model(console: Console, report: dict[str, Any], all_layers: bool) -> 
     if report["kept"]:
         console.print()
         console.print(_kept(report))
+    if "latency" in report:
+        _print_latency(console, report["latency"])
     console.print()
     for row in report["capture"]:
         console.print(f"[dim]Read {row['method']} by {row['technique']} with {escape(inputs_text(row))}.[/]")
@@ -95,6 +98,21 @@ def _print_model(console: Console, report: dict[str, Any], all_layers: bool) -> 
         console.print("[yellow]The source is an architecture without weights: every weight is fresh.[/]")
     for note in report["notes"]:
         console.print(f"[yellow]{escape(note)}[/]")
+
+
+def _print_latency(console: Console, latency: dict[str, Any]) -> None:
+    console.print()
+    console.print(
+        f"Measured on {escape(latency['device'])}, {latency['threads']} threads, {latency['method']}: "
+        f"{escape(latency['inputs'])}."
+    )
+    for name in PASSES:
+        console.print()
+        console.print(pass_table(name, latency[name]))
+    for line in slower(latency):
+        console.print(f"[yellow]{escape(line)}[/]")
+    if latency["not_fused"] is not None:
+        console.print(f"[dim]Not measured fused: {escape(latency['not_fused'])}[/]")
 
 
 def _print_excluded(console: Console, report: dict[str, Any]) -> None:

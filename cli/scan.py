@@ -21,6 +21,7 @@ def scan(
     topology: o.TopologyOption = "zero",
     depth: o.DepthOption = None,
     feed_forward: o.FeedForwardOption = False,
+    context: o.ContextOption = False,
     channel_kernel: o.ChannelKernelOption = 3,
     bias: o.BiasOption = "scalar",
     include: o.IncludeOption = None,
@@ -61,6 +62,7 @@ def scan(
             bias=bias,
             depth=depth,
             feed_forward=feed_forward,
+            context=context,
             min_width=min_width,
             min_volume=min_volume,
             include=include,
@@ -69,7 +71,7 @@ def scan(
     )
     with steps() as begin:
         begin("loading libraries")
-        report = _scan(wanted, plan_out, begin)
+        report = scan_report(wanted, plan_out, begin)
     from .render import print_json, print_report
 
     if json_:
@@ -80,7 +82,7 @@ def scan(
             print(f"plan written to {plan_out}", file=sys.stderr)
 
 
-def _scan(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, Any]:
+def scan_report(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, Any]:
     """The report; the plan goes to `plan_out` where one is wanted."""
     from ..checkpoint import Pipeline, Source, pipeline_report
     from ..checkpoint.atomic import whole_file

@@ -34,6 +34,11 @@ def build_for_scan(source: Source) -> nn.Module | ExportedProgram:
         return source.build()
 
 
+def as_module(model: nn.Module | ExportedProgram) -> nn.Module:
+    """What runs: a module itself, of an exported program its graph."""
+    return model if isinstance(model, nn.Module) else program_module(model)
+
+
 def captured(
     model: nn.Module | ExportedProgram,
     wanted: Wanted,

@@ -108,8 +108,8 @@ def _rows(draft: _Draft, node: fx.Node, weight: str) -> set[str]:
     same = memory(draft.program.state_dict[weight])
     aliases = {n for n, t in draft.program.state_dict.items() if memory(t) == same}
     rows = {name.removesuffix(".weight") for name in aliases}
-    ran = draft.first.get(module_of_node(node)[1], "")
-    return {ran} if ran in rows else rows
+    ran = draft.first.get(module_of_node(node)[1])
+    return {ran} if ran is not None and ran in rows else rows
 
 
 def _new_parameters(draft: _Draft, name: str, module: nn.Module, doomed: set[fx.Node]) -> dict[str, fx.Node]:

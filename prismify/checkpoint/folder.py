@@ -68,6 +68,7 @@ def save(
     reference: str | None = None,
     arguments: dict[str, Any] | None = None,
     source: Source | None = None,
+    latency: dict[str, Any] | None = None,
 ) -> None:
     """Write a converted model as a folder that `load` reads back bit for bit.
 
@@ -82,6 +83,7 @@ def save(
         force: replace a folder that prismify wrote.
         reference, arguments: how to build the original again, such as "package.module:factory".
         source: where the model was loaded from, as the command line knows it.
+        latency: what `prismify.bench.latency` measured, for the report.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
@@ -97,10 +99,12 @@ def save(
     if isinstance(model, nn.Module) and source.rebuild is None and holds_graph(model):
         model = _exported(model, plan)
     with whole_folder(folder, force=force) as draft:
-        write_model(model, plan, source, draft)
+        write_model(model, plan, source, draft, latency)
 
 
-def write_model(model: nn.Module | ExportedProgram, plan: Plan, source: Source, draft: Path) -> None:
+def write_model(
+    model: nn.Module | ExportedProgram, plan: Plan, source: Source, draft: Path, latency: dict[str, Any] | None = None
+) -> None:
     """Fill an empty folder with everything about one converted model."""
     if isinstance(model, ExportedProgram):
         rebuild: dict[str, Any] = {"kind": "exported"}
@@ -109,7 +113,7 @@ def write_model(model: nn.Module | ExportedProgram, plan: Plan, source: Source, 
     else:
         rebuild, module = _write_module(model, plan, source, draft), model
     origin = source.described()
-    report = build_report(plan, source.label, origin)
+    report = build_report(plan, source.label, origin, latency)
     write_json(draft / REPORT_NAME, report)
     (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8")
     (draft / RECIPE_NAME).write_text(recipe_text(plan, module), encoding="utf-8")

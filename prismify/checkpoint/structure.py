@@ -84,7 +84,7 @@ def build_structure(
                 raise SourceError(f"{folder} has lost its {CONFIG_NAME}")
             return replay(build_empty(lambda: family("diffusers").from_config(config)), plan)
         if kind == "reference":
-            return replay(_referred(folder, how, trust_code).build(empty=True), plan)
+            return replay(referred(folder, how, trust_code).build(empty=True), plan)
     raise SourceError(f"{folder / MANIFEST_NAME}: cannot rebuild a model of kind {kind!r}")
 
 
@@ -125,7 +125,12 @@ def damaged_if_it_fails(folder: Path) -> Iterator[None]:
         raise SourceError(f"{folder} is damaged: {type(error).__name__}: {text}") from error
 
 
-def _referred(folder: Path, how: dict[str, Any], trust_code: bool) -> Reference:
+def referred(folder: Path, how: dict[str, Any], trust_code: bool) -> Reference:
+    """The factory that a folder names, its file looked for in the folder itself.
+
+    Raises:
+        SourceError: it runs code that is not trusted.
+    """
     reference = parse_reference(str(how.get("reference")), how.get("arguments")).without_pretrained()
     if reference.runs_code and not trust_code:
         raise SourceError(
