@@ -22,9 +22,12 @@ ORDER = [
     {"rewrite", "rewrite_graph", "verify", "handoff", "bench"},
     {"families"},
     {"checkpoint"},
+    {"training"},
+    {"metrics"},
+    {"recipes"},
     {"cli"},
 ]
-HEAVY = ("diffusers", "timm", "torchvision", "triton", "numba", "rich", "typer")
+HEAVY = ("diffusers", "timm", "torchvision", "triton", "numba", "rich", "typer", "accelerate", "torchmetrics")
 
 
 def room(name: str) -> int:
