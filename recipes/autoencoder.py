@@ -16,7 +16,7 @@ from prismify.errors import RecipeError
 from prismify.training import losses
 from prismify.training.average import Average
 from prismify.training.begin import freeze_unused, introduce
-from prismify.training.discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable
+from prismify.training.discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
 from prismify.training.ending import end_run
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
 from prismify.training.models import decode, encode, is_autoencoder, open_model
@@ -77,6 +77,12 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False) -> 
         torch.manual_seed(recipe.train.seed)
         judge, judge_optimizer = None, None
         if loss.adversarial:
+            least = smallest_side(loss.discriminator)
+            if min(probe.shape[2:]) < least:
+                raise RecipeError(
+                    f"images of {probe.shape[3]}x{probe.shape[2]} leave the discriminator no patch: it needs {least} "
+                    "pixels a side (lower loss.discriminator.layers)"
+                )
             judge = Judged(PatchDiscriminator(recipe.data.channels, loss.discriminator)).to(run.device)
             judge_optimizer = adam(judge, recipe.train, loss.discriminator.learning_rate)
             parts |= {"judge": judge, "judge_optimizer": judge_optimizer}
