@@ -30,12 +30,16 @@ def psnr(output: Tensor, target: Tensor, value_range: tuple[float, float]) -> Te
 
 @torch.no_grad()
 def measure_reconstruction(
-    run: Run, model: nn.Module, held_out: Stream, lpips: LPIPS | None
+    run: Run, model: nn.Module, held_out: Stream, lpips: LPIPS | None, teacher: nn.Module | None = None
 ) -> tuple[dict[str, float], Any]:
-    """PSNR (and LPIPS) of held-out images, shared among the processes, and a sheet of the first of them."""
+    """PSNR (and LPIPS) of held-out images, shared among the processes, and a sheet of the first of them.
+
+    Args:
+        teacher: is measured beside the model, and its pictures stand below the model's.
+    """
     value_range = held_out.data.range
-    sums = torch.zeros(3, dtype=torch.float64, device=run.device)
-    shown: list[tuple[Any, Any]] = []
+    sums = torch.zeros(4, dtype=torch.float64, device=run.device)
+    shown: list[list[Any]] = []
     wanted = run.recipe.log.images
     for images in held_out.in_order(run.shares.size, run.shares.rank, run.shares.processes):
         images = images.to(run.device)
@@ -44,22 +48,28 @@ def measure_reconstruction(
         sums[1] += psnr(output, images, value_range).sum()
         if lpips is not None:
             sums[2] += lpips(unit_range(output, value_range), unit_range(images, value_range)).sum()
-        if sum(len(o) for o, _ in shown) < wanted:
-            shown.append((to_pixels(images, value_range), to_pixels(output, value_range)))
-    count, decibels, distance = run.average(sums.float()).tolist()
+        rows = [images, output]
+        if teacher is not None:
+            rows.append(reconstruct(teacher, images))
+            sums[3] += psnr(rows[-1], images, value_range).sum()
+        if sum(len(row[0]) for row in shown) < wanted:
+            shown.append([to_pixels(row, value_range) for row in rows])
+    count, decibels, distance, its = run.average(sums.float()).tolist()
     values = {"psnr": decibels / count}
     if lpips is not None:
         values["lpips"] = distance / count
+    if teacher is not None:
+        values["teacher_psnr"] = its / count
     return values, _page(shown, wanted)
 
 
-def _page(shown: list[tuple[Any, Any]], wanted: int) -> Any:
+def _page(shown: list[list[Any]], wanted: int) -> Any:
     """Originals above their reconstructions, as many as were asked for of the first batch's size."""
     import numpy as np
 
     shape = shown[0][0].shape[1:]
-    alike = [pair for pair in shown if pair[0].shape[1:] == shape]
-    return sheet([np.concatenate([pair[row] for pair in alike])[: max(1, wanted)] for row in (0, 1)])
+    alike = [rows for rows in shown if rows[0].shape[1:] == shape]
+    return sheet([np.concatenate(same)[: max(1, wanted)] for same in zip(*alike, strict=True)])
 
 
 def last_layer_of(model: nn.Module) -> Tensor:

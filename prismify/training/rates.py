@@ -41,7 +41,7 @@ def adam(model: nn.Module, train: Train, rate: float | None = None) -> torch.opt
         if parameters
     ]
     make = torch.optim.AdamW if train.weight_decay else torch.optim.Adam
-    return make(groups, lr=base, betas=train.betas, weight_decay=train.weight_decay)
+    return make(groups, lr=base, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay)
 
 
 def scheduled(train: Train, step: int, steps: int) -> float:

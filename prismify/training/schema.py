@@ -106,7 +106,7 @@ class Train:
         steps, epochs: how long; one of the two.
         max_minutes: stop after this much training time, whatever `steps` says.
         schedule: of the learning rate, after `warmup_steps` of linear rise, down to `final_rate` of it.
-        betas, weight_decay: of Adam (AdamW where the decay is not zero).
+        betas, eps, weight_decay: of Adam (AdamW where the decay is not zero).
         rates: factors by kind of layer.
         clip: the norm that gradients are cut down to; None leaves them.
         ema: decay of the averaged weights that are measured and shipped; None keeps no average.
@@ -127,6 +127,7 @@ class Train:
     warmup_steps: int = 0
     final_rate: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     weight_decay: float = 0.0
     rates: Rates = Rates()
     clip: float | None = None

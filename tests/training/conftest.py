@@ -81,6 +81,7 @@ def recipe(tmp_path: Path, converted: Path, pictures: Path) -> Callable[..., dic
 def train() -> Callable[..., tuple[Path, list[Any]]]:
     """`train(recipe data)` in this process: the run's folder, and what it told."""
     from prismify.recipes import carry_out
+
     from prismify.training.recipe import recipe_from
 
     def run(content: dict[str, Any], **how: Any) -> tuple[Path, list[Any]]:
