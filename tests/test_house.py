@@ -24,9 +24,12 @@ ORDER = [
     {"fusion"},
     {"bench"},
     {"checkpoint"},
+    {"training"},
+    {"metrics"},
+    {"recipes"},
     {"cli"},
 ]
-HEAVY = ("diffusers", "timm", "torchvision", "triton", "numba", "rich", "typer")
+HEAVY = ("diffusers", "timm", "torchvision", "triton", "numba", "rich", "typer", "accelerate", "torchmetrics")
 
 
 def room(name: str) -> int:
