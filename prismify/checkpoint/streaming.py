@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,14 @@ from .weights import read_state, shard_of
 
 def draw_new_weights(model: nn.Module) -> None:
     """Give the operators of a model on `meta` memory and first weights; what stays is still to be read."""
-    made: dict[int, nn.Parameter] = {}
+    made: dict[int, nn.Parameter] = {}  # layers that shared a weight share the new one
     for module in model.modules():
         own = {name: p for name, p in module._parameters.items() if p is not None and p.is_meta}
         if own and type(module).__module__.startswith("prismify.layers") and hasattr(module, "reset_parameters"):
             for name, parameter in own.items():
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype)
                 module._parameters[name] = made.setdefault(id(parameter), nn.Parameter(empty))
-            module.reset_parameters()
+            cast(Any, module).reset_parameters()
 
 
 def write_streamed(model: nn.Module, source: Source, path: Path) -> None:
@@ -57,8 +57,8 @@ def _parts(state: Mapping[str, Tensor], source: Source) -> Iterator[Part]:
                 yield Part(name, at.dtype, at.shape, at.copy_to)
         else:
             for name in names:
-                tensor = state[name]
-                yield Part(name, tensor.dtype, tuple(tensor.shape), _Pickled(file, source.stored[name]))
+                kept = state[name]
+                yield Part(name, kept.dtype, tuple(kept.shape), _Pickled(file, source.stored[name]))
 
 
 class _Pickled:

@@ -40,7 +40,7 @@ class Stored:
         if tensor.numel():
             with self.path.open("rb") as file:
                 file.seek(self.begin)
-                into = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+                into: Any = tensor.reshape(-1).view(torch.uint8).numpy()
                 if file.readinto(into) != self.end - self.begin:
                     raise SourceError(f"{self.path} is truncated")
         return tensor
