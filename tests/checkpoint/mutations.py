@@ -279,7 +279,7 @@ def main(root: Path, seed: int, count: int) -> dict[str, Any]:
     wrong: list[str] = []
     seconds: Counter[str] = Counter()
     quick = [kind for kind in found if not kind.startswith("convert")]
-    order = [*quick * 4, *(kind for kind in found if kind not in quick)]  # a conversion takes as long as ten loads
+    order = [*quick * 8, *(kind for kind in found if kind not in quick)]  # a conversion takes as long as ten loads
     for number in range(count):
         draw = random.Random(seed + number)
         kind = order[number % len(order)]

@@ -75,7 +75,8 @@ def attacks(marker: Path) -> dict[str, Callable[[Any], Any]]:
     call = f"__import__('os').system('touch {marker}')"
     spec = '[1, {"type": "collections.defaultdict", "context": "%s", "children_spec": []}]'
     context = json.dumps({"default_factory_module": "antigravity", "default_factory_name": "fly", "dict_context": []})
-    enum = '[1, {"type": "builtins.dict", "context": "{\\"__enum__\\": true, \\"fqn\\": \\"this:x\\"}", "children_spec": []}]'
+    member = json.dumps({"__enum__": True, "fqn": "this:x", "name": "y"})
+    enum = json.dumps([1, {"type": "builtins.dict", "context": member, "children_spec": []}])
 
     def set_in(find: Callable[[Any], Any], key: str, value: Any) -> Callable[[Any], Any]:
         return lambda model: find(model).__setitem__(key, value)
