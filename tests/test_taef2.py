@@ -91,6 +91,7 @@ def test_the_converted_folder_loads_in_a_fresh_process(taef2, shared_data, tmp_p
         exact(torch.load(tmp_path / "y.pt"), converted(x))
 
 
+@pytest.mark.slow
 def test_an_exported_program_is_converted_by_the_command_line(pretrained, shared_data, tmp_path):
     """No Python source of the model: from `.pt2` to `.pt2`, run in a process that has no prismify."""
     from prismify.cli.main import app
@@ -104,7 +105,8 @@ def test_an_exported_program_is_converted_by_the_command_line(pretrained, shared
     assert ran.exit_code == 0, ran.stderr
     torch.save(x, tmp_path / "x.pt")
     code = (
-        "import sys, torch; sys.modules['prismify'] = None; program = torch.export.load(sys.argv[1] + '/out/model.pt2')\n"
+        "import sys, torch; sys.modules['prismify'] = None\n"
+        "program = torch.export.load(sys.argv[1] + '/out/model.pt2')\n"
         "with torch.inference_mode():\n"
         "    torch.save(program.module()(torch.load(sys.argv[1] + '/x.pt')), sys.argv[1] + '/y.pt')"
     )
