@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no such package": (["no_package.x:make"], "cannot import 'no_package.x'"),
     "module and model": (["linear_module.pt", *RESNET], "linear_module.pt holds a whole Linear: drop --model"),
     "reference and model": (["timm:test_resnet", *RESNET], "--model names the architecture of a weights file"),
-    "folder and model": (["photos", *RESNET], "drop --model and --arg"),
+    "folder and model": (["photos", *RESNET], "photos holds no weights under a name such as"),
     "factory fails": (["no_match.py:fails"], "no_match.py:fails failed: RuntimeError: first second"),
     "factory gives text": (["no_match.py:text"], "no_match.py:text returned a str, not an nn.Module"),
     "wrong argument": (["net.py:make", "--arg", "depth=3"], "net.py:make failed: TypeError"),
