@@ -89,7 +89,8 @@ def open_source(
         )
     if model or config or select != Selection():
         raise SourceError(
-            "--model, --config, --prefix and --ema belong to a weights file; SOURCE is a model reference itself"
+            "--model names the architecture of a weights file, and --config, --prefix and --ema speak of one; "
+            "SOURCE is a model reference itself"
         )
     return _reference(parse_reference(source, arguments))
 

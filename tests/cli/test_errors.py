@@ -59,8 +59,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "empty pickle": (["list_of_numbers.pt", *RESNET], "list_of_numbers.pt is damaged"),
     "misfit": (
         ["linear.pt", *RESNET],
-        "linear.pt does not fit the model: conv1.weight is missing (the model has (64, 3, 7, 7)); "
-        "bn1.weight is missing (the model has (64)); bn1.bias is missing (the model has (64)); and 121 more",
+        "linear.pt does not fit the model: it holds weight (1 tensor), bias (1 tensor), and none of the model's names, "
+        "such as conv1.weight (64, 3, 7, 7)",
     ),
     "bare state dict": (["linear.pt"], "linear.pt holds weights without an architecture: name it with --model"),
     "number": (["number.pt", *RESNET], "number.pt holds a int, neither a state dict nor a module"),
