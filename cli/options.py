@@ -80,6 +80,14 @@ FeedForwardOption = Annotated[
     bool,
     typer.Option("--feed-forward", help="Also inner linear layers (policy volumes).", rich_help_panel=_POLICY),
 ]
+ContextOption = Annotated[
+    bool,
+    typer.Option(
+        "--context",
+        help="Also projections of a cross-attention's context that are not C->C (policy volumes).",
+        rich_help_panel=_POLICY,
+    ),
+]
 ChannelKernelOption = Annotated[
     int, typer.Option(metavar="K", help="Kernel size along the channels; odd.", rich_help_panel=_POLICY)
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import fx, nn
 
 from .errors import ConversionError, PlanError, ShapeError
 from .graph import Capture, capture_all, unwrap
-from .inventory import is_layer, obstacle_of, widths_of
-from .layers import build_operator
+from .layers import PrismMultihead, build_operator
+from .obstacles import is_layer, obstacle_of, widths_of
 from .plan import Decision, Plan, Totals
 from .policies import Policy
 from .report import kept_groups
@@ -91,10 +91,13 @@ def converted_copy(inner: M, plan: Plan, capture: Capture | None) -> M:
         raise ConversionError(f"{type(inner).__name__} cannot be copied ({error}); use convert_ in place") from error
     for name, module in new.items():
         if name not in operators:
+            if isinstance(module, PrismMultihead) and f"{name}.out_proj".lstrip(".") not in new:
+                module.out_proj = copy.deepcopy(module.out_proj, memo)
             for hooks in _HOOKS:  # a hook that is a method of the model becomes the copy's method
                 setattr(module, hooks, copy.deepcopy(getattr(modules[name], hooks), memo))
     if isinstance(converted, fx.GraphModule):
         replace_operators(converted, operators)
+    _without_nested_tensors(converted)
     if capture is not None:
         verify(converted, capture, new)
     _attach(converted, plan)
@@ -138,8 +141,8 @@ def carry_out(model: nn.Module, plan: Plan, capture: Capture | None) -> None:
         try:
             verify(model, capture, new)
         except BaseException:
-            for parent, attribute, old in undo:
-                parent._modules[attribute] = old
+            for holder, attribute, old in undo:
+                holder[attribute] = old
             raise
     _attach(model, plan)
 
@@ -194,10 +197,25 @@ def _build(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
             setattr(module, hooks, getattr(old, hooks))
         # Layers that shared a weight or a bias share the new one.
         for name, parameter in list(module.named_parameters()):
-            replaced = old.bias if name == "bias" else old.weight
-            module.register_parameter(name, made.setdefault((id(replaced), name), parameter))
+            holder, _, leaf = name.rpartition(".")
+            shared = made.setdefault((id(_replaced(old, name)), name), parameter)
+            module.get_submodule(holder).register_parameter(leaf, shared)
         new[row.name] = module
+    for name, module in new.items():
+        if isinstance(module, PrismMultihead):
+            module.out_proj = new.get(f"{name}.out_proj".lstrip("."), modules[name].out_proj)
     return new
+
+
+def _replaced(old: nn.Module, name: str) -> Any:
+    """The parameter of a layer that a replacement's parameter `name` comes in the place of; None for none."""
+    if not isinstance(old, nn.MultiheadAttention):
+        return old.bias if name == "bias" else old.weight
+    projection, _, leaf = name.rpartition(".")
+    if projection == "out_proj":
+        return old.out_proj.bias if leaf == "bias" else old.out_proj.weight
+    packed = old.in_proj_bias if leaf == "bias" else old.in_proj_weight
+    return packed if packed is not None else getattr(old, f"{projection}_weight", None)
 
 
 def _replaceable(model: nn.Module, modules: dict[str, nn.Module], row: Decision) -> nn.Module:
@@ -217,16 +235,26 @@ def _replaceable(model: nn.Module, modules: dict[str, nn.Module], row: Decision)
     return layer
 
 
-def _swap(model: nn.Module, new: dict[str, nn.Module]) -> list[tuple[nn.Module, str, nn.Module]]:
+def _swap(model: nn.Module, new: dict[str, nn.Module]) -> list[tuple[dict[str, Any], str, Any]]:
     """Put the replacements in every place their modules stand; returns what undoes it."""
     modules = dict(model.named_modules())
     by_id = {id(modules[name]): module for name, module in new.items()}
-    undo = []
+    undo: list[tuple[dict[str, Any], str, Any]] = []
     for parent in list(modules.values()):
         for attribute, child in list(parent._modules.items()):
             if child is not None and id(child) in by_id:
-                undo.append((parent, attribute, child))
+                undo.append((cast(dict[str, Any], parent._modules), attribute, child))
                 parent._modules[attribute] = by_id[id(child)]
+    return undo + _without_nested_tensors(model)
+
+
+def _without_nested_tensors(model: nn.Module) -> list[tuple[dict[str, Any], str, Any]]:
+    """Keep torch's encoders from packing padded inputs for a fast path of dense attention's; what undoes it."""
+    undo: list[tuple[dict[str, Any], str, Any]] = []
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, PrismMultihead) for m in module.modules()):
+            undo.append((module.__dict__, "use_nested_tensor", module.use_nested_tensor))
+            module.use_nested_tensor = False
     return undo
 
 
@@ -234,13 +262,26 @@ def _attach(model: nn.Module, plan: Plan) -> None:
     """Leave the plan on the model, joined with that of an earlier conversion."""
     earlier: Plan | None = getattr(model, "prismify_plan", None)
     if earlier is not None:
-        done = {d.name: d for d in earlier.replaced}
-        layers = tuple(done.get(d.name, d) for d in plan.layers)
         plan = dataclasses.replace(
             plan,
-            layers=layers,
+            layers=_joined(earlier, plan),
             parameters=Totals(earlier.parameters.before, plan.parameters.after),
             macs=Totals(earlier.macs.before, plan.macs.after),
             size_bytes=Totals(earlier.size_bytes.before, plan.size_bytes.after),
         )
     model.prismify_plan = plan  # type: ignore[assignment]
+
+
+def _joined(earlier: Plan, plan: Plan) -> tuple[Decision, ...]:
+    """The rows of a plan made for a converted model, as rows of the model before its first conversion."""
+    done = {d.name: d for d in earlier.replaced}
+    # A packed attention has no row of its own any more: its projections' rows stand in its place.
+    packed = [name for name in done if name not in {d.name for d in plan.layers}]
+    rows: dict[str, Decision] = {}
+    for row in plan.layers:
+        above = next((name for name in packed if row.name.startswith(f"{name}.")), None)
+        if above is not None:
+            rows.setdefault(above, done[above])
+        if above is None or row.name in done or row.name == f"{above}.out_proj":
+            rows[row.name] = done.get(row.name, row)
+    return tuple(rows.values())

@@ -17,7 +17,7 @@ ORDER = [
     {"kernels"},
     {"layers"},
     {"graph"},
-    {"validation", "count", "inventory", "plan", "policies"},
+    {"validation", "count", "obstacles", "projections", "inventory", "plan", "policies"},
     {"scanning", "report"},
     {"rewrite", "rewrite_graph", "verify", "handoff"},
     {"fusion"},
