@@ -55,8 +55,8 @@ def blocks(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[dict[str, Callab
     return {"unfused": unfused, "fused": fused, "operator alone": operator}, leaves
 
 
-def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each call; they take turns, so that a busy moment meets all of them."""
+def measured(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, dict[str, float]]:
+    """Milliseconds of each call, median and fastest; they take turns, so that a busy moment meets all of them."""
     for call in calls.values():
         for _ in range(3):
             call()
@@ -67,7 +67,7 @@ def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str,
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: {"median": statistics.median(values), "fastest": min(values)} for name, values in times.items()}
 
 
 def saved_bytes(call: Callable[[], Tensor], leaves: list[Tensor]) -> int:
@@ -104,7 +104,7 @@ def measure(shape: tuple[int, ...], dtype: torch.dtype, seconds: float) -> dict[
 
     row: dict[str, object] = {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
     for job, wrap in (("forward", inference), ("forward_backward", training)):
-        row[f"{job}_ms"] = medians({name: wrap(call) for name, call in forms.items()}, seconds)
+        row[f"{job}_ms"] = measured({name: wrap(call) for name, call in forms.items()}, seconds)
     row["saved_bytes"] = {name: saved_bytes(forms[name], leaves) for name in ("unfused", "fused")}
     return row
 
@@ -121,11 +121,11 @@ def main() -> None:
         for shape in SHAPES:
             row = measure(shape, getattr(torch, name), arguments.seconds)
             rows.append(row)
-            line = f"{name:9} {'x'.join(map(str, shape)):16}"
+            line = f"{name:9} {'x'.join(map(str, shape)):14}"
             for job in ("forward_ms", "forward_backward_ms"):
-                ms = row[job]
-                line += f"  {ms['unfused']:8.2f} {ms['fused']:8.2f} {ms['unfused'] / ms['fused']:5.2f}x"  # type: ignore[index]
-                line += f" ({ms['operator alone']:.2f})"  # type: ignore[index]
+                for kind in ("median", "fastest"):
+                    apart, one = (row[job][form][kind] for form in ("unfused", "fused"))  # type: ignore[index]
+                    line += f"  {kind} {apart:.2f} -> {one:.2f} ({apart / one:.2f}x)"
             kept = row["saved_bytes"]
             print(f"{line}  {kept['unfused'] / 2**20:.1f} -> {kept['fused'] / 2**20:.2f} MiB", flush=True)  # type: ignore[index]
     if arguments.output:
