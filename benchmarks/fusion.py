@@ -1,6 +1,6 @@
 """GroupNorm, SiLU, DeepPrism and residual sum in one against one after the other, on the CPU.
 
-Run: OMP_NUM_THREADS=2 python benchmarks/fusion.py [--output benchmarks/results/fusion-cpu.json]
+Run: OMP_NUM_THREADS=2 python benchmarks/fusion.py [--output FILE]
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from prismify.kernels import deep_prism, engines_report, norm_act_deep_prism
 
 SHAPES = [(8, 256, 32, 32), (4, 256, 64, 64), (1, 256, 128, 128), (8, 64, 32, 32), (8, 256, 8, 8), (1, 64, 16, 16)]
 GROUPS = 32
+RESULTS = Path(__file__).parent / "results"
 
 
 def blocks(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[dict[str, Callable[[], Tensor]], list[Tensor]]:
@@ -110,9 +111,9 @@ def measure(shape: tuple[int, ...], dtype: torch.dtype, seconds: float) -> dict[
 
 
 def main() -> None:
-    """Measure and print; write JSON where asked."""
+    """Measure, print and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, default=RESULTS / "fusion-cpu.json")
     parser.add_argument("--seconds", type=float, default=3.0, help="a measurement's length")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64", "bfloat16"])
     arguments = parser.parse_args()
@@ -128,9 +129,8 @@ def main() -> None:
                     line += f"  {kind} {apart:.2f} -> {one:.2f} ({apart / one:.2f}x)"
             kept = row["saved_bytes"]
             print(f"{line}  {kept['unfused'] / 2**20:.1f} -> {kept['fused'] / 2**20:.2f} MiB", flush=True)  # type: ignore[index]
-    if arguments.output:
-        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "engine": engines_report()[0]}
-        arguments.output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "engine": engines_report()[0]}
+    arguments.output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
