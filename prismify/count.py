@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,12 @@ def count_operator(operator: Operator, layer: Layer) -> Counted:
     """The numbers and multiply-adds of a layer's replacement; a layer is described by `inventory.Layer`."""
     if operator.type != "PrismMultihead":
         weights = operator_weights(operator, layer.kernel_size)
-        macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
+        if layer.kind.startswith("conv_transpose"):  # each input element goes to so many of the output
+            macs = layer.input_numel * operator_macs(
+                replace(operator, volumes=operator.volumes[::-1]), layer.kernel_size
+            )
+        else:
+            macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
         return Counted(weights, operator_bias(operator, layer.out_channels), macs)
     weights = biases = macs = 0
     channels = layer.out_channels
@@ -95,7 +100,11 @@ def node_macs(node: fx.Node) -> int:
     operands = data_operands(node)
     if CONVOLUTION.match(name):
         data, weight = operands[0], operands[1]
-        transposed = "transpose" in name or (name.endswith("convolution") and node.args[6] is True)
+        transposed = (
+            "transpose" in name
+            or name.endswith("input_grad")
+            or (name.endswith("convolution") and node.args[6] is True)
+        )
         return prod(shape(data) if transposed else shape(node)) * prod(shape(weight)[1:])
     if ATTENTION.search(name):
         query, key, value = (shape(n) for n in operands[:3])

@@ -14,7 +14,7 @@ from .count import node_macs, unique
 from .graph import Attention, Capture, LayerUse, Role, find_attention, merge_roles, roles
 from .graph.flow import operands, operator_name, shape
 from .graph.stand_in import layer_of
-from .layers import DeepPrism, Prism, PrismConv, PrismMultihead, operator_for
+from .layers import LAYERS, PrismMultihead, operator_for
 from .obstacles import class_name, is_layer, kind_of, obstacle_of, widths_of
 from .projections import AttentionPart, InProjection, attention_parts, in_projections
 
@@ -35,7 +35,8 @@ class Layer:
         within: name of the `nn.MultiheadAttention` that applies it without calling it; they change together.
         projections: of a packed attention.
         pointwise: whether it acts on each position by itself, with stride 1.
-        macs: multiply-adds of one pass over the entry points that make up the whole model.
+        macs: multiply-adds of one pass over the entry points that make up the whole model; input_numel and
+            output_numel are the elements it reads and makes in it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Layer:
     input_shape: tuple[int, ...] | None = None
     output_shape: tuple[int, ...] | None = None
     macs: int = 0
+    input_numel: int = 0
     output_numel: int = 0
 
 
@@ -81,6 +83,7 @@ class _Uses:
     foreign: list[str] = field(default_factory=list)  # modules that use the weight behind the owner's back
     partial: set[str] = field(default_factory=set)
     macs: int = 0
+    input_numel: int = 0
     output_numel: int = 0
     numel_by_weight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -138,6 +141,7 @@ def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: Laye
     found.partial.update(use.partial)
     if counted:
         found.macs += node_macs(use.node)
+        found.input_numel += prod(shape(use.data))
         found.output_numel += prod(shape(use.node))
         found.numel_by_weight[use.parameters[0][0].rpartition(".")[2]] += prod(shape(use.node))
 
@@ -186,7 +190,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         assert first is not None
         own = _operator_parameters(found.uses, context.parameters)
         obstacle = f"{class_name(module or model)} applies the weight itself ({operator_name(first.node)})"
-        if isinstance(module, (DeepPrism, Prism, PrismConv, PrismMultihead)):
+        if isinstance(module, LAYERS):
             obstacle = f"a {class_name(module)} already"
         module = None
         if isinstance(model, fx.GraphModule):
@@ -220,6 +224,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         input_shape=shape(first.data) if first else None,
         output_shape=shape(first.node) if first else None,
         macs=found.macs,
+        input_numel=found.input_numel,
         output_numel=found.output_numel,
     )
 
