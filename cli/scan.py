@@ -71,7 +71,7 @@ def scan(
     )
     with steps() as begin:
         begin("loading libraries")
-        report = _scan(wanted, plan_out, begin)
+        report = scan_report(wanted, plan_out, begin)
     from .render import print_json, print_report
 
     if json_:
@@ -82,7 +82,7 @@ def scan(
             print(f"plan written to {plan_out}", file=sys.stderr)
 
 
-def _scan(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, Any]:
+def scan_report(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, Any]:
     """The report; the plan goes to `plan_out` where one is wanted."""
     from ..checkpoint import Pipeline, Source, pipeline_report
     from ..checkpoint.atomic import whole_file

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from .errors import ConversionError, PlanError, ShapeError
 from .graph import Capture, capture_all, unwrap
+from .graph.program import capture_program, program_module
 from .layers import PrismMultihead, build_operator
 from .obstacles import is_layer, obstacle_of, widths_of
 from .plan import Decision, Plan, Totals
 from .policies import Policy
 from .report import kept_groups
 from .rewrite_graph import operator_layer, replace_operators
+from .rewrite_program import rewrite_program
 from .scanning import replan, scan_captured
 from .verify import verify
 
@@ -36,6 +39,19 @@ _HOOKS = (
 )
 
 
+@overload
+def convert(
+    model: ExportedProgram,
+    plan: Plan | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    policy: str | Policy = "paper",
+    check: bool = True,
+) -> ExportedProgram: ...
+
+
+@overload
 def convert(
     model: M,
     plan: Plan | None = None,
@@ -44,7 +60,18 @@ def convert(
     kwargs: dict[str, Any] | None = None,
     policy: str | Policy = "paper",
     check: bool = True,
-) -> M:
+) -> M: ...
+
+
+def convert(
+    model: nn.Module | ExportedProgram,
+    plan: Plan | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    policy: str | Policy = "paper",
+    check: bool = True,
+) -> nn.Module | ExportedProgram:
     """A converted copy of `model`, of the same class; the original is left bitwise as it was.
 
     Of a model in `DataParallel`, `DistributedDataParallel` or `torch.compile` the one inside is converted.
@@ -52,7 +79,7 @@ def convert(
     The plan that was carried out is `converted.prismify_plan`.
 
     Args:
-        model: any `nn.Module`, or a `torch.fx.GraphModule`, which is rewritten as a graph.
+        model: any `nn.Module`; a `torch.fx.GraphModule` or an `ExportedProgram` is rewritten as a graph.
         plan: from `scan` or a file; made with `policy` when None.
         args, kwargs: example inputs, as for `scan`.
         check: afterwards compare the output shapes, and see that finite gradients reach every new weight.
@@ -67,8 +94,24 @@ def convert(
         >>> type(convert(net)[1]).__name__
         'DeepPrism'
     """
-    inner: M = unwrap(model)  # type: ignore[assignment]
-    capture, plan = _settled(inner, plan, args, kwargs, policy)
+    if isinstance(model, ExportedProgram):
+        graph, capture = capture_program(model, args, kwargs)
+        plan = _decided(graph, capture, plan, policy)
+        return _carried_out(model, graph, plan, capture if check else None)
+    inner = unwrap(model)
+    capture = capture_all(inner, args, kwargs)
+    plan = _decided(inner, capture, plan, policy)
+    return converted_copy(inner, plan, capture, check=check)
+
+
+def converted_copy(inner: M, plan: Plan, capture: Capture, *, check: bool = True) -> M:
+    """`carry_out` on a copy of an unwrapped model.
+
+    Raises:
+        PlanError: the plan does not fit the model, or replaces nothing.
+        ConversionError: the checks failed, or the model cannot be copied.
+    """
+    _require_work(plan)
     new = _build(inner, plan)
     modules = dict(inner.named_modules())
     operators = {n: m for n, m in new.items() if not is_layer(modules.get(n))}
@@ -87,6 +130,9 @@ def convert(
     if isinstance(converted, fx.GraphModule):
         replace_operators(converted, operators)
     _without_nested_tensors(converted)
+    if any(isinstance(module, fx.GraphModule) for module in converted.modules()):
+        # Code is saved by exporting it, which runs it.
+        converted.prismify_inputs = capture.entries[0].inputs  # type: ignore[assignment]
     if check:
         verify(converted, capture, new)
     _attach(converted, plan)
@@ -108,10 +154,13 @@ def convert_(
         PlanError: also for a `GraphModule`, which only `convert` rewrites.
         ConversionError: the checks failed.
     """
+    if isinstance(model, ExportedProgram):
+        raise PlanError("an ExportedProgram is rewritten as a copy: use prismify.convert")
     inner = unwrap(model)
     if isinstance(inner, fx.GraphModule):
         raise PlanError("a GraphModule is rewritten as a copy: use prismify.convert")
-    capture, plan = _settled(inner, plan, args, kwargs, policy)
+    capture = capture_all(inner, args, kwargs)
+    plan = _decided(inner, capture, plan, policy)
     carry_out(inner, plan, capture if check else None)
     return model
 
@@ -150,23 +199,44 @@ def replay(model: M, plan: Plan) -> M:
     return model
 
 
-def _settled(
-    model: nn.Module,
-    plan: Plan | None,
-    args: tuple[Any, ...] | None,
-    kwargs: dict[str, Any] | None,
-    policy: str | Policy,
-) -> tuple[Capture, Plan]:
-    """The capture to check against and the plan to carry out, its facts measured on this model."""
-    capture = capture_all(model, args, kwargs)
+def _decided(model: nn.Module, capture: Capture, plan: Plan | None, policy: str | Policy) -> Plan:
+    """The plan to carry out, its facts measured on this model."""
     plan = scan_captured(model, capture, policy) if plan is None else replan(model, capture, plan)
     _require_work(plan)
-    return capture, plan
+    return plan
+
+
+def carry_out_program(program: ExportedProgram, plan: Plan, capture: Capture | None) -> ExportedProgram:
+    """The program that a plan made for it says, checked against `capture` where one is given.
+
+    Kept tensors are the original's own, not copies.
+
+    Raises:
+        PlanError: the plan does not fit the program, or replaces nothing.
+        ConversionError: the checks failed, or a replacement would fix a size that may change.
+    """
+    _require_work(plan)
+    return _carried_out(program, program_module(program), plan, capture, share=True)
+
+
+def _carried_out(
+    program: ExportedProgram, module: fx.GraphModule, plan: Plan, capture: Capture | None, share: bool = False
+) -> ExportedProgram:
+    new = _build(module, plan)
+    converted = rewrite_program(program, new, share=share)
+    if capture is not None:
+        verify(program_module(converted), capture, new)
+    if hasattr(program, "prismify_plan"):
+        converted.prismify_plan = program.prismify_plan  # type: ignore[attr-defined]
+    _attach(converted, plan)
+    return converted
 
 
 def _require_work(plan: Plan) -> None:
     if not plan.replaced:
         kept = [f"{g['layers']} {g['meaning']}" for g in kept_groups(plan)[:3]]
+        if plan.layers and all(d.role == "unknown" for d in plan.layers):
+            kept += plan.notes[:1]  # why nothing is known, and what to do about it
         raise PlanError(f"{plan.model} has nothing to convert: " + ("; ".join(kept) or "it has no layers"))
 
 
@@ -247,7 +317,7 @@ def _without_nested_tensors(model: nn.Module) -> list[tuple[dict[str, Any], str,
     return undo
 
 
-def _attach(model: nn.Module, plan: Plan) -> None:
+def _attach(model: nn.Module | ExportedProgram, plan: Plan) -> None:
     """Leave the plan on the model, joined with that of an earlier conversion."""
     earlier: Plan | None = getattr(model, "prismify_plan", None)
     if earlier is not None:
@@ -258,7 +328,7 @@ def _attach(model: nn.Module, plan: Plan) -> None:
             macs=Totals(earlier.macs.before, plan.macs.after),
             size_bytes=Totals(earlier.size_bytes.before, plan.size_bytes.after),
         )
-    model.prismify_plan = plan  # type: ignore[assignment]
+    model.prismify_plan = plan  # type: ignore[union-attr]
 
 
 def _joined(earlier: Plan, plan: Plan) -> tuple[Decision, ...]:

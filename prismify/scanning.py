@@ -7,17 +7,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from .count import count_operator, parameter_count, state_bytes
 from .errors import PlanError
 from .graph import Capture, capture_all, unwrap
+from .graph.program import capture_program
 from .inventory import Inventory, Layer, inventory
 from .plan import Decision, Plan, Totals
 from .policies import Policy, Verdict, check_patterns, decide
 
 
 def scan(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
     policy: str | Policy = "paper",
@@ -26,8 +28,8 @@ def scan(
     """What conversion would do to `model`, layer by layer, with reasons.
 
     Args:
-        model: any `nn.Module`; on `meta` nothing is allocated. It comes back as it was.
-        args, kwargs: example inputs; guessed from the signature and config when both are None.
+        model: any `nn.Module`, or an `ExportedProgram`; on `meta` nothing is allocated. It comes back as it was.
+        args, kwargs: example inputs; when both are None a program's own, or guessed from the signature and config.
         policy: "paper", "volumes", or a `Policy`.
         methods: entry points to capture; `forward`, and `encode` and `decode` where there are, by default.
 
@@ -41,6 +43,9 @@ def scan(
         >>> [(d.name, d.decision) for d in scan(net).layers]
         [('0', 'keep'), ('1', 'replace'), ('2', 'keep')]
     """
+    if isinstance(model, ExportedProgram):
+        module, capture = capture_program(model, args, kwargs, methods)
+        return scan_captured(module, capture, policy)
     parameter_count(unwrap(model))  # refuses lazy modules before they are run
     return scan_captured(model, capture_all(model, args, kwargs, methods), policy)
 

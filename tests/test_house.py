@@ -16,15 +16,20 @@ ORDER = [
     {"errors"},
     {"kernels"},
     {"layers"},
+    {"families"},
     {"graph"},
     {"validation", "count", "obstacles", "projections", "inventory", "plan", "policies"},
     {"scanning", "report"},
-    {"rewrite", "rewrite_graph", "verify", "handoff", "bench"},
-    {"families"},
+    {"rewrite", "rewrite_graph", "rewrite_program", "verify", "handoff"},
+    {"fusion"},
+    {"bench"},
     {"checkpoint"},
+    {"training"},
+    {"metrics"},
+    {"recipes"},
     {"cli"},
 ]
-HEAVY = ("diffusers", "timm", "torchvision", "triton", "numba", "rich", "typer")
+HEAVY = ("diffusers", "timm", "torchvision", "triton", "numba", "rich", "typer", "accelerate", "torchmetrics")
 
 
 def room(name: str) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import CaptureError
+from .known import remember
 
 #: Values that a snapshot does not look into.
 _OPAQUE = (Tensor, type, types.ModuleType, types.FunctionType, str, bytes, int, float, logging.Logger)
@@ -136,11 +137,26 @@ def fake_weights(model: nn.Module) -> Iterator[tuple[FakeTensorMode, Callable[[T
                 made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
                 if isinstance(tensor, nn.Parameter):
                     made = nn.Parameter(made, requires_grad=False)
+            remember(made, tensor)
             memo[id(tensor)] = (tensor, made)
         return memo[id(tensor)][1]
 
     with swapped_tensors(model, fake):
-        yield mode, fake
+        # Plain attributes (tables of positions) have values unless the model was built on meta.
+        loose = [(vars(m), n, v) for m in model.modules() for n, v in vars(m).items() if _is_loose_meta(v)]
+        try:
+            for slots, name, tensor in loose:
+                slots[name] = fake(tensor) if isinstance(tensor, Tensor) else type(tensor)(map(fake, tensor))
+            yield mode, fake
+        finally:
+            for slots, name, tensor in loose:
+                slots[name] = tensor
+
+
+def _is_loose_meta(value: object) -> bool:
+    if type(value) in (list, tuple):
+        return bool(value) and all(map(_is_loose_meta, value))  # type: ignore[call-overload]
+    return isinstance(value, Tensor) and value.is_meta and not isinstance(value, nn.Parameter)
 
 
 @contextmanager

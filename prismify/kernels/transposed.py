@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ShapeError
 from . import autograd, ops
 from .engines import choose, opaque
-from .functional import _arguments, _cast, _seen_by_others
+from .functional import _arguments, _cast, seen_by_others
 from .problem import Geometry, cached_problem, depth_of
 from .types import Topology
 
@@ -84,9 +84,9 @@ def _adjoint(u: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometr
     compiling, device = torch.compiler.is_compiling(), u.device.type
     exporting = torch.compiler.is_exporting() or torch._C._is_tracing()
     shape = (u.shape[0], u.shape[1] // weight.shape[0] * weight.shape[1], *size)
-    if exporting or ((compiling or _seen_by_others(u, weight, None)) and not opaque(device)):
+    if exporting or ((compiling or seen_by_others(u, weight, None)) and not opaque(device)):
         return _plain(u, weight, size, geometry)
-    if compiling or _seen_by_others(u, weight, None):
+    if compiling or seen_by_others(u, weight, None):
         with torch.autocast(device, enabled=False):
             result: Tensor = ops.input_grad(u, weight, list(shape), *_arguments(geometry))
         return result

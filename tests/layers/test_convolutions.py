@@ -335,3 +335,15 @@ def test_a_transposed_form_of_the_functional_kind_refuses_ranks_it_does_not_know
     with pytest.raises(ShapeError, match="spatial axes"):
         deep_prism_transposed_nd(torch.zeros(1, 8, 5, 5), torch.zeros(1, 1, 3, 3), stride=(1,), padding=(0,),
                                  output_padding=(0,), dilation=(1,))  # fmt: skip
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_graphs_and_programs_of_every_rank_are_rewritten(axes):
+    x = torch.randn(1, 3, *(8, 8, 8)[:axes])
+    program = torch.export.export(Mixed(axes).eval(), (x,))
+    policy = Policy("volumes", min_volume=8)
+    for model in (program, program.module()):
+        converted = convert(model, args=(x,), policy=policy)
+        assert {r.name for r in converted.prismify_plan.replaced} == {"same", "point", "down", "up", "inner_up"}
+        run = converted.module() if model is program else converted
+        assert run(x).shape == x.shape
