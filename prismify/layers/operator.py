@@ -21,6 +21,7 @@ from .multihead import PROJECTIONS, PrismMultihead, Projection
 from .prism import Prism, is_pointwise
 from .prism_conv import PrismConv
 from .volumes import check_channel_kernel, check_words
+from .within import within
 
 #: Every layer of this package that takes another's place.
 LAYERS: tuple[type[nn.Module], ...] = (
@@ -89,9 +90,24 @@ def operator_for(layer: nn.Module) -> OperatorType:
 def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
     """The module that takes the place of `layer`: same geometry, device and dtype.
 
+    A convolution of a class of its own keeps its forward, around the operator.
+
     Raises:
         ShapeError: the operator cannot take the place of such a layer.
     """
+    base = convolution_base(layer)
+    if base is not None and type(layer).forward is not base.forward:
+        return within(layer, _bare_operator(operator, layer))
+    return _bare_operator(operator, layer)
+
+
+def convolution_base(layer: nn.Module) -> type[nn.Module] | None:
+    """Which of torch's convolutions a module is, or is derived from; None for none."""
+    bases: tuple[type[nn.Module], ...] = (nn.Conv2d, *_BY_CONVOLUTION)
+    return next((base for base in bases if isinstance(layer, base)), None)
+
+
+def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
     if operator.type == "Prism" and isinstance(layer, nn.Linear):
         return Prism.from_linear(
             layer,
