@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
@@ -15,6 +15,9 @@ from .layers import Operator
 
 if TYPE_CHECKING:
     from .inventory import Layer
+
+
+_RECURRENT = {f"{kind}{cell}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for cell in ("", "_cell")}
 
 
 def unique(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -114,6 +117,16 @@ def node_macs(node: fx.Node) -> int:
         return out * shape(operands[1])[-1]
     if name in ("addmm", "baddbmm"):
         return out * shape(operands[1])[-1]
+    if name in _RECURRENT:
+        # Every step multiplies by every matrix; packed sequences have their steps in one axis.
+        return prod(shape(operands[0])[:-1]) * sum(
+            prod(shape(n)) for n in operands if n.op == "get_attr" and len(shape(n)) == 2
+        )
+    if name == "bilinear":
+        return out * prod(shape(operands[2])[1:])
+    if name == "tensordot":
+        dims: Any = node.args[2] if len(node.args) > 2 else node.kwargs["dims_self"]
+        return out * prod(shape(operands[0])[int(d)] for d in dims)
     if name in MATMUL - {"einsum", "tensordot"}:
         return out * shape(operands[0])[-1]
     if name == "einsum" and len(operands) == 2:

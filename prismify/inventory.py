@@ -74,6 +74,10 @@ class Inventory:
     macs_elsewhere: int
 
 
+#: Kinds of layers that have a row; the others count only in the model's totals.
+_KINDS = ("convolution", "linear")
+
+
 @dataclass
 class _Uses:
     """What the graphs say about one layer, gathered over entry points and calls."""
@@ -113,7 +117,7 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         for use in uses:
             _gather(gathered, modules, use, entry.method in counted)
         if entry.method in counted:
-            layer_nodes = {use.node for use in uses}
+            layer_nodes = {use.node for use in uses if use.kind in _KINDS}
             elsewhere += sum(node_macs(n) for n in graph.nodes if n not in layer_nodes)
     context = _Context(
         modules,
@@ -128,7 +132,7 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
 
 
 def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: LayerUse, counted: bool) -> None:
-    if use.kind not in ("convolution", "linear"):
+    if use.kind not in _KINDS:
         return
     name = _row_name(use, modules)
     found = gathered[name]
@@ -166,6 +170,16 @@ def _row_name(use: LayerUse, modules: dict[str, nn.Module]) -> str:
     return use.module if use.module in rows else rows[0]
 
 
+def _adapter_around(name: str, modules: dict[str, nn.Module]) -> str | None:
+    """The adapter (peft's protocol: a `base_layer` that it can `merge` into) that a layer is part of."""
+    parents = name.split(".")[:-1]
+    for length in range(len(parents), 0, -1):
+        parent = modules.get(".".join(parents[:length]))
+        if isinstance(getattr(parent, "base_layer", None), nn.Module) and callable(getattr(parent, "merge", None)):
+            return ".".join(parents[:length])
+    return None
+
+
 def _names(modules: dict[str, nn.Module], gathered: dict[str, _Uses]) -> list[str]:
     """Modules in the order they are registered, then the weights that only the graphs know."""
     names = [name for name, module in modules.items() if is_layer(module) or name in gathered]
@@ -182,6 +196,8 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         obstacle = obstacle_of(module if within is None else context.modules[within])
         if isinstance(context.modules.get(name.rpartition(".")[0]), PrismMultihead) and not name.endswith("out_proj"):
             obstacle = "an earlier conversion of its attention kept it"
+        if (adapter := _adapter_around(name, context.modules)) is not None:
+            obstacle = f"it is part of the adapter {adapter}: merge that first (peft: merge_and_unload)"
         if within is not None and obstacle is not None:
             obstacle = f"{within or 'the model'} applies it and stays: {obstacle}"
         if found.foreign and obstacle is None:
