@@ -14,6 +14,7 @@ from .terminal import Begin, one_line_errors, steps
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
     from ..graph import Capture, EntryPoint, ExampleInputs
     from ..plan import Plan
@@ -123,38 +124,46 @@ class _Pair:
 
 
 def _from_source(wanted: o.Wanted, policy: Policy, begin: Begin) -> _Pair:
-    from ..rewrite import converted_copy
-    from ..scanning import scan_captured
-    from .work import captured
+    from torch import nn
 
-    original = _built(wanted, begin)
-    begin(f"reading {type(original).__name__}")
-    original, capture = captured(original, wanted)
+    from ..rewrite import carry_out_program, converted_copy
+    from ..scanning import scan_captured
+    from .work import as_module, captured
+
+    built = _built(wanted, begin)
+    begin(f"reading {type(built).__name__}")
+    original, capture = captured(built, wanted)
     plan = scan_captured(original, capture, policy)
     begin("converting")
-    return _Pair(original, converted_copy(original, plan, None), plan, capture)
+    if isinstance(built, nn.Module):
+        return _Pair(original, converted_copy(original, plan, capture, check=False), plan, capture)
+    return _Pair(original, as_module(carry_out_program(built, plan, None)), plan, capture)
 
 
 def _from_folder(folder: Path, wanted: o.Wanted, original: str | None, begin: Begin) -> _Pair:
     """A converted folder, and the architecture that it was made from."""
     from ..checkpoint import build_original, load
-    from .work import captured
+    from .work import as_module, captured
 
     begin(f"loading {folder}")
     converted = load(folder, allow=wanted.allow, trust_code=wanted.trust_code)
-    if not hasattr(converted, "prismify_plan"):
+    plan = getattr(converted, "prismify_plan", None)
+    if plan is None:
         raise SourceError(_ONE_MODEL)
+    converted = as_module(converted)
     begin("building the original")
     if original is not None:
         built = _built(replace(wanted, source=original), begin)
     else:
         built = build_original(folder, allow=wanted.allow, trust_code=wanted.trust_code)
     begin(f"reading {type(built).__name__}")
-    built, capture = captured(built, wanted)
-    return _Pair(built, converted, converted.prismify_plan, capture)
+    model, capture = captured(built, wanted)
+    return _Pair(model, converted, plan, capture)
 
 
-def _built(wanted: o.Wanted, begin: Begin) -> nn.Module:
+def _built(wanted: o.Wanted, begin: Begin) -> nn.Module | ExportedProgram:
+    from torch import nn
+
     from ..checkpoint import Pipeline
     from ..graph import unwrap
     from .work import opened
@@ -163,7 +172,8 @@ def _built(wanted: o.Wanted, begin: Begin) -> nn.Module:
     if isinstance(source, Pipeline):
         raise SourceError(_ONE_MODEL)
     begin(f"building {source.label}")
-    return unwrap(source.build())
+    built = source.build()
+    return unwrap(built) if isinstance(built, nn.Module) else built
 
 
 def _shape(text: str) -> tuple[int, ...] | None:

@@ -12,8 +12,6 @@ from . import options as o
 from .terminal import Begin, one_line_errors, steps
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..checkpoint import Source
     from ..plan import Plan
     from ..policies import Policy
@@ -32,6 +30,7 @@ def convert(
     topology: o.TopologyOption = "zero",
     depth: o.DepthOption = None,
     feed_forward: o.FeedForwardOption = False,
+    context: o.ContextOption = False,
     channel_kernel: o.ChannelKernelOption = 3,
     bias: o.BiasOption = "scalar",
     include: o.IncludeOption = None,
@@ -86,6 +85,7 @@ def convert(
             bias=bias,
             depth=depth,
             feed_forward=feed_forward,
+            context=context,
             min_width=min_width,
             min_volume=min_volume,
             include=include,
@@ -166,21 +166,29 @@ def _convert(
 
 def _converted(
     part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, bench: bool, begin: Begin
-) -> tuple[nn.Module, dict[str, Any] | None]:
+) -> tuple[Any, dict[str, Any] | None]:
     """One converted model, and what was measured of it where that was asked for."""
     import torch
+    from torch import nn
 
     from ..bench import latency
     from ..graph import unwrap
-    from ..rewrite import carry_out, converted_copy
+    from ..rewrite import carry_out, carry_out_program, converted_copy
     from ..scanning import replan, scan_captured
-    from .work import captured
+    from .work import as_module, captured
 
     begin(f"building {part.label}")
-    model, capture = captured(unwrap(part.build()), wanted)
+    built = part.build()
+    model, capture = captured(unwrap(built) if isinstance(built, nn.Module) else built, wanted)
     begin(f"deciding about {type(model).__name__}")
     plan = scan_captured(model, capture, policy) if edited is None else replan(model, capture, edited)
     begin(f"converting and checking {type(model).__name__}")
+    if not isinstance(built, nn.Module):
+        converted = carry_out_program(built, plan, capture)
+        if not bench:
+            return converted, None
+        begin(f"measuring {type(model).__name__}")
+        return converted, latency(model, as_module(converted), plan, capture, torch.device("cpu"))
     if not bench:
         carry_out(model, plan, capture)
         return model, None

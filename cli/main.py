@@ -12,6 +12,7 @@ from .convert import convert
 from .doctor import doctor
 from .report import report
 from .scan import scan
+from .train import train
 
 app = typer.Typer(
     help="Make generative models hundreds of times smaller: scan, convert, report, bench.",
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(scan)
 app.command()(convert)
 app.command()(report)
+app.command()(train)
 app.command()(bench)
 app.command()(doctor)
 

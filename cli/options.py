@@ -23,6 +23,7 @@ _LARGEST_INPUT = 1 << 28
 _NAMED = re.compile(r"([A-Za-z_]\w*)(:?=)(.*)", re.DOTALL)
 SOURCE_HELP = (
     "A diffusers model or pipeline folder; a weights file (.safetensors, .pt, .pth, .ckpt, .bin; with --model); "
+    "an exported program (.pt2); "
     "or a model reference: diffusers:Class, timm:name, torchvision:name, package.module:factory, file.py:factory."
 )
 _ARCHITECTURE, _POLICY, _CAPTURE, _OUTPUT = "The model", "What is replaced", "How it is read", "Output"
@@ -82,6 +83,14 @@ DepthOption = Annotated[
 FeedForwardOption = Annotated[
     bool,
     typer.Option("--feed-forward", help="Also inner linear layers (policy volumes).", rich_help_panel=_POLICY),
+]
+ContextOption = Annotated[
+    bool,
+    typer.Option(
+        "--context",
+        help="Also projections of a cross-attention's context that are not C->C (policy volumes).",
+        rich_help_panel=_POLICY,
+    ),
 ]
 ChannelKernelOption = Annotated[
     int, typer.Option(metavar="K", help="Kernel size along the channels; odd.", rich_help_panel=_POLICY)

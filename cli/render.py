@@ -30,11 +30,8 @@ def print_json(report: dict[str, Any]) -> None:
 def print_written(output: Path, manifest: dict[str, Any]) -> None:
     """What to do next with a converted folder."""
     parts = manifest.get("parts")
-    files = (
-        "model.safetensors, report.md, recipe.yaml"
-        if parts is None
-        else f"a pipeline with {', '.join(parts)} converted"
-    )
+    model = "model.pt2" if manifest.get("model", {}).get("kind") == "exported" else "model.safetensors"
+    files = f"{model}, report.md, recipe.yaml" if parts is None else f"a pipeline with {', '.join(parts)} converted"
     recipe = "recipe.yaml says" if parts is None else "the recipe.yaml of each converted part says"
     call = ", ".join([repr(str(output)), *_flags(manifest.get("model", {}))])
     Console(highlight=False, soft_wrap=True).print(

@@ -62,7 +62,7 @@ def steps() -> Iterator[Begin]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with _stdout_to_stderr(), _ended_by_signal(), _libraries_quiet():
+    with _stdout_to_stderr(), _ended_by_signal(), quiet_libraries():
         console = Console(stderr=True)
         columns = (BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -89,7 +89,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def _libraries_quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """No warnings of libraries about their own affairs, unless PRISMIFY_DEBUG asks for them."""
     if os.environ.get("PRISMIFY_DEBUG"):
         yield

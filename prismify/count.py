@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 from torch import Tensor, fx, nn
 
 from .errors import PlanError
 from .graph.flow import ATTENTION, CONVOLUTION, MATMUL, data_operands, operator_name, shape
 from .layers import Operator
+
+if TYPE_CHECKING:
+    from .inventory import Layer
 
 
 def unique(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -35,6 +40,34 @@ def state_bytes(model: nn.Module) -> int:
         t.numel() * t.element_size()
         for t in unique(v for v in model.state_dict(keep_vars=True).values() if isinstance(v, Tensor))
     )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a replacement amounts to: numbers in weights and in biases (if it has any), and multiply-adds."""
+
+    weights: int
+    biases: int
+    macs: int
+
+
+def count_operator(operator: Operator, layer: Layer) -> Counted:
+    """The numbers and multiply-adds of a layer's replacement; a layer is described by `inventory.Layer`."""
+    if operator.type != "PrismMultihead":
+        weights = operator_weights(operator, layer.kernel_size)
+        macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
+        return Counted(weights, operator_bias(operator, layer.out_channels), macs)
+    weights = biases = macs = 0
+    channels = layer.out_channels
+    for projection in layer.projections:
+        p, q, k = projection.width, channels, 1
+        if projection.part in operator.projections:
+            depth = channels // operator.volumes[1]
+            p, q, k = projection.width // depth, channels // depth, operator.channel_kernel_size
+        weights += p * q * k
+        biases += channels if operator.bias == "channel" else q
+        macs += projection.output_numel * p * k
+    return Counted(weights, biases, macs)
 
 
 def operator_weights(operator: Operator, kernel_size: tuple[int, ...]) -> int:

@@ -31,6 +31,18 @@ class UnsafePickleError(SourceError):
     """A pickle holds classes that are not allow-listed; nothing of it was run."""
 
 
+class RecipeError(PrismifyError, ValueError):
+    """A recipe is malformed, or asks for what is not there."""
+
+
+class DataError(PrismifyError, ValueError):
+    """Images cannot be found or read as what a recipe says they are."""
+
+
+class TrainingError(PrismifyError, RuntimeError):
+    """A run stopped: a loss diverged, memory ran out, a device is missing. Its state is kept."""
+
+
 class OutputError(PrismifyError, OSError):
     """The output folder cannot be written, or exists already."""
 

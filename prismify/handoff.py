@@ -57,13 +57,14 @@ def _denoises(row: dict[str, Any]) -> bool:
 def recipe_text(plan: Plan, model: nn.Module) -> str:
     """The content of `recipe.yaml` for a converted model."""
     handoff = choose_recipe(plan)
-    template = files("prismify.recipes").joinpath("configs", f"{handoff.recipe}.yaml").read_text(encoding="utf-8")
+    template = files("prismify.recipes").joinpath("templates", f"{handoff.recipe}.yaml").read_text(encoding="utf-8")
     first: dict[str, Any] = plan.capture[0] if plan.capture else {"inputs": []}
     return Template(template).substitute(
         model=plan.model,
         because=handoff.because,
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
         size=_image_size(first),
+        channels=_image_channels(first),
         inputs=inputs_text(first),
     )
 
@@ -71,3 +72,8 @@ def recipe_text(plan: Plan, model: nn.Module) -> str:
 def _image_size(row: dict[str, Any]) -> int:
     """The side of the captured image; 32 where there is none."""
     return next((int(i["shape"][-1]) for i in row["inputs"] if len(i["shape"]) >= 4), 32)
+
+
+def _image_channels(row: dict[str, Any]) -> int:
+    """1 where the captured image is grey, else 3."""
+    return next((1 if i["shape"][1] == 1 else 3 for i in row["inputs"] if len(i["shape"]) >= 4), 3)

@@ -51,7 +51,7 @@ def replace_operators(model: fx.GraphModule, new: dict[str, nn.Module]) -> None:
         for node in nodes:
             with model.graph.inserting_before(node):
                 # Not `call_module`, which wants the module in its place while the old weights still are.
-                call = model.graph.create_node("call_module", target, (_bound(node)["input"],))
+                call = model.graph.create_node("call_module", target, (bound_arguments(node)["input"],))
             call.meta = dict(node.meta)
             node.replace_all_uses_with(call)
             model.graph.erase_node(node)
@@ -82,9 +82,8 @@ def _nodes(model: fx.GraphModule, name: str) -> list[fx.Node]:
     return [
         node
         for node in model.graph.nodes
-        if node.op == "call_function"
-        and node.target in _SIGNATURES
-        and isinstance(weight := _bound(node).get("weight"), fx.Node)
+        if is_operator(node)
+        and isinstance(weight := bound_arguments(node).get("weight"), fx.Node)
         and weight.op == "get_attr"
         and parameters.get(str(weight.target)) is wanted
     ]
@@ -94,18 +93,24 @@ def _tensor(model: fx.GraphModule, node: fx.Node) -> nn.Parameter:
     return model.get_parameter(str(node.target))
 
 
-def _bound(node: fx.Node) -> dict[str, Any]:
+def is_operator(node: fx.Node) -> bool:
+    """Whether a node is a call that may be replaced."""
+    return node.op == "call_function" and node.target in _SIGNATURES
+
+
+def bound_arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of such a call by name."""
     return {**dict(zip(_SIGNATURES[node.target], node.args, strict=False)), **node.kwargs}
 
 
 def _weights(node: fx.Node) -> list[fx.Node]:
-    bound = _bound(node)
+    bound = bound_arguments(node)
     found = [bound.get("weight"), bound.get("bias")]
     return [n for n in found if isinstance(n, fx.Node) and n.op == "get_attr"]
 
 
 def _layer(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    bound = _bound(node)
+    bound = bound_arguments(node)
     weight = model.get_parameter(str(bound["weight"].target))
     layer = layer_from(bound, tuple(weight.shape), weight.dtype)
     if layer is not None:

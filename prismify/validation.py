@@ -68,6 +68,8 @@ def fit(value: Any, hint: Any, where: str) -> Any:
         hint = dict
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else build(hint, value, where)
+    if hint is float and type(value) is int:
+        return float(value)
     if type(value) is not hint:
         raise PlanError(f"{where} {value!r} is not of type {hint.__name__}")
     return value

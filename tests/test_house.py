@@ -18,15 +18,18 @@ ORDER = [
     {"layers"},
     {"families"},
     {"graph"},
-    {"validation", "count", "inventory", "plan", "policies"},
+    {"validation", "count", "obstacles", "projections", "inventory", "plan", "policies"},
     {"scanning", "report"},
-    {"rewrite", "rewrite_graph", "verify", "handoff"},
+    {"rewrite", "rewrite_graph", "rewrite_program", "verify", "handoff"},
     {"fusion"},
     {"bench"},
     {"checkpoint"},
+    {"training"},
+    {"metrics"},
+    {"recipes"},
     {"cli"},
 ]
-HEAVY = ("diffusers", "timm", "torchvision", "triton", "numba", "rich", "typer")
+HEAVY = ("diffusers", "timm", "torchvision", "triton", "numba", "rich", "typer", "accelerate", "torchmetrics")
 
 
 def room(name: str) -> int:

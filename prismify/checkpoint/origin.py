@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from .weights import sha256
 
@@ -27,18 +28,19 @@ class Source:
 
     label: str
     origin: dict[str, Any]
-    make: Callable[[bool], nn.Module] = field(repr=False)
+    make: Callable[[bool], nn.Module | ExportedProgram] = field(repr=False)
     rebuild: dict[str, Any] | None = None
     files: tuple[Path, ...] = ()
     config: dict[str, Any] | None = None
 
-    def build(self, *, empty: bool = False) -> nn.Module:
-        """The model: with its weights, or on `meta` where that can be.
+    def build(self, *, empty: bool = False) -> nn.Module | ExportedProgram:
+        """The model: with its weights, or on `meta` where that can be; a program as it was exported.
 
         Raises:
             SourceError: it cannot be read, or its weights do not fit.
         """
-        return self.make(empty).eval()
+        built = self.make(empty)
+        return built.eval() if isinstance(built, nn.Module) else built
 
     def described(self) -> dict[str, Any]:
         """The origin with the SHA-256 of every weights file, which reads them whole."""

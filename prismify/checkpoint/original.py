@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from ..errors import SourceError
 from ..families import family
@@ -15,7 +16,7 @@ from .source import open_source
 from .structure import damaged_if_it_fails, referred
 
 
-def build_original(folder: Path, *, allow: Iterable[str] = (), trust_code: bool = False) -> nn.Module:
+def build_original(folder: Path, *, allow: Iterable[str] = (), trust_code: bool = False) -> nn.Module | ExportedProgram:
     """The architecture that a folder's conversion began with, its weights fresh; in evaluation mode.
 
     It is built as the folder describes it; where only a skeleton of the converted modules is there, it is read

@@ -63,7 +63,7 @@ def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False, m
         UnsafePickleError: the file needs classes that are not allowed; nothing of it was run.
         SourceError: it is not such a file, or damaged.
     """
-    if _is_torchscript(path):
+    if is_torchscript(path):
         raise SourceError(f"{path} is a TorchScript file, which holds no Python module: {_WAY_OUT}")
     mmap = mmap and zipfile.is_zipfile(path)
     if trust:
@@ -184,7 +184,8 @@ def _load(path: Path, *, weights_only: bool, mmap: bool) -> Any:
         raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
 
 
-def _is_torchscript(path: Path) -> bool:
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is one of TorchScript's archives."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -12,9 +12,10 @@ from torch import nn
 from ..errors import SourceError
 from ..families import family
 from .empty import build_empty, shapes_only
-from .folder import WEIGHTS_NAME, load
+from .folder import PROGRAM_NAME, WEIGHTS_NAME, load
 from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
 from .origin import Pipeline, Source
+from .programs import PROGRAM_SUFFIX, read_program
 from .reference import Reference, parse_reference
 from .structure import rebuild_from
 from .tensors import fit_weights
@@ -42,8 +43,8 @@ def open_source(
     """Find out what a SOURCE is; nothing large is read yet.
 
     Args:
-        source: a diffusers folder or pipeline folder, a folder that prismify wrote, a weights file, or a
-            model reference (fresh weights).
+        source: a diffusers folder or pipeline folder, a folder that prismify wrote, an exported program, a weights
+            file, or a model reference (fresh weights).
         model: the reference of the architecture, for a weights file.
         arguments: of the reference's factory.
         allow, trust: for pickled files, as in `read_pickle`.
@@ -59,6 +60,11 @@ def open_source(
         if model or arguments:
             raise SourceError(f"{source} is a folder and says itself which model it holds: drop --model and --arg")
         return _folder(path, trusted)
+    if path.suffix == PROGRAM_SUFFIX and path.is_file():
+        if model or arguments:
+            raise SourceError(f"{source} is an exported program and needs no architecture: drop --model and --arg")
+        origin = {"kind": "exported program", "path": str(path.resolve())}
+        return Source(source, origin, lambda empty: read_program(path, trust=trust), {"kind": "exported"}, (path,))
     if path.suffix in SUFFIXES or path.is_file():
         return _weights(path, model, arguments, trusted)
     if ":" not in source:
@@ -143,7 +149,7 @@ def _converted(folder: Path, trust: _Trust) -> Source:
         origin,
         lambda empty: load(folder, allow=trust.allow, trust_code=trust.code),
         rebuild,
-        (folder / WEIGHTS_NAME,),
+        (folder / (PROGRAM_NAME if rebuild.get("kind") == "exported" else WEIGHTS_NAME),),
         read_config(folder),
     )
 

@@ -106,7 +106,7 @@ def check_structure(model: nn.Module, fresh: nn.Module, how: str) -> None:
                 )
 
 
-def class_name(model: nn.Module) -> str:
+def class_name(model: object) -> str:
     """`package.module.Class`."""
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
@@ -142,6 +142,11 @@ def referred(folder: Path, how: dict[str, Any], trust_code: bool) -> Reference:
     return reference
 
 
+def holds_graph(model: nn.Module) -> bool:
+    """Whether a model is, or has a part that is, a `GraphModule`."""
+    return any(isinstance(module, fx.GraphModule) for module in model.modules())
+
+
 def _same_structure(model: nn.Module, config: dict[str, Any]) -> bool:
     """Whether a diffusers config makes this converted model again: people change models after building them."""
     plan: Plan = model.prismify_plan  # type: ignore[assignment]
@@ -155,7 +160,7 @@ def _same_structure(model: nn.Module, config: dict[str, Any]) -> bool:
 
 def _write_skeleton(model: nn.Module, path: Path) -> None:
     """Pickle the modules with their parameters and saved buffers on `meta`."""
-    if any(isinstance(module, fx.GraphModule) for module in model.modules()):
+    if holds_graph(model):
         raise SourceError(
             f"{type(model).__name__} holds a GraphModule, which is code and cannot be loaded safely: "
             "give save a reference to a factory, such as reference='package.module:factory'"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,6 +110,13 @@ def freeze_configs(model: nn.Module) -> None:
         config = vars(module).get("_internal_dict")
         if type(config) is OrderedDict:
             module._internal_dict = FrozenDict(config)
+
+
+def register_outputs(names: Iterable[str]) -> None:
+    """Import the model files that define these output classes: only then can torch read programs that return them."""
+    for name in names:
+        if re.fullmatch(r"diffusers\.models\.[\w.]+", name):
+            importlib.import_module(name.rpartition(".")[0])
 
 
 def pipeline_parts(folder: Path, index: dict[str, Any]) -> list[str]:

@@ -13,10 +13,11 @@ from .flow import operator_name, shape
 def layer_of(node: fx.Node) -> nn.Conv2d | nn.Linear | None:
     """The `Conv2d` or `Linear`, on `meta`, that does what one recorded operator does; None for any other.
 
-    The weight and bias must be parameters themselves, not computed from them.
+    One in the body of a higher-order operator has none: it stays where it is. The weight and bias must be
+    parameters themselves, not computed from them.
     """
     schema = getattr(node.target, "_schema", None)
-    if schema is None or operator_name(node) not in ("linear", "conv2d", "convolution"):
+    if schema is None or "enclosed" in node.meta or operator_name(node) not in ("linear", "conv2d", "convolution"):
         return None
     names = [argument.name for argument in schema.arguments]
     arguments: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}

@@ -1,0 +1,5 @@
+"""`python -m prismify.cli`, which torchrun and `accelerate launch` start."""
+
+from .main import app
+
+app()

@@ -1,0 +1,102 @@
+"""`prismify train RECIPE`: retrain a model as a recipe says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .terminal import one_line_errors
+
+if TYPE_CHECKING:
+    from ..training.run import Event, Watch
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the recipe, as train.batch_size=64. May repeat."),
+]
+
+
+@one_line_errors
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="A recipe's YAML file, or the name of a shipped one.", show_default=False
+        ),
+    ],
+    set_: SetOption = None,
+    processes: Annotated[int, typer.Option(metavar="N", min=1, help="Processes on this machine.")] = 1,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what the output holds of an earlier run.")] = False,
+) -> None:
+    """Retrain a model. Started again with the same command, a run goes on where it stopped."""
+    from ..errors import RecipeError
+    from ..training.launch import is_launched, launch
+    from ..training.recipe import read_recipe
+
+    read = read_recipe(recipe, set_ or ())
+    if processes > 1 and not is_launched():
+        words = [recipe, *(word for change in set_ or () for word in ("--set", change)), *["--restart"] * restart]
+        raise typer.Exit(launch([*_this_program(), "train", *words], processes))
+    if processes > 1:
+        raise RecipeError("--processes starts processes itself: leave it out under torchrun or accelerate launch")
+    from ..recipes import carry_out
+
+    with live_view() as watch:
+        carry_out(read, watch, restart=restart)
+
+
+def _this_program() -> list[str]:
+    """How to start this command line again: the packages are found where this process found them."""
+    paths = repr([str(p) for p in sys.modules["prismify"].__path__])
+    start = (
+        f"import sys, prismify; prismify.__path__[:] = {paths}; from prismify.cli.main import app; "
+        "sys.argv[0] = 'prismify'; app()"
+    )
+    return [sys.executable, "-c", start]
+
+
+@contextmanager
+def live_view() -> Iterator[Watch]:
+    """A bar with losses, rate and time left on a terminal; a line now and then anywhere else."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from .terminal import quiet_libraries
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (
+        MofNCompleteColumn(),
+        BarColumn(20),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with (
+        quiet_libraries(),
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+    ):
+        bar = progress.add_task("starting", total=None, visible=False)
+
+        def watch(event: Event) -> None:
+            if event.kind == "said":
+                progress.console.print(event.text, markup=False)
+            elif event.kind == "began":
+                total = int(event.values["steps"])
+                progress.update(bar, total=total, completed=event.step, visible=True, description="")
+            elif event.kind == "step":
+                progress.update(bar, completed=event.step, description=_numbers(event.values))
+                if not console.is_terminal:
+                    progress.console.print(f"step {event.step}: {_numbers(event.values)}", markup=False)
+            else:
+                text = ", ".join(f"{k} {v:.4g}" for k, v in event.values.items())
+                progress.console.print(f"step {event.step}, held-out images: {text}", markup=False)
+
+        yield watch
+
+
+def _numbers(values: Any) -> str:
+    shown = {k: v for k, v in values.items() if k not in ("seconds", "learning_rate")}
+    return "  ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in shown.items())

@@ -1,0 +1,119 @@
+"""The end of a run: its models, its report, and a picture of its curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..checkpoint.atomic import whole_file
+from ..checkpoint.manifest import read_json
+from ..errors import OutputError
+from .journal import read_records
+from .models import save_model
+from .run import Run
+from .state import read_state, states
+
+_CURVES = ("reconstruction", "perceptual", "kl", "adversarial", "discriminator", "output", "latent", "features")
+
+
+def end_run(run: Run, averaged: nn.Module) -> None:
+    """Write `model`, the averaged weights as they are now, and `best`, those that measured best; then the report."""
+    if run.leads:
+        source = run.recipe.model
+        save_model(averaged, run.folder / "model", source)
+        if run.best is not None and run.best[1] != run.step and run.best[1] in states(run.folder / "state"):
+            state = read_state(run.folder / "state", run.best[1])
+            averaged.load_state_dict(state["parts"]["average"])
+            save_model(averaged, run.folder / "best", source)
+        elif run.best is not None:
+            save_model(averaged, run.folder / "best", source)
+        write_report(run.folder)
+        run.say(f"done: {run.folder / 'model'} (latest), {run.folder / 'best'} (best), {run.folder / 'report.md'}")
+    run.accelerator.wait_for_everyone()
+
+
+def write_report(folder: Path) -> None:
+    """`report.md` and `curves.png` of a run's folder, from its records.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    records = read_records(folder)
+    drawn = draw_curves(records, folder / "curves.png")
+    facts = read_json(folder / "run.json")
+    with whole_file(folder / "report.md") as draft:
+        draft.write_text(report_text(folder, facts, records, drawn), encoding="utf-8")
+
+
+def report_text(folder: Path, facts: dict[str, Any], records: list[dict[str, Any]], drawn: bool) -> str:
+    """The page about a run."""
+    train = [r for r in records if r["kind"] == "train"]
+    measured = [r for r in records if r["kind"] == "validation"]
+    lines = [f"# {folder.name}", ""]
+    rows = [
+        ("model", f"{facts['model']['class']}, {facts['model']['parameters']:,} parameters"),
+        ("images", f"{facts['data']['images']:,} from `{facts['data']['path']}`"),
+        ("steps", f"{train[-1]['step']:,} of {facts['steps']:,}" if train else "none"),
+        ("training time", f"{train[-1]['seconds'] / 60:.1f} min" if train else "none"),
+        ("hardware", f"{facts['hardware']}, {facts['processes']} process(es)"),
+        ("learning rate", f"{facts['learning_rate']:.4g}"),
+        ("seed", str(facts["seed"])),
+        ("perceptual loss", str(facts.get("perceptual", "none"))),
+        ("versions", ", ".join(f"{k} {v}" for k, v in facts["versions"].items())),
+        ("command", f"`{' '.join(map(str, facts['command']))}`"),
+    ]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
+    if measured:
+        keys = [k for k in measured[-1] if k not in ("step", "kind")]
+        lines += ["## On held-out images", "", f"| step | {' | '.join(keys)} |", f"|---:|{'---:|' * len(keys)}"]
+        lines += [
+            f"| {r['step']:,} | " + " | ".join(f"{r[k]:.4g}" if k in r else "" for k in keys) + " |"
+            for r in _thinned(measured, 20)
+        ]
+        lines += ["", f"![Originals above reconstructions](images/step-{measured[-1]['step']:08d}.png)", ""]
+    if drawn:
+        lines += ["## Curves", "", "![Losses and measurements](curves.png)", ""]
+    if train:
+        last = {k: v for k, v in train[-1].items() if k not in ("step", "kind")}
+        lines += ["## The last record", "", "```json", json.dumps(last, indent=1), "```", ""]
+    return "\n".join(lines)
+
+
+def draw_curves(records: list[dict[str, Any]], path: Path) -> bool:
+    """A picture of the losses and measurements over the steps; False where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    train = [r for r in records if r["kind"] == "train"]
+    measured = [r for r in records if r["kind"] == "validation"]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in _CURVES:
+        rows = [(r["step"], r[name]) for r in train if name in r]
+        if rows:
+            left.plot(*zip(*rows, strict=True), label=name, linewidth=1)
+    left.set(xlabel="step", title="losses")
+    left.set_yscale("symlog", linthresh=1e-3)
+    for name in [k for k in (measured[-1] if measured else {}) if k not in ("step", "kind")]:
+        rows = [(r["step"], r[name]) for r in measured if name in r]
+        right.plot(*zip(*rows, strict=True), label=name, marker=".")
+    right.set(xlabel="step", title="held-out images")
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    with whole_file(path) as draft:
+        try:
+            figure.savefig(draft, format="png", dpi=120)
+        except (ValueError, RuntimeError) as error:
+            raise OutputError(f"{path} cannot be drawn: {error}") from error
+    return True
+
+
+def _thinned(rows: list[Any], most: int) -> list[Any]:
+    """At most about `most` of the rows, the last among them."""
+    stride = max(1, len(rows) // most)
+    return [row for i, row in enumerate(rows) if i % stride == 0 or i == len(rows) - 1]

@@ -1,0 +1,265 @@
+"""Where images come from: folders, tars, shards, arrays. Each is a list of names and a way to read one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import DataError
+from .schema import Data
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+#: A compressed tar has no random access, so its images are kept in memory, as they are compressed.
+_MOST_BYTES = 4 << 30
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of images.
+
+    Args:
+        where: what a person named.
+        names: one an image, in a fixed order.
+        read: the bytes of the image's file, or a uint8 array (H, W, C), by its number.
+    """
+
+    where: str
+    names: Sequence[str]
+    read: Callable[[int], Any] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def picture(self, index: int) -> Image.Image:
+        """One image, decoded.
+
+        Raises:
+            DataError: it is damaged, or cannot be read; the message names it.
+        """
+        try:
+            content = self.read(index)
+            if isinstance(content, np.ndarray):
+                return Image.fromarray(content)
+            picture = Image.open(io.BytesIO(content))
+            picture.load()
+            return picture
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"{self.where}: {self.names[index]} cannot be read as an image ({reason}); remove it, or set "
+                "data.skip_damaged=true"
+            ) from error
+
+    def fingerprint(self) -> str:
+        """A hash of the names, by which a resumed run knows its data again."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(name.encode() + b"\0")
+        return digest.hexdigest()[:16]
+
+    def subset(self, chosen: Sequence[int]) -> Images:
+        """Some of the images, in the order given."""
+        return replace(self, names=[self.names[i] for i in chosen], read=_Picked(self.read, chosen))
+
+
+@dataclass(frozen=True)
+class _Picked:
+    read: Callable[[int], Any]
+    chosen: Sequence[int]
+
+    def __call__(self, index: int) -> Any:
+        return self.read(self.chosen[index])
+
+
+def open_images(data: Data, *, path: str | None = None, select: str | None = None) -> Images:
+    """The images that a recipe's `data` names.
+
+    Args:
+        path, select: in place of the recipe's own.
+
+    Raises:
+        DataError: nothing lies there, or no image does.
+    """
+    where, pattern = path or data.path, select if path else select or data.select
+    if where is None:
+        raise DataError("data.path is not set: name a folder, a tar or an npz of images (--set data.path=...)")
+    kind = _kind_of(where) if data.kind == "auto" or path else data.kind
+    images = _OPENERS[kind](where, data)
+    if pattern is not None:
+        chosen = [i for i, name in enumerate(images.names) if fnmatchcase(name, pattern)]
+        if not chosen:
+            raise DataError(f"{where}: no image matches select {pattern!r}; names look like {images.names[0]!r}")
+        images = images.subset(chosen)
+    return images
+
+
+def _kind_of(where: str) -> str:
+    path = Path(where)
+    if _RANGE.search(where):
+        return "webdataset"
+    if not path.exists():
+        raise DataError(f"{where}: no such file or folder")
+    if path.is_dir():
+        if (path / "cifar-10-batches-py").is_dir():
+            return "cifar10"
+        return "webdataset" if any(path.glob("*.tar")) else "image_folder"
+    if path.suffix == ".npz":
+        return "npz"
+    if path.name.endswith(_TARS):
+        return "tar"
+    raise DataError(f"{where} is neither a folder, nor a tar, nor an npz of images")
+
+
+def _folder(where: str, data: Data) -> Images:
+    root = Path(where)
+    if not root.is_dir():
+        raise DataError(f"{where}: no such folder")
+    names = []
+    for folder, folders, found in os.walk(root, followlinks=True):
+        folders.sort()
+        names += [str(Path(folder, name).relative_to(root)) for name in found if _is_image(name)]
+    if not names:
+        raise DataError(f"{where} holds no images ({', '.join(SUFFIXES)})")
+    names.sort()
+    return Images(where, names, _FileReader(root, names))
+
+
+@dataclass(frozen=True)
+class _FileReader:
+    root: Path
+    names: Sequence[str]
+
+    def __call__(self, index: int) -> bytes:
+        return (self.root / self.names[index]).read_bytes()
+
+
+def _npz(where: str, data: Data) -> Images:
+    try:
+        with np.load(where, allow_pickle=False) as content:
+            keys = list(content.files)
+            array = content["images" if "images" in keys else keys[0]]
+    except Exception as error:
+        raise DataError(f"{where} is damaged or no npz file ({' '.join(str(error).split())[:120]})") from error
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3)):
+        raise DataError(f"{where}: images are {array.dtype} {array.shape}, expected uint8 (N, H, W) or (N, H, W, 3)")
+    if array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if not len(array):
+        raise DataError(f"{where} holds no images")
+    return Images(where, [f"{i}" for i in range(len(array))], array.__getitem__)
+
+
+def _cifar10(where: str, data: Data) -> Images:
+    import importlib
+
+    module = importlib.import_module("..families.torchvision_data", __package__)
+    array = module.cifar10(Path(where), train=data.split == "train")
+    return Images(where, [f"{data.split}/{i}" for i in range(len(array))], array.__getitem__)
+
+
+def _tar(where: str, data: Data) -> Images:
+    if where.endswith(".tar"):
+        return _shards(where, data)
+    names: list[str] = []
+    contents: list[bytes] = []
+    size = 0
+    for name, _, length, file in _members(Path(where), "r:*"):
+        size += length
+        if size > _MOST_BYTES:
+            raise DataError(f"{where} holds more than {_MOST_BYTES >> 30} GiB compressed: unpack it, or make it a .tar")
+        assert file is not None
+        names.append(name)
+        contents.append(file.read())
+    if not names:
+        raise DataError(f"{where} holds no images ({', '.join(SUFFIXES)})")
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return Images(where, [names[i] for i in order], [contents[i] for i in order].__getitem__)
+
+
+def _shards(where: str, data: Data) -> Images:
+    """Plain tars, read in place: the offset of every image is found once, and any image can be read at any time.
+
+    That is what makes a run over shards shuffle fully and go on exactly where it stopped.
+    """
+    paths = _shard_paths(where)
+    names: list[str] = []
+    spans: list[tuple[int, int, int]] = []
+    for number, path in enumerate(paths):
+        for name, offset, length, _ in _members(path, "r:"):
+            names.append(f"{path.name}/{name}" if len(paths) > 1 else name)
+            spans.append((number, offset, length))
+    if not names:
+        raise DataError(f"{where} holds no images ({', '.join(SUFFIXES)})")
+    return Images(where, names, _SpanReader(paths, np.array(spans, dtype=np.int64)))
+
+
+@dataclass(frozen=True)
+class _SpanReader:
+    paths: Sequence[Path]
+    spans: Any  # (N, 3): which file, from where, how long
+
+    def __call__(self, index: int) -> bytes:
+        number, offset, length = (int(v) for v in self.spans[index])
+        with self.paths[number].open("rb") as file:
+            file.seek(offset)
+            content = file.read(length)
+        if len(content) != length:
+            raise OSError(f"{self.paths[number].name} ends after {len(content)} of {length} bytes")
+        return content
+
+
+def _shard_paths(where: str) -> list[Path]:
+    found = _RANGE.search(where)
+    if found is None:
+        path = Path(where)
+        paths = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        if not paths:
+            raise DataError(f"{where} holds no .tar shards")
+    else:
+        first, last = found.groups()
+        numbers = range(int(first), int(last) + 1)
+        paths = [Path(where[: found.start()] + f"{n:0{len(first)}d}" + where[found.end() :]) for n in numbers]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: no such shard")
+    return paths
+
+
+def _members(path: Path, mode: Any) -> Iterable[tuple[str, int, int, Any]]:
+    """Name, offset, length and opened content of each image in a tar."""
+    try:
+        with tarfile.open(path, mode) as tar:
+            for member in tar:
+                if member.isfile() and _is_image(member.name):
+                    content = tar.extractfile(member) if mode != "r:" else None
+                    yield member.name.removeprefix("./"), member.offset_data, member.size, content
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is damaged or no tar ({' '.join(str(error).split())[:120]})") from error
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not Path(name).name.startswith(".")
+
+
+_OPENERS: dict[str, Callable[[str, Data], Images]] = {
+    "image_folder": _folder,
+    "tar": _tar,
+    "npz": _npz,
+    "webdataset": _shards,
+    "cifar10": _cifar10,
+}

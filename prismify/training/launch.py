@@ -1,0 +1,98 @@
+"""Start the same command in several processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from ..errors import TrainingError
+
+_GRACE_SECONDS = 10.0
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several already: started by us, torchrun or `accelerate launch`."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(command: Sequence[str], processes: int) -> int:
+    """Run `command` as processes 0 to N-1 of a group; returns the exit code.
+
+    What process 0 prints is shown; what another one printed only where that one failed first. When one fails the
+    others are ended.
+
+    Raises:
+        TrainingError: a process failed without a word of its own.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes))
+    with ExitStack() as stack:
+        errors = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(processes - 1)]
+        started: list[subprocess.Popen[Any]] = []
+        for rank in range(processes):
+            environment = {
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": threads,
+            }
+            output = None if rank == 0 else errors[rank - 1]
+            started.append(subprocess.Popen(list(command), env=environment, stdout=output, stderr=output))
+        try:
+            code, rank = _first_failure(started)
+        finally:
+            _end(started)
+        if code and rank:
+            errors[rank - 1].seek(0)
+            said = [line for line in errors[rank - 1].read().splitlines() if line.strip()]
+            if not said:
+                raise TrainingError(f"process {rank} of {processes} ended with code {code}")
+            print(said[-1], file=sys.stderr)
+        return code
+
+
+def _first_failure(started: list[subprocess.Popen[Any]]) -> tuple[int, int]:
+    """Wait for all to end well, or one not: its code and its rank."""
+    while True:
+        codes = [process.poll() for process in started]
+        for rank, code in enumerate(codes):
+            if code:
+                # Process 0 speaks for all: where it is about to fail of the same cause, its line is the one shown.
+                return (code, rank) if rank == 0 else _after_grace(started, code, rank)
+        if all(code == 0 for code in codes):
+            return 0, 0
+        time.sleep(0.05)
+
+
+def _after_grace(started: list[subprocess.Popen[Any]], code: int, rank: int) -> tuple[int, int]:
+    for _ in range(40):
+        if started[0].poll():
+            return int(started[0].returncode), 0
+        time.sleep(0.05)
+    return code, rank
+
+
+def _end(started: list[subprocess.Popen[Any]]) -> None:
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+    limit = time.monotonic() + _GRACE_SECONDS
+    for process in started:
+        try:
+            process.wait(max(0.1, limit - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

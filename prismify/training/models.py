@@ -1,0 +1,157 @@
+"""Models to train: opened, converted where asked, called alike, and written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Pipeline, Source, open_source, read_manifest, save
+from ..checkpoint.atomic import whole_folder
+from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, write_json
+from ..checkpoint.weights import write_safetensors
+from ..errors import RecipeError, SourceError
+from ..families import family
+from ..rewrite import convert
+from .schema import ModelSource
+
+
+def open_model(source: ModelSource) -> nn.Module:
+    """The model that a recipe names, in float32, with every weight trainable.
+
+    Raises:
+        SourceError: it cannot be opened; or is a pipeline.
+        PlanError, ConversionError: it cannot be converted.
+    """
+    opened = open_source(
+        source.source,
+        model=source.architecture,
+        arguments=source.arguments,
+        allow=source.allow,
+        trust_code=source.trust_code,
+    )
+    if isinstance(opened, Pipeline):
+        raise SourceError(f"{source.source} is a pipeline: name the folder of one of its models")
+    model = opened.build()
+    if not isinstance(model, nn.Module):
+        raise SourceError(
+            f"{source.source} is an exported program, whose training graph is gone: name the model itself"
+        )
+    model = model.float()
+    if source.convert is not None:
+        model = convert(model, policy=source.convert)
+    return model.requires_grad_(True)
+
+
+def teacher_of(folder: Path) -> ModelSource:
+    """What a converted folder was made from, as its manifest says.
+
+    Raises:
+        RecipeError: the original had no trained weights, or cannot be opened again from what is written there.
+    """
+    if not (folder / MANIFEST_NAME).is_file():
+        raise RecipeError(f"teacher is not set, and {folder} does not say what it was converted from")
+    origin: dict[str, Any] = read_manifest(folder)["source"]
+    kind, path = origin.get("kind"), str(origin.get("path", ""))
+    if origin.get("weights") == "fresh":
+        raise RecipeError("teacher is not set, and the original had no trained weights: there is nothing to learn from")
+    if kind == "reference":
+        return ModelSource(source=str(origin["reference"]), arguments=origin.get("arguments", {}))
+    if kind in ("diffusers folder", "prismify folder") and path:
+        return ModelSource(source=path)
+    if kind == "weights" and path:
+        arguments = origin.get("arguments", {})
+        return ModelSource(source=path, architecture=origin.get("reference"), arguments=arguments)
+    raise RecipeError(f"teacher is not set, and {folder} was made from a {kind}, which has no path: set teacher.source")
+
+
+def is_autoencoder(model: nn.Module) -> bool:
+    """Whether a model has `encode` and `decode`."""
+    return callable(getattr(model, "encode", None)) and callable(getattr(model, "decode", None))
+
+
+def encode(model: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mean and log-variance of the latents; None for the latter where the model has none.
+
+    Understands diffusers' outputs and bare tensors.
+
+    Raises:
+        RecipeError: the model encodes to something else.
+    """
+    encoded = model.encode(images)
+    for name in ("latent_dist", "latents", "latent"):
+        if hasattr(encoded, name):
+            encoded = getattr(encoded, name)
+            break
+    if isinstance(encoded, tuple) and len(encoded) == 1:
+        encoded = encoded[0]
+    if hasattr(encoded, "mean") and hasattr(encoded, "logvar"):
+        return encoded.mean, encoded.logvar
+    if not isinstance(encoded, Tensor):
+        raise RecipeError(f"{type(model).__name__}.encode returns a {type(encoded).__name__}, which no recipe reads")
+    return encoded, None
+
+
+def decode(model: Any, latents: Tensor) -> Tensor:
+    """Images from latents."""
+    decoded = model.decode(latents)
+    return first_tensor(decoded, type(model).__name__ + ".decode")
+
+
+def first_tensor(output: Any, name: str) -> Tensor:
+    """The tensor in a model's output: itself, its `sample`, or the first of a tuple or table."""
+    if isinstance(output, Tensor):
+        return output
+    for key in ("sample", "logits", "last_hidden_state"):
+        if isinstance(getattr(output, key, None), Tensor):
+            return getattr(output, key)  # type: ignore[no-any-return]
+    values = list(output.values()) if isinstance(output, dict) else list(output) if isinstance(output, tuple) else []
+    if values and isinstance(values[0], Tensor):
+        return values[0]
+    raise RecipeError(f"{name} returns a {type(output).__name__}, which no recipe reads")
+
+
+@torch.no_grad()
+def reconstruct(model: nn.Module, images: Tensor) -> Tensor:
+    """Images through an autoencoder, by the mean of their latents."""
+    mean, _ = encode(model, images)
+    return decode(model, mean)
+
+
+def save_model(model: nn.Module, folder: Path, source: ModelSource) -> None:
+    """Write a trained model as a folder that `prismify` opens again.
+
+    A converted model becomes a prismify folder; an unconverted one of diffusers' a diffusers folder; any other its
+    state dict.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    if getattr(model, "prismify_plan", None) is not None:
+        save(model, folder, force=True, source=_origin(source))
+        return
+    if folder.is_dir():  # ours: this is inside the run's folder, and it is made from the state beside it
+        shutil.rmtree(folder)
+    with whole_folder(folder) as draft:
+        is_diffusers = type(model).__module__.startswith("diffusers.")
+        config = family("diffusers").config_of(model) if is_diffusers else None
+        if config is not None:
+            write_json(draft / CONFIG_NAME, config)
+        name = "model.safetensors" if config is None else "diffusion_pytorch_model.safetensors"
+        state = {k: v.contiguous() for k, v in model.state_dict().items()}
+        write_safetensors(state, draft / name)
+
+
+def _origin(source: ModelSource) -> Source | None:
+    """The source a converted model came from, where its folder still says so; else the model describes itself."""
+    opened = open_source(
+        source.source,
+        model=source.architecture,
+        arguments=source.arguments,
+        allow=source.allow,
+        trust_code=source.trust_code,
+    )
+    return opened if isinstance(opened, Source) else None

@@ -1,0 +1,65 @@
+"""Learning rates: by kind of layer, and over time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ..layers import DeepPrism, Prism, PrismConv
+from .schema import Train
+
+_KERNELS = (DeepPrism, Prism, PrismConv)
+_NORMS = ("Norm",)
+
+
+def parameters_by_kind(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The trainable parameters as "kernel" (the paper's operators), "norm" and "dense"; each once, in order."""
+    groups: dict[str, list[nn.Parameter]] = {"kernel": [], "norm": [], "dense": []}
+    seen: set[int] = set()
+    for module in model.modules():
+        kind = "kernel" if isinstance(module, _KERNELS) else "norm" if _is_norm(module) else "dense"
+        for parameter in module.parameters(recurse=isinstance(module, _KERNELS)):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                groups[kind].append(parameter)
+    return groups
+
+
+def adam(model: nn.Module, train: Train, rate: float | None = None) -> torch.optim.Optimizer:
+    """Adam over a model, one parameter group a kind of layer.
+
+    Args:
+        rate: in place of the recipe's learning rate.
+    """
+    base = train.rate if rate is None else rate
+    factors = {"kernel": train.rates.kernel, "norm": train.rates.norm, "dense": train.rates.dense}
+    groups = [
+        {"params": parameters, "lr": base * factors[kind], "initial_lr": base * factors[kind], "kind": kind}
+        for kind, parameters in parameters_by_kind(model).items()
+        if parameters
+    ]
+    make = torch.optim.AdamW if train.weight_decay else torch.optim.Adam
+    return make(groups, lr=base, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay)
+
+
+def scheduled(train: Train, step: int, steps: int) -> float:
+    """The factor on the learning rate at `step` (from 0) of `steps`."""
+    if step < train.warmup_steps:
+        return (step + 1) / train.warmup_steps
+    if train.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - train.warmup_steps) / max(1, steps - train.warmup_steps))
+    left = 1 - done if train.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return train.final_rate + (1 - train.final_rate) * left
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Put every group at `factor` of its learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return any(word in type(module).__name__ for word in _NORMS)

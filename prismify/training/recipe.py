@@ -1,0 +1,195 @@
+"""Read recipes: YAML in, checked dataclasses out, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import PlanError, RecipeError
+from ..validation import build
+from .schema import SCHEMAS, Recipe
+
+#: Where a recipe names a file or folder: section, key.
+_PATHS = (
+    ("data", "path"),
+    ("data", "validation_path"),
+    ("loss.lpips", "weights"),
+)
+_MODELS = ("model", "teacher")
+#: What `convert` writes settings for already.
+_PLANNED = ("latent_diffusion", "single_image")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def shipped_configs() -> dict[str, Any]:
+    """The recipes that come with prismify: name -> file."""
+    folder = files("prismify.recipes").joinpath("configs")
+    return {f.name.removesuffix(".yaml"): f for f in sorted(folder.iterdir(), key=lambda f: f.name)}
+
+
+def read_recipe(path: str | Path, sets: Iterable[str] = ()) -> Recipe:
+    """The recipe in a YAML file, or a shipped one by its name, with some values set otherwise.
+
+    Relative paths in a file are looked up from the file's folder; those of a shipped recipe and of `sets` from
+    the current one.
+
+    Args:
+        sets: `section.key=value`, the value as YAML.
+
+    Raises:
+        RecipeError: there is no such file, it is not YAML, or says what no recipe knows.
+    """
+    file = Path(path)
+    shipped = shipped_configs()
+    if file.is_file():
+        text, base = file.read_text(encoding="utf-8"), file.absolute().parent
+    elif str(path) in shipped:
+        text, base = shipped[str(path)].read_text(encoding="utf-8"), Path.cwd()
+    else:
+        raise RecipeError(f"{path}: no such file, and no recipe that prismify ships ({', '.join(shipped)})")
+    content = _parse(text, str(path))
+    _resolve_paths(content, base)
+    changes: dict[str, Any] = {}
+    for change in sets:
+        _set(changes, change)
+    _resolve_paths(changes, Path.cwd())
+    return recipe_from(_merged(content, changes), str(path))
+
+
+def recipe_from(content: dict[str, Any], where: str) -> Recipe:
+    """The recipe that plain data describe.
+
+    Raises:
+        RecipeError: a key is unknown, missing, or holds something else than it may.
+    """
+    name = content.get("recipe")
+    if name in _PLANNED:
+        raise RecipeError(
+            f"{where}: this release does not train denoisers (recipe {name}); it has {', '.join(SCHEMAS)}"
+        )
+    if name not in SCHEMAS:
+        raise RecipeError(f"{where}: recipe {name!r} is not one of {', '.join(SCHEMAS)}")
+    try:
+        return build(SCHEMAS[name], content, where)
+    except PlanError as error:
+        raise RecipeError(str(error)) from error
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") if not str(error).startswith(where) else error from error
+
+
+def recipe_data(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain data: every value, defaults too."""
+    plain: dict[str, Any] = _plain(dataclasses.asdict(recipe))
+    return plain
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """A recipe as YAML: every value, defaults too."""
+    return yaml.safe_dump(recipe_data(recipe), sort_keys=False, width=100)
+
+
+def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both values."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= changed_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found[f"{prefix}{key}"] = (old, new)
+    return found
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{where}: not YAML{line}: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{where}: a recipe is a table of keys, this is a {type(content).__name__}")
+    _spell_out(content)
+    return content
+
+
+def _spell_out(content: dict[str, Any]) -> None:
+    """`model: folder` is short for `model: {source: folder}`."""
+    for key in _MODELS:
+        if isinstance(content.get(key), str):
+            content[key] = {"source": content[key]}
+
+
+def _set(content: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {change!r} is not KEY=VALUE, such as train.batch_size=64")
+    parsed = _value(value, change)
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"--set {change!r}: {section} is set as a whole already")
+    content[last] = {"source": parsed} if key in _MODELS and isinstance(parsed, str) else parsed
+
+
+def _value(text: str, change: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {change!r}: the value is not YAML") from error
+
+
+def _merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(content)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _resolve_paths(content: dict[str, Any], base: Path) -> None:
+    for section, key in _PATHS:
+        table: Any = content
+        for part in section.split("."):
+            table = table.get(part) if isinstance(table, dict) else None
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str(base / table[key])
+    if isinstance(content.get("output"), str):
+        content["output"] = str(base / content["output"])
+    for key in _MODELS:
+        table = content.get(key)
+        if isinstance(table, dict):
+            for name in ("source", "architecture"):
+                if isinstance(table.get(name), str):
+                    table[name] = _resolved_source(table[name], base)
+
+
+def _resolved_source(source: str, base: Path) -> str:
+    """A path from `base`; a reference to a Python file likewise; any other reference as it is."""
+    prefix, colon, target = source.rpartition(":")
+    if not colon:
+        return str((base / source).resolve())
+    return f"{base / prefix}:{target}" if prefix.endswith(".py") else source
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,461 @@
+"""A run: the accelerator, the folder, where it stands, and what it says. The recipes hold the loop itself."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, OutputError, PrismifyError, RecipeError, TrainingError
+from .divergence import Divergence
+from .journal import Journal
+from .rates import scheduled, set_rate
+from .recipe import changed_keys, recipe_data
+from .schema import Recipe
+from .state import prune, read_state, states, sweep, write_state
+from .stream import Shares, Stream, batches, mixed
+
+#: What a run cannot change on the way and still be the same run.
+_FIXED = ("recipe", "model.", "teacher", "data.size", "data.channels", "data.range", "train.seed")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a run tells whoever watches.
+
+    "said": a line of text. "began": the run stands at `step` of `values["steps"]`. "step", "measured": a record.
+    """
+
+    kind: Literal["said", "began", "step", "measured"]
+    step: int = 0
+    text: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+Watch = Callable[[Event], None]
+
+
+class Stateful(Protocol):
+    """What a state is made of."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process's share of one part of a step's batch."""
+
+    images: Tensor
+    index: int
+    last: bool
+
+
+class Run:
+    """Made by `open_run`; knows its folder, its processes and its step, and keeps its state."""
+
+    def __init__(self, recipe: Recipe, accelerator: Any, watch: Watch) -> None:
+        self.recipe, self.accelerator, self.watch = recipe, accelerator, watch
+        self.folder = Path(recipe.output)
+        self.device: torch.device = accelerator.device
+        train = recipe.train
+        self.shares = Shares(train.batch_size, train.accumulation, accelerator.num_processes, accelerator.process_index)
+        self.step = 0
+        self.steps = train.steps or 0
+        self.best: tuple[float, int] | None = None
+        self._parts: dict[str, Stateful] = {}
+        self._optimizers: list[Any] = []
+        self._journal: Journal | None = None
+        self._seconds, self._since = 0.0, time.monotonic()
+        self._saved = -1
+        self._updating = False
+        self._signal = 0
+        self._fingerprint = ""
+        self._divergence = Divergence(train.divergence)
+        self._pace: tuple[float, int] = (time.monotonic(), 0)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has trained, over all its starts."""
+        return self._seconds + time.monotonic() - self._since
+
+    def say(self, text: str) -> None:
+        if self.leads:
+            self.watch(Event("said", self.step, text))
+
+    def average(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the processes."""
+        if self.shares.processes == 1:
+            return value
+        reduced: Tensor = self.accelerator.reduce(value, reduction="mean")
+        return reduced
+
+    def share_gradients(self, part: Part, *modules: nn.Module) -> AbstractContextManager[None]:
+        """Gradients of all parts but the last are only added up here, and then averaged over processes at once."""
+        if part.last or self.shares.processes == 1:
+            return nullcontext()
+        return _no_sync(self.accelerator, modules)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one part's mean loss, so that they are those of the step's mean."""
+        self.accelerator.backward(loss / self.shares.parts)
+
+    def prepare(self, module: nn.Module | None, optimizer: Any) -> tuple[Any, Any]:
+        """A module and its optimizer as this machine runs them: distributed, in mixed precision."""
+        if module is None:
+            return None, None
+        prepared: tuple[Any, Any] = self.accelerator.prepare(module, optimizer)
+        return prepared
+
+    def bare(self, module: Any) -> Any:
+        """The module that `prepare` was given."""
+        return self.accelerator.unwrap_model(module)
+
+    def clip(self, module: nn.Module, most: float | None) -> Tensor:
+        """Cut gradients down to a norm; returns the norm they had."""
+        norm: Tensor = self.accelerator.clip_grad_norm_(module.parameters(), math.inf if most is None else most)
+        return norm.detach()
+
+    def noise(self, step: int, part: Part, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers for this process's images: the same for an image whoever computes it."""
+        shares = self.shares
+        whole = (shares.processes * shares.size, *shape)
+        drawn = torch.randn(whole, generator=torch.Generator().manual_seed(mixed(self.seed, 2, step, part.index)))
+        return drawn[shares.rank * shares.size :][: shares.size].to(self.device)
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.train.seed
+
+    def begin(self, stream: Stream, parts: dict[str, Stateful], optimizers: list[Any]) -> None:
+        """Take up the newest state, or start at step 0; then open the journal.
+
+        Args:
+            parts: what a state holds, by name.
+            optimizers: those whose rate follows the schedule.
+
+        Raises:
+            RecipeError: the folder holds another run.
+        """
+        self._parts, self._optimizers = parts, optimizers
+        self._fingerprint = f"{len(stream.images)} images {stream.images.fingerprint()}"
+        epochs = self.recipe.train.epochs
+        if epochs is not None:
+            self.steps = max(1, math.ceil(epochs * len(stream.images) / self.shares.batch_size))
+        self._since = time.monotonic()
+        state = self._newest()
+        if state is not None:
+            self._restore(state)
+        if self.leads:
+            log = self.recipe.log
+            self._journal = Journal(self.folder, self.step, tensorboard=log.tensorboard)
+            self.watch(Event("began", self.step, values={"steps": self.steps}))
+
+    def _newest(self) -> dict[str, Any] | None:
+        for step in reversed(states(self.folder / "state")):
+            try:
+                return read_state(self.folder / "state", step)
+            except OutputError as error:
+                self.say(f"{error}; taking the one before")
+        return None
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        changed = changed_keys(state["recipe"], recipe_data(self.recipe))
+        changed.pop("output", None)
+        for key, (before, after) in changed.items():
+            if key.startswith(_FIXED):
+                raise RecipeError(
+                    f"{self.folder} holds a run with {key}={before}, not {after}: name another output, or --restart"
+                )
+            self.say(f"changed since step {state['step']}: {key} was {before}, is {after}")
+        if state["data"] != self._fingerprint:
+            self.say(
+                f"the images changed since step {state['step']} ({state['data']}; now {self._fingerprint}): "
+                "the run goes on, in another order than it would have"
+            )
+        missing = set(self._parts) ^ set(state["parts"])
+        if missing:
+            raise RecipeError(f"{self.folder} holds a run without or with {missing.pop()}: name another output")
+        for name, part in self._parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.step = self._saved = state["step"]
+        self._seconds, self._since = state["seconds"], time.monotonic()
+        self.best = None if state["best"] is None else (state["best"][0], int(state["best"][1]))
+        self._divergence.load_state_dict(state["divergence"])
+        self.say(f"going on from step {self.step}")
+
+    def parts_of_steps(self, stream: Stream) -> Iterator[tuple[int, Iterator[Part]]]:
+        """Each step's number (from 0) with the parts of its batch, from where the run stands to its end."""
+        source = batches(stream, self.shares, self.step)
+        self._pace = (time.monotonic(), self.step)
+        with self._signals():
+            while self.step < self.steps:
+                step = self.step
+                torch.manual_seed(mixed(self.seed, 3, step, self.shares.rank))  # of dropout, if there is any
+                for optimizer in self._optimizers:
+                    set_rate(optimizer, scheduled(self.recipe.train, step, self.steps))
+                yield step, self._parts_of(source)
+                if self._ended(step):
+                    return
+
+    def _parts_of(self, source: Iterator[Tensor]) -> Iterator[Part]:
+        for index in range(self.shares.parts):
+            yield Part(next(source).to(self.device, non_blocking=True), index, index == self.shares.parts - 1)
+
+    def _ended(self, step: int) -> bool:
+        if self.step != step + 1:
+            raise RuntimeError("the loop did not end its step with Run.finished")
+        if self._stop:
+            self.save()
+            self.say(f"stopped at step {self.step}; the same command goes on from there")
+            raise SystemExit(128 + self._stop)
+        limit = self.recipe.train.max_minutes
+        if self._time_is_up and self.step < self.steps:
+            self.say(f"{limit:g} minutes are up at step {self.step} of {self.steps}")
+            return True
+        return False
+
+    def checked(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """The step's terms, averaged over its parts and processes, before any weight moves.
+
+        Raises:
+            TrainingError: one of them has diverged.
+        """
+        limit = self.recipe.train.max_minutes
+        late = limit is not None and self.seconds > 60 * limit
+        mine = [v.detach().float().reshape(()).to(self.device) for v in terms.values()]
+        flags = torch.tensor([float(late), float(self._signal)], device=self.device)
+        told = self.average(torch.cat([torch.stack(mine), flags])).tolist()
+        self._time_is_up, self._stop = told[-2] > 0, math.ceil(told[-1])
+        values = dict(zip(terms, told, strict=False))
+        self.see_sound(values)
+        self._updating = True
+        return values
+
+    _time_is_up = False
+    _stop = 0
+
+    def see_sound(self, values: Mapping[str, float]) -> None:
+        """Stop where a term is not a number, or far above what it was.
+
+        Raises:
+            TrainingError: it says which.
+        """
+        why = self._divergence.see(values)
+        if why is not None:
+            kept = states(self.folder / "state")
+            last = f"the last good state is that of step {kept[-1]}" if kept else "no state was written before it"
+            self._saved = self.step  # what is in memory is not worth keeping
+            raise TrainingError(
+                f"diverged at step {self.step + 1}: {why}; {last} in {self.folder}. Lower train.learning_rate, or "
+                "set train.clip=1, and start again"
+            )
+
+    def finished(self, record: Callable[[], dict[str, float]]) -> None:
+        """End a step: count it, write its record and the state where they are due.
+
+        Args:
+            record: the step's numbers, made only when they are written.
+        """
+        self.step += 1
+        self._updating = False
+        log = self.recipe.log
+        if self.leads and (self.step % log.every == 0 or self.step == self.steps):
+            values = {**record(), **self._speed(), "seconds": self.seconds}
+            assert self._journal is not None
+            self._journal.write("train", self.step, values)
+            self.watch(Event("step", self.step, values=values))
+
+    def measured(self, values: dict[str, float], key: str, *, higher: bool) -> None:
+        """Write down a measurement, and remember the best by `key`."""
+        value = values[key] if higher else -values[key]
+        if math.isfinite(value) and (self.best is None or value > self.best[0]):
+            self.best = (value, self.step)
+        if self.leads:
+            assert self._journal is not None
+            self._journal.write("validation", self.step, values)
+            self.watch(Event("measured", self.step, values=values))
+
+    def show(self, pixels: Any) -> None:
+        """Keep a picture of this step, uint8 (H, W, 3)."""
+        from .pictures import write_png
+
+        assert self._journal is not None
+        write_png(self.folder / "images" / f"step-{self.step:08d}.png", pixels)
+        self._journal.picture(self.step, pixels)
+
+    @property
+    def measures_now(self) -> bool:
+        """Whether this step is one to measure after."""
+        return self.step % self.recipe.log.validate_every == 0 or self.step == self.steps or self._time_is_up
+
+    def save_if_due(self) -> None:
+        """Write the state where the recipe wants it, and at the end."""
+        is_best = self.best is not None and self.best[1] == self.step
+        if is_best or self.step % self.recipe.checkpoint.every == 0 or self.step == self.steps or self._time_is_up:
+            self.save()
+
+    def save(self) -> None:
+        """Write the state as it is after the last finished step.
+
+        Raises:
+            OutputError: the disk does not take it; earlier states stay.
+        """
+        if not self.leads or self._saved == self.step:
+            return
+        place = self.folder / "state"
+        write_state(
+            place,
+            self.step,
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "best": None if self.best is None else list(self.best),
+                "data": self._fingerprint,
+                "recipe": recipe_data(self.recipe),
+                "divergence": self._divergence.state_dict(),
+                "parts": {name: part.state_dict() for name, part in self._parts.items()},
+            },
+        )
+        self._saved = self.step
+        prune(place, self.recipe.checkpoint.keep, self.best[1] if self.best else None)
+
+    def _speed(self) -> dict[str, float]:
+        now = time.monotonic()
+        (before, step), self._pace = self._pace, (now, self.step)
+        speed = {"images_per_second": (self.step - step) * self.shares.batch_size / max(1e-9, now - before)}
+        if self.device.type == "cuda":
+            speed["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return speed
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM end the run after the step it is in."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: object) -> None:
+            if self._signal:  # asked twice: now
+                raise KeyboardInterrupt
+            self._signal = number
+
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def close(self, error: BaseException | None) -> None:
+        """Keep what was reached when the run ends early, unless weights were just moving."""
+        if error is not None and not self._updating and 0 <= self._saved < self.step:
+            with suppress(PrismifyError):
+                self.save()
+        if self._journal is not None:
+            self._journal.close()
+
+
+@contextmanager
+def open_run(recipe: Recipe, watch: Watch, *, restart: bool = False) -> Iterator[Run]:
+    """A run in its folder; errors of memory and disk come out as one line.
+
+    Args:
+        restart: forget what the folder holds of an earlier run.
+
+    Raises:
+        TrainingError: there is no such device, memory ran out, or another process works in the folder.
+        OutputError: the folder cannot be written.
+    """
+    from .begin import make_accelerator
+
+    accelerator = make_accelerator(recipe.train)
+    run = Run(recipe, accelerator, watch)
+    error: BaseException | None = None
+    try:
+        with _folder_locked(run, restart) if run.leads else nullcontext():
+            try:
+                accelerator.wait_for_everyone()
+                yield run
+            except BaseException as caught:
+                error = caught
+                raise
+            finally:
+                run.close(error)
+    except Exception as caught:
+        raise _in_one_line(caught, run) from caught
+    finally:
+        _let_go()
+
+
+def _in_one_line(error: Exception, run: Run) -> Exception:
+    """Memory and disk say what happened in words of their own."""
+    kept = states(run.folder / "state")
+    where = f"the state of step {kept[-1]} is kept in {run.folder}" if kept else "no state was written yet"
+    text = " ".join(str(error).split())
+    out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text
+    if out_of_memory:
+        shares = run.shares
+        return TrainingError(
+            f"out of memory with {shares.size} images at a time: raise train.accumulation (now {shares.parts}), which "
+            f"gives the same results, or lower train.batch_size (now {shares.batch_size}); {where}"
+        )
+    if isinstance(error, DataError):
+        return DataError(f"{error}; {where}" if kept else str(error))
+    if isinstance(error, OSError):
+        reason = str(error) if isinstance(error, PrismifyError) else f"{run.folder}: {error.strerror or error}"
+        return OutputError(f"{reason}; {where}")
+    return error
+
+
+@contextmanager
+def _folder_locked(run: Run, restart: bool) -> Iterator[None]:
+    folder = run.folder
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is not a folder; choose another output")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / ".lock"
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TrainingError(f"{folder} is in use: another process trains there") from error
+        sweep(folder)
+        if restart:
+            from .begin import forget
+
+            forget(folder)
+        yield
+
+
+@contextmanager
+def _no_sync(accelerator: Any, modules: tuple[nn.Module, ...]) -> Iterator[None]:
+    if not modules:
+        yield
+        return
+    with accelerator.no_sync(modules[0]), _no_sync(accelerator, modules[1:]):
+        yield
+
+
+def _let_go() -> None:
+    """Let the next run of this process choose its device and precision anew."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state()
+    GradientState._reset_state()

@@ -1,0 +1,282 @@
+"""What a recipe may say. Every key is a field here; `recipe.py` reads files into these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import RecipeError
+from ..policies import Policy
+
+
+def _at_least(where: str, section: object, **least: int) -> None:
+    for name, bound in least.items():
+        value = getattr(section, name)
+        if value is not None and value < bound:
+            raise RecipeError(f"{where}: {name} {value} must be at least {bound}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A model to train or to learn from.
+
+    Args:
+        source: a folder that prismify wrote, a diffusers folder, a weights file, or a model reference.
+        architecture: the reference of the architecture, for a weights file.
+        arguments: of the reference's factory.
+        convert: convert it first, by this policy; None trains it as it is.
+        trust_code: run the Python file that a converted folder names.
+        allow: classes that a pickled file may hold.
+    """
+
+    source: str
+    architecture: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    convert: Policy | None = None
+    trust_code: bool = False
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Images, and how they are cut to size.
+
+    Args:
+        path: a folder of images, a tar of images, an npz (`images`: N H W C, uint8), WebDataset shards
+            (`train-{000..146}.tar`, or a folder of them), or the root of torchvision's CIFAR10.
+        kind: which of these; "auto" tells by the path.
+        split: of CIFAR10.
+        select: a pattern that names inside a folder or tar must match, such as "train/*".
+        size: side of the square that the model sees, in pixels; None takes the images as they are.
+        crop: where the square is cut after the shorter side was resized to `size`.
+        flip: mirror half of the images.
+        channels: 3 (RGB) or 1 (grey).
+        range: the values that black and white have for the model.
+        validation: how many images are held out to measure on, where `validation_path` is not set.
+        validation_path, validation_select: images to measure on, instead; at most `validation` of them.
+        workers: processes that read images; 0 reads in the training process.
+        skip_damaged: take the next image for one that cannot be read, instead of stopping.
+    """
+
+    path: str | None = None
+    kind: Literal["auto", "image_folder", "tar", "npz", "webdataset", "cifar10"] = "auto"
+    split: Literal["train", "test"] = "train"
+    select: str | None = None
+    size: int | None = None
+    crop: Literal["center", "random"] = "center"
+    flip: bool = False
+    channels: Literal[1, 3] = 3
+    range: tuple[float, float] = (-1.0, 1.0)
+    validation: int = 64
+    validation_path: str | None = None
+    validation_select: str | None = None
+    workers: int = 0
+    skip_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("data", self, size=1, validation=0, workers=0)
+        if self.range[0] >= self.range[1]:
+            raise RecipeError(f"data: range {list(self.range)} must be [black, white] with black < white")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Factors on the learning rate, by kind of layer.
+
+    Args:
+        kernel: DeepPrism, Prism and PrismConv.
+        norm: normalisation layers.
+        dense: everything else: input, output and other dense layers.
+    """
+
+    kernel: float = 1.0
+    norm: float = 1.0
+    dense: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """The optimisation.
+
+    Args:
+        batch_size: images a step, over all processes and accumulation steps together.
+        accumulation: parts that a process's share of the batch is computed in, one after the other.
+        learning_rate: of Adam; or
+        base_learning_rate: the same divided by `batch_size`, as the paper gives it.
+        steps, epochs: how long; one of the two.
+        max_minutes: stop after this much training time, whatever `steps` says.
+        schedule: of the learning rate, after `warmup_steps` of linear rise, down to `final_rate` of it.
+        betas, eps, weight_decay: of Adam (AdamW where the decay is not zero).
+        rates: factors by kind of layer.
+        clip: the norm that gradients are cut down to; None leaves them.
+        ema: decay of the averaged weights that are measured and shipped; None keeps no average.
+        seed: of everything random.
+        device: "auto" takes CUDA where there is one.
+        mixed_precision: of the forward pass.
+        divergence: a loss term this many times above its own running mean, for ten steps, has diverged.
+    """
+
+    batch_size: int = 32
+    accumulation: int = 1
+    learning_rate: float | None = None
+    base_learning_rate: float | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    max_minutes: float | None = None
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = 0
+    final_rate: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    rates: Rates = Rates()
+    clip: float | None = None
+    ema: float | None = 0.999
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    divergence: float = 1000.0
+
+    def __post_init__(self) -> None:
+        _at_least("train", self, batch_size=1, accumulation=1, steps=1, warmup_steps=0, seed=0)
+        if (self.learning_rate is None) == (self.base_learning_rate is None):
+            raise RecipeError("train: set one of learning_rate and base_learning_rate (times batch_size)")
+        if (self.steps is None) == (self.epochs is None):
+            raise RecipeError("train: set one of steps and epochs")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise RecipeError(f"train: ema {self.ema} is a decay in [0, 1)")
+
+    @property
+    def rate(self) -> float:
+        """The effective learning rate."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        assert self.base_learning_rate is not None
+        return self.base_learning_rate * self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perceptual:
+    """LPIPS. `weights` is a safetensors file with backbone and heads (docs/recipes.md); None lets torchvision
+    bring the backbone, from its cache or the network, and torchmetrics the heads."""
+
+    net: Literal["alex", "vgg"] = "vgg"
+    weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discriminator:
+    """PatchGAN: `layers` halvings from `channels` wide, with a learning rate of its own (None: the model's)."""
+
+    channels: int = 64
+    layers: int = 3
+    norm: Literal["group", "batch", "none"] = "group"
+    learning_rate: float | None = 2e-4
+
+    def __post_init__(self) -> None:
+        _at_least("discriminator", self, channels=8, layers=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderLoss:
+    """Reconstruction + perceptual + KL + adversarial (Sec. 4.1, Eqs. 6-9).
+
+    Args:
+        reconstruction: "l2", mean squared error as in the paper, or "l1" as in LDM's code.
+        perceptual, kl, adversarial: λ1, λ2, λ3; 0 leaves a term out. The KL is summed over a latent.
+        adversarial_start: the step from which the discriminator learns and counts.
+        adaptive: scale the adversarial term by the ratio of gradients at the last layer, as LDM does.
+    """
+
+    reconstruction: Literal["l2", "l1"] = "l2"
+    perceptual: float = 1.0
+    kl: float = 1e-6
+    adversarial: float = 0.5
+    adversarial_start: int = 0
+    adaptive: bool = True
+    lpips: Perceptual = Perceptual()
+    discriminator: Discriminator = Discriminator()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationLoss:
+    """What the student matches, as relative squared error: 1 is as bad as answering the teacher's mean.
+
+    Args:
+        output: what the teacher returns; of an autoencoder, what it decodes from its own latents.
+        latent: the teacher's latents (autoencoders).
+        image: the images themselves, through the student alone (autoencoders).
+        features: the feature maps behind the layers named by `feature_layers`.
+        feature_layers: patterns over layer names; the replaced layers where none is given.
+        perceptual: LPIPS between the two outputs (where those are images).
+    """
+
+    output: float = 1.0
+    latent: float = 1.0
+    image: float = 0.0
+    features: float = 0.0
+    feature_layers: tuple[str, ...] = ()
+    perceptual: float = 0.0
+    lpips: Perceptual = Perceptual()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """How often a run speaks, in steps: `every` for losses, `validate_every` for measurements and pictures."""
+
+    every: int = 10
+    validate_every: int = 500
+    images: int = 8
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least("log", self, every=1, validate_every=1, images=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """The state is written every `every` steps; the last `keep` and the best are kept."""
+
+    every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _at_least("checkpoint", self, every=1, keep=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every recipe says. `output` is the run's folder."""
+
+    recipe: str
+    model: ModelSource
+    data: Data
+    train: Train
+    output: str
+    log: Log = Log()
+    checkpoint: Checkpoints = Checkpoints()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderRecipe(Recipe):
+    """Retrain an autoencoder on images."""
+
+    recipe: Literal["autoencoder"]
+    loss: AutoencoderLoss = AutoencoderLoss()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationRecipe(Recipe):
+    """Train a converted model to do what its original does.
+
+    Args:
+        teacher: the original; None takes what the converted folder was made from.
+    """
+
+    recipe: Literal["distillation"]
+    teacher: ModelSource | None = None
+    loss: DistillationLoss = DistillationLoss()
+
+
+#: The value of `recipe:` -> what the rest of the file must look like.
+SCHEMAS: dict[str, type[Recipe]] = {"autoencoder": AutoencoderRecipe, "distillation": DistillationRecipe}

@@ -1,0 +1,73 @@
+"""A run's state on disk: whole or not there, the last few and the best."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint.atomic import whole_folder
+from ..errors import OutputError
+
+_STEP = re.compile(r"^step-(\d{8,})$")
+_STATE_NAME = "state.pt"
+
+
+def write_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after `step` steps; it is there whole or not at all, whenever the process dies.
+
+    Raises:
+        OutputError: the disk does not take it; earlier states stay.
+    """
+    place = folder / f"step-{step:08d}"
+    if place.exists():
+        return place
+    with whole_folder(place) as draft:
+        try:
+            torch.save(state, draft / _STATE_NAME)
+        except RuntimeError as error:  # torch wraps what the disk says
+            raise OSError(" ".join(str(error).split())[:160]) from error
+    return place
+
+
+def states(folder: Path) -> list[int]:
+    """The steps whose state is there, ascending."""
+    if not folder.is_dir():
+        return []
+    found = (_STEP.match(p.name) for p in folder.iterdir() if (p / _STATE_NAME).is_file())
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def read_state(folder: Path, step: int) -> dict[str, Any]:
+    """A state that `write_state` wrote, on the CPU.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    path = folder / f"step-{step:08d}" / _STATE_NAME
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise OutputError(f"{path} is damaged ({' '.join(str(error).split())[:120]})") from error
+    return state
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Remove all states but the last `keep` and the best one."""
+    for step in states(folder)[:-keep]:
+        if step != best:
+            shutil.rmtree(folder / f"step-{step:08d}", ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed had not finished writing."""
+    for place in (folder, folder / "state"):
+        if place.is_dir():
+            for path in place.glob(".*.*"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)

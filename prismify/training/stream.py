@@ -1,0 +1,212 @@
+"""The order of images, and the tensors they become. Everything here is a function of the seed and a position."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import DataError
+from .images import Images, open_images
+from .schema import Data
+
+_MOST_SKIPPED = 100
+
+
+def order_of(count: int, seed: int, epoch: int) -> Tensor:
+    """The permutation of one pass over `count` images."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(mixed(seed, epoch)))
+
+
+def mixed(*numbers: int) -> int:
+    """One seed from several numbers; their order counts.
+
+    Example:
+        >>> mixed(0, 1) != mixed(1, 0)
+        True
+    """
+    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How a step's batch is split: into `parts` one after the other, each among `processes`.
+
+    The images of a step are the same for any split, so one process and eight see the same batches.
+    """
+
+    batch_size: int
+    parts: int
+    processes: int
+    rank: int
+
+    @property
+    def size(self) -> int:
+        """Images that one process takes at a time."""
+        return self.batch_size // (self.parts * self.processes)
+
+    def positions(self, step: int, part: int) -> range:
+        """Which of the endless row of images this process takes, in part `part` of step `step` (from 0)."""
+        begin = step * self.batch_size + (part * self.processes + self.rank) * self.size
+        return range(begin, begin + self.size)
+
+
+@dataclass
+class Stream(Dataset[Any]):
+    """An endless row of images: pass after pass, each in an order of its own."""
+
+    images: Images
+    data: Data
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._order = functools.lru_cache(maxsize=2)(lambda epoch: order_of(len(self.images), self.seed, epoch))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.__post_init__()
+
+    def __getitem__(self, position: int) -> Tensor | DataError:
+        """The image at a position; an error as a value, since raising in a worker loses its message."""
+        epoch, place = divmod(position, len(self.images))
+        try:
+            for ahead in range(_MOST_SKIPPED):
+                index = int(self._order(epoch)[(place + ahead) % len(self.images)])
+                try:
+                    return image_tensor(self.images.picture(index), self.data, mixed(self.seed, 1, position))
+                except DataError:
+                    if not self.data.skip_damaged:
+                        raise
+            raise DataError(f"{self.images.where}: {_MOST_SKIPPED} images in a row cannot be read")
+        except DataError as error:
+            return error
+
+    def first(self) -> Tensor:
+        """The first image as a batch of one: (1, C, H, W)."""
+        return stacked([image_tensor(self.images.picture(0), self.data, None)], self.images.where)
+
+    def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Tensor]:
+        """Batches of this process's share of the images, each image once, neither turned nor shifted."""
+        size = size if self.data.size is not None else 1
+        mine = range(rank, len(self.images), processes)
+        for begin in range(0, len(mine), size):
+            yield torch.stack(
+                [image_tensor(self.images.picture(i), self.data, None) for i in mine[begin : begin + size]]
+            )
+
+
+def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Tensor]:
+    """The parts of this process from `first_step` (from 0) on, endlessly: (size, C, H, W).
+
+    Raises:
+        DataError: an image cannot be read; or images differ in size and none was given.
+    """
+    loader = DataLoader(
+        stream,
+        batch_sampler=_Sampler(shares, first_step),
+        num_workers=stream.data.workers,
+        collate_fn=list,
+        pin_memory=False,
+        persistent_workers=stream.data.workers > 0,
+    )
+    for items in loader:
+        yield stacked(items, stream.images.where)
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    shares: Shares
+    first_step: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.first_step
+        while True:
+            for part in range(self.shares.parts):
+                yield list(self.shares.positions(step, part))
+            step += 1
+
+
+def stacked(items: Sequence[Tensor | DataError], where: str) -> Tensor:
+    """One tensor of equal images.
+
+    Raises:
+        DataError: one of them is an error, or their sizes differ.
+    """
+    tensors = []
+    for item in items:
+        if isinstance(item, DataError):
+            raise item
+        tensors.append(item)
+    sizes = {tuple(t.shape) for t in tensors}
+    if len(sizes) > 1:
+        one, other, *_ = sorted(sizes)
+        raise DataError(f"{where}: images differ in size ({one[1:]} and {other[1:]}): set data.size")
+    return torch.stack(tensors)
+
+
+def image_tensor(picture: Image.Image, data: Data, seed: int | None) -> Tensor:
+    """An image as the model sees it: (C, H, W), float32, black and white at `data.range`.
+
+    Args:
+        seed: of the crop and the flip; None cuts the middle and never flips.
+    """
+    draws = np.random.default_rng(seed) if seed is not None and (data.flip or data.crop == "random") else None
+    picture = picture.convert("RGB" if data.channels == 3 else "L")
+    if data.size is not None:
+        picture = _cut(picture, data.size, draws if data.crop == "random" else None)
+    pixels = np.asarray(picture)
+    if data.flip and draws is not None and draws.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    tensor = torch.from_numpy(pixels.copy())
+    tensor = tensor.permute(2, 0, 1).contiguous() if tensor.dim() == 3 else tensor[None]
+    black, white = data.range
+    return tensor.float().mul_((white - black) / 255).add_(black)
+
+
+def _cut(picture: Image.Image, size: int, draws: np.random.Generator | None) -> Image.Image:
+    """Resize the shorter side to `size`, then cut a square out of the middle, or anywhere."""
+    width, height = picture.size
+    if min(width, height) != size:
+        scale = size / min(width, height)
+        width, height = max(size, round(width * scale)), max(size, round(height * scale))
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    if (width, height) == (size, size):
+        return picture
+    free = (width - size, height - size)
+    left, top = (f // 2 for f in free) if draws is None else (int(draws.integers(f + 1)) for f in free)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def open_data(data: Data, seed: int) -> tuple[Stream, Stream | None]:
+    """The images to train on, and those to measure on (None where `validation` is 0).
+
+    Raises:
+        DataError: see `open_images`; or no image is left to train on.
+    """
+    images = open_images(data)
+    if data.validation_path is not None or data.validation_select is not None:
+        path = data.validation_path
+        held = open_images(data, path=path, select=data.validation_select)
+        held = held.subset(order_of(len(held), 0, 0)[: data.validation].tolist())
+    elif data.validation == 0:
+        return Stream(images, data, seed), None
+    else:
+        if len(images) <= data.validation:
+            raise DataError(
+                f"{images.where} holds {len(images)} images, and data.validation={data.validation} of them are held "
+                "out: none is left to train on"
+            )
+        order = order_of(len(images), 0, 0)
+        held = images.subset(order[: data.validation].tolist())
+        images = images.subset(order[data.validation :].sort().values.tolist())
+    return Stream(images, data, seed), Stream(held, data, seed)

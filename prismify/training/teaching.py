@@ -1,0 +1,149 @@
+"""Distillation: what student and teacher return, and how far they are apart."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RecipeError
+from ..plan import Plan
+from .losses import relative_error
+from .models import decode, encode, first_tensor, is_autoencoder, reconstruct
+from .schema import DistillationLoss
+
+Answers = dict[str, Tensor]
+
+
+class Answering(nn.Module):
+    """Everything of a model that can be matched, in one pass.
+
+    An autoencoder gives "latent" and "deviation" (where it has one), and as "output" what it decodes from the
+    teacher's latents, so that each half learns from the teacher's and not from the other's mistakes; "image" is what
+    it makes of the images by itself. Any other model gives its output. "features.NAME" are the feature maps behind
+    layers.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], *, whole: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.layers = tuple(layers)
+        self.whole = whole
+
+    def forward(self, images: Tensor, latents: Tensor | None = None) -> Answers:
+        answers: Answers = {}
+        with _recorded(self.model, self.layers, answers):
+            if not is_autoencoder(self.model):
+                answers["output"] = first_tensor(self.model(images), type(self.model).__name__)
+                return answers
+            mean, log_variance = encode(self.model, images)
+            answers["latent"] = mean
+            if log_variance is not None:
+                answers["deviation"] = (0.5 * log_variance).exp()
+            answers["output"] = decode(self.model, mean if latents is None else latents)
+        if self.whole:
+            answers["image"] = decode(self.model, mean)
+        return answers
+
+
+@contextmanager
+def _recorded(model: nn.Module, layers: Sequence[str], answers: Answers) -> Iterator[None]:
+    """Collect what layers return while the model runs; of a layer that runs twice, the last."""
+
+    def note(name: str) -> object:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                answers[f"features.{name}"] = output
+
+        return model.get_submodule(name).register_forward_hook(hook)
+
+    handles = [note(name) for name in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()  # type: ignore[attr-defined]
+
+
+def matched_layers(student: nn.Module, teacher: nn.Module, loss: DistillationLoss) -> list[str]:
+    """The layers whose feature maps are compared; none where that term is off.
+
+    Raises:
+        RecipeError: the patterns match no layer that both models have.
+    """
+    if not loss.features:
+        return []
+    both = {name for name, _ in teacher.named_modules() if name}
+    names = [name for name, _ in student.named_modules() if name in both]
+    plan: Plan | None = getattr(student, "prismify_plan", None)
+    if loss.feature_layers:
+        found = [n for n in names if any(fnmatchcase(n, pattern) for pattern in loss.feature_layers)]
+    else:
+        replaced = {d.name for d in plan.replaced} if plan is not None else set()
+        found = [n for n in names if n in replaced]
+    if not found:
+        patterns = ", ".join(loss.feature_layers) or "the replaced layers"
+        raise RecipeError(f"loss.feature_layers: student and teacher share no layer that is {patterns}")
+    return found
+
+
+def check_pair(student: nn.Module, teacher: nn.Module) -> None:
+    """See that two models can be given the same images.
+
+    Raises:
+        RecipeError: one of them needs more than images, or only one is an autoencoder.
+    """
+    if is_autoencoder(student) != is_autoencoder(teacher):
+        raise RecipeError(
+            f"the student is a {type(student).__name__} and the teacher a {type(teacher).__name__}: "
+            "only one of them has encode and decode"
+        )
+    if is_autoencoder(student):
+        return
+    parameters = list(inspect.signature(student.forward).parameters.values())
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY, p.KEYWORD_ONLY)
+    ]
+    if len(needed) != 1:
+        raise RecipeError(
+            f"{type(student).__name__} needs {', '.join(needed) or 'nothing'}; distillation gives a model images alone"
+        )
+
+
+def distances(student: Answers, teacher: Answers) -> dict[str, Tensor]:
+    """The relative squared error of everything that both answered: "output", "latent", "features".
+
+    Raises:
+        RecipeError: two answers differ in shape.
+    """
+    for name in teacher.keys() & student.keys():
+        if teacher[name].shape != student[name].shape:
+            raise RecipeError(
+                f"student and teacher differ in {name}: {tuple(student[name].shape)} and {tuple(teacher[name].shape)}"
+            )
+    terms = {"output": relative_error(student["output"], teacher["output"])}
+    if "latent" in teacher:
+        terms["latent"] = relative_error(student["latent"], teacher["latent"])
+        if "deviation" in teacher and "deviation" in student:
+            # On the scale of the latents: a deviation that is tiny beside them matters as little.
+            scale = teacher["latent"].detach().float().var(correction=0) + 1e-8
+            gap = (student["deviation"].float() - teacher["deviation"].detach().float()).square().mean()
+            terms["latent"] = terms["latent"] + gap / scale
+    maps = [relative_error(student[n], teacher[n]) for n in teacher if n.startswith("features.") and n in student]
+    if maps:
+        terms["features"] = torch.stack(maps).mean()
+    return terms
+
+
+@torch.no_grad()
+def answer(model: nn.Module, images: Tensor) -> Tensor:
+    """The output to measure: an autoencoder's reconstruction, any other model's output."""
+    if is_autoencoder(model):
+        return reconstruct(model, images)
+    return first_tensor(model(images), type(model).__name__)

@@ -1,0 +1,172 @@
+"""Retrain an autoencoder: reconstruction + perceptual + KL + adversarial loss (Sec. 4.1, Eqs. 6-9).
+
+Reads from top to bottom: what is trained, what it is trained on, one step, what is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prismify.errors import RecipeError
+from prismify.training import losses
+from prismify.training.average import Average
+from prismify.training.begin import freeze_unused, introduce
+from prismify.training.discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
+from prismify.training.ending import end_run
+from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
+from prismify.training.models import decode, encode, is_autoencoder, open_model
+from prismify.training.perceptual import LPIPS, load_lpips
+from prismify.training.rates import adam
+from prismify.training.run import Part, Run, Watch, open_run
+from prismify.training.schema import AutoencoderRecipe
+from prismify.training.stream import open_data
+
+
+class Autoencoding(nn.Module):
+    """Images and noise to reconstruction, mean and log-variance, in one pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        mean, log_variance = encode(self.model, images)
+        sampled = mean if log_variance is None or noise is None else mean + (0.5 * log_variance).exp() * noise
+        return decode(self.model, sampled), mean, log_variance
+
+
+@dataclass
+class Players:
+    """What a step moves: the autoencoder, its judge, and what only measures."""
+
+    autoencoding: Any
+    optimizer: Any
+    average: Average
+    judge: Any
+    judge_optimizer: Any
+    lpips: LPIPS | None
+    last_layer: Tensor
+
+
+def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False) -> Path:
+    """Carry out the recipe; returns the run's folder."""
+    with open_run(recipe, watch, restart=restart) as run:
+        images, held_out = open_data(recipe.data, recipe.train.seed)
+        model = open_model(recipe.model)
+        if not is_autoencoder(model):
+            raise RecipeError(f"{type(model).__name__} has no encode and decode: use recipe: distillation")
+        loss = recipe.loss
+        lpips, said = load_lpips(loss.lpips) if loss.perceptual else (None, "none")
+
+        # The model, and the shape of its latents.
+        model = model.to(run.device)
+        autoencoding = Autoencoding(model)
+        probe = images.first().to(run.device)
+        latent_shape = tuple(autoencoding(probe, None)[1].shape[1:])
+        freeze_unused(run, autoencoding, (probe, torch.zeros(1, *latent_shape, device=run.device)))
+        average = Average(model, recipe.train.ema)
+        optimizer = adam(model, recipe.train)
+        parts: dict[str, Any] = {"model": model, "average": average.model, "optimizer": optimizer}
+
+        # Its judge.
+        torch.manual_seed(recipe.train.seed)
+        judge, judge_optimizer = None, None
+        if loss.adversarial:
+            least = smallest_side(loss.discriminator)
+            if min(probe.shape[2:]) < least:
+                raise RecipeError(
+                    f"images of {probe.shape[3]}x{probe.shape[2]} leave the discriminator no patch: it needs {least} "
+                    "pixels a side (lower loss.discriminator.layers)"
+                )
+            judge = Judged(PatchDiscriminator(recipe.data.channels, loss.discriminator)).to(run.device)
+            judge_optimizer = adam(judge, recipe.train, loss.discriminator.learning_rate)
+            parts |= {"judge": judge, "judge_optimizer": judge_optimizer}
+
+        run.begin(images, parts, [o for o in (optimizer, judge_optimizer) if o is not None])
+        introduce(run, model, images.images, {"perceptual": said})
+        players = Players(
+            *run.prepare(autoencoding, optimizer),
+            average,
+            *run.prepare(judge, judge_optimizer),
+            lpips.to(run.device) if lpips is not None else None,
+            last_layer_of(model),
+        )
+
+        for step, batch in run.parts_of_steps(images):
+            take_step(run, recipe, players, step, batch, latent_shape)
+            if held_out is not None and run.measures_now:
+                values, pixels = measure_reconstruction(run, average.model, held_out, players.lpips)
+                run.measured(values, "psnr", higher=True)
+                if run.leads:
+                    run.show(pixels)
+            run.save_if_due()
+        end_run(run, average.model)
+    return run.folder
+
+
+def take_step(
+    run: Run, recipe: AutoencoderRecipe, players: Players, step: int, batch: Any, latent_shape: tuple[int, ...]
+) -> None:
+    """One step of the autoencoder, and of the discriminator once it plays."""
+    playing = players.judge is not None and step >= recipe.loss.adversarial_start
+    players.optimizer.zero_grad()
+    if playing:
+        players.judge_optimizer.zero_grad()
+    sums: dict[str, Tensor] = {}
+    for part in batch:
+        noise = run.noise(step, part, latent_shape)
+        modules = (players.autoencoding, players.judge) if playing else (players.autoencoding,)
+        with run.share_gradients(part, *modules):
+            terms, output = autoencoder_terms(run, recipe, players, part, noise, playing)
+            run.backward(terms["total"])
+            if playing:
+                real, fake = players.judge(part.images, output.detach())
+                terms["discriminator"] = losses.hinge_discriminator_loss(real, fake)
+                terms["logits_real"], terms["logits_fake"] = mean_logit(real), mean_logit(fake)
+                run.backward(terms["discriminator"])
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0) + value.detach() / run.shares.parts
+    values = run.checked(sums)
+    norm = run.clip(players.autoencoding, recipe.train.clip)
+    players.optimizer.step()
+    players.average.update(run.bare(players.autoencoding).model, step + 1)
+    norms = {"gradient_norm": norm}
+    if playing:
+        norms["discriminator_gradient_norm"] = run.clip(players.judge, recipe.train.clip)
+        players.judge_optimizer.step()
+    rate = players.optimizer.param_groups[0]["lr"]
+    run.finished(lambda: {**values, **{k: float(v) for k, v in norms.items()}, "learning_rate": rate})
+
+
+def autoencoder_terms(
+    run: Run, recipe: AutoencoderRecipe, players: Players, part: Part, noise: Tensor, playing: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Every term of the loss on one part of a batch, their weighted sum as "total", and the reconstruction."""
+    loss, images = recipe.loss, part.images
+    output, mean, log_variance = players.autoencoding(images, noise)
+    terms = {"reconstruction": losses.reconstruction_loss(output, images, loss.reconstruction)}
+    total = terms["reconstruction"]
+    if players.lpips is not None:
+        scale = recipe.data.range
+        terms["perceptual"] = players.lpips(unit_range(output, scale), unit_range(images, scale)).mean()
+        total = total + loss.perceptual * terms["perceptual"]
+    if playing:
+        bare = run.bare(players.judge)
+        set_trainable(bare, False)
+        terms["adversarial"] = losses.hinge_generator_loss(bare.discriminator(output))
+        set_trainable(bare, True)
+        weight = torch.ones((), device=output.device)
+        if loss.adaptive:
+            weight = losses.adaptive_weight(total, terms["adversarial"], players.last_layer, run.average)
+        terms["adaptive_weight"] = weight
+        total = total + loss.adversarial * weight * terms["adversarial"]
+    if log_variance is not None and loss.kl:
+        terms["kl"] = losses.kl_loss(mean, log_variance)
+        total = total + loss.kl * terms["kl"]
+    terms["total"] = total
+    return terms, output

@@ -1,0 +1,132 @@
+"""Train a converted model to do what its original does: output, latents and feature maps, on any images.
+
+Reads from top to bottom: who learns from whom, one step, what is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prismify.errors import RecipeError
+from prismify.training import losses
+from prismify.training.average import Average
+from prismify.training.begin import freeze_unused, introduce
+from prismify.training.ending import end_run
+from prismify.training.measure import measure_reconstruction, unit_range
+from prismify.training.models import is_autoencoder, open_model, teacher_of
+from prismify.training.perceptual import LPIPS, load_lpips
+from prismify.training.rates import adam
+from prismify.training.run import Part, Run, Watch, open_run
+from prismify.training.schema import DistillationRecipe
+from prismify.training.stream import Stream, open_data
+from prismify.training.teaching import Answering, Answers, answer, check_pair, distances, matched_layers
+
+
+@dataclass
+class Pair:
+    """A step's student, its teacher, and what only measures."""
+
+    student: Any
+    optimizer: Any
+    average: Average
+    teacher: Answering
+    lpips: LPIPS | None
+
+
+def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False) -> Path:
+    """Carry out the recipe; returns the run's folder."""
+    with open_run(recipe, watch, restart=restart) as run:
+        images, held_out = open_data(recipe.data, recipe.train.seed)
+        source = recipe.teacher or teacher_of(Path(recipe.model.source))
+        teacher = open_model(source).to(run.device).eval().requires_grad_(False)
+        model = open_model(recipe.model).to(run.device)
+        check_pair(model, teacher)
+        loss = recipe.loss
+        lpips, said = load_lpips(loss.lpips) if loss.perceptual else (None, "none")
+
+        layers = matched_layers(model, teacher, loss)
+        student = Answering(model, layers, whole=loss.image > 0)
+        teaching = Answering(teacher, layers, whole=False)
+        probe = images.first().to(run.device)
+        with torch.no_grad():
+            distances(student(probe), teaching(probe))  # shapes that differ are an error before the first step
+        freeze_unused(run, student, (probe,))
+        average = Average(model, recipe.train.ema)
+        optimizer = adam(model, recipe.train)
+
+        run.begin(images, {"model": model, "average": average.model, "optimizer": optimizer}, [optimizer])
+        introduce(run, model, images.images, {"perceptual": said, "teacher": source.source})
+        pair = Pair(*run.prepare(student, optimizer), average, teaching, lpips and lpips.to(run.device))
+
+        for step, batch in run.parts_of_steps(images):
+            take_step(run, recipe, pair, step, batch)
+            if held_out is not None and run.measures_now:
+                measure(run, average.model, teacher, held_out, pair.lpips)
+            run.save_if_due()
+        end_run(run, average.model)
+    return run.folder
+
+
+def take_step(run: Run, recipe: DistillationRecipe, pair: Pair, step: int, batch: Any) -> None:
+    """One step of the student."""
+    pair.optimizer.zero_grad()
+    sums: dict[str, Tensor] = {}
+    for part in batch:
+        with run.share_gradients(part, pair.student):
+            terms = distillation_terms(recipe, pair, part)
+            run.backward(terms["total"])
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0) + value.detach() / run.shares.parts
+    values = run.checked(sums)
+    norm = run.clip(pair.student, recipe.train.clip)
+    pair.optimizer.step()
+    pair.average.update(run.bare(pair.student).model, step + 1)
+    rate = pair.optimizer.param_groups[0]["lr"]
+    run.finished(lambda: {**values, "gradient_norm": float(norm), "learning_rate": rate})
+
+
+def distillation_terms(recipe: DistillationRecipe, pair: Pair, part: Part) -> dict[str, Tensor]:
+    """Every term of the loss on one part of a batch, and their weighted sum as "total"."""
+    loss, images, scale = recipe.loss, part.images, recipe.data.range
+    with torch.no_grad():
+        taught: Answers = pair.teacher(images)
+    said: Answers = pair.student(images, taught.get("latent"))
+    terms = distances(said, taught)
+    if "image" in said:
+        terms["image"] = losses.relative_error(said["image"], images)
+    if pair.lpips is not None:
+        if said["output"].dim() != 4 or said["output"].shape[1] not in (1, 3):
+            raise RecipeError(f"loss.perceptual compares images; the output is {tuple(said['output'].shape)}")
+        terms["perceptual"] = pair.lpips(unit_range(said["output"], scale), unit_range(taught["output"], scale)).mean()
+    weights = {name: getattr(loss, name) for name in terms}
+    terms["total"] = losses.weighted_sum([(weights[name], term) for name, term in terms.items()])
+    return terms
+
+
+def measure(run: Run, model: nn.Module, teacher: nn.Module, held_out: Stream, lpips: LPIPS | None) -> None:
+    """An autoencoder's reconstructions against the images; any model's output against the teacher's."""
+    error = relative_to_teacher(run, model, teacher, held_out)
+    if not is_autoencoder(model):
+        run.measured({"error_to_teacher": error}, "error_to_teacher", higher=False)
+        return
+    values, pixels = measure_reconstruction(run, model, held_out, lpips, teacher)
+    run.measured({**values, "error_to_teacher": error}, "psnr", higher=True)
+    if run.leads:
+        run.show(pixels)
+
+
+@torch.no_grad()
+def relative_to_teacher(run: Run, model: nn.Module, teacher: nn.Module, held_out: Stream) -> float:
+    """Squared error over held-out images, over the teacher's variance there."""
+    sums = torch.zeros(4, dtype=torch.float64, device=run.device)  # error, values, squares, count
+    for images in held_out.in_order(run.shares.size, run.shares.rank, run.shares.processes):
+        images = images.to(run.device)
+        ours, its = answer(model, images).double(), answer(teacher, images).double()
+        sums += torch.stack([(ours - its).square().sum(), its.sum(), its.square().sum(), its.new_tensor(its.numel())])
+    error, total, squares, count = run.average(sums).tolist()
+    return float(error / max(1e-12, squares - total**2 / count))
