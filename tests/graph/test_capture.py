@@ -248,7 +248,7 @@ def test_values_that_data_or_weights_fix_are_not_known():
 
 def test_missing_arguments_are_guessed_around_the_given_ones():
     capture_ = capture_all(nets.Timed(), (), {"x": torch.randn(2, 3, 8, 8)})
-    assert capture_.entries[0].inputs.describe() == "x 2×3×8×8, timestep 1"
+    assert capture_.entries[0].inputs.describe() == "x 2×3×8×8, timestep 2"
 
 
 def test_the_message_says_how_to_give_the_inputs():
