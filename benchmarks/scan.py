@@ -144,9 +144,8 @@ def zoo_page(results: dict) -> list[str]:
             continue
         before, after = row["parameters"]["before"], row["parameters"]["after"]
         layers = f"{row['layers']}" + (f" ({row['unknown']} unknown)" if row["unknown"] else "")
-        lines.append(
-            f"| {row['model']} | {before:,} | {after:,} | {before / after:.3g}× | {layers} | {row['replaced']} | {cost} |"
-        )
+        counts = f"{before:,} | {after:,} | {before / after:.3g}× | {layers} | {row['replaced']}"
+        lines.append(f"| {row['model']} | {counts} | {cost} |")
     return lines
 
 
