@@ -232,15 +232,29 @@ def _save(row: Row, result: Result, state: dict[str, Any], folder: Path) -> None
 
 
 def _export(row: Row, result: Result, state: dict[str, Any], folder: Path) -> None:
-    for entry in _entries(state["capture"])[:1]:
-        method = _Method(state["small"], entry.method)
-        with _quiet(), torch.no_grad():
-            program = torch.export.export(method, entry.inputs.args, entry.inputs.kwargs, strict=False)
-            torch.manual_seed(0)
-            exported = program.module()(*entry.inputs.args, **entry.inputs.kwargs)
-        for ours, theirs in zip(exported, outputs(state["small"], entry.method, entry.inputs), strict=True):
-            if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max() or 1), equal_nan=True):
-                raise Failed(f"the exported {entry.method} computes something else")
+    entry = _entries(state["capture"])[0]
+    try:
+        exported = _exported(state["small"], entry)
+    except Exception as error:
+        reason = one_line(error, 160)
+        try:
+            _exported(state["model"], entry)
+        except Exception:
+            reason = f"torch.export cannot follow the original either: {reason}"
+        raise Failed(reason) from error
+    for ours, theirs in zip(exported, outputs(state["small"], entry.method, entry.inputs), strict=True):
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max() or 1), equal_nan=True):
+            raise Failed(f"the exported {entry.method} computes something else")
+
+
+def _exported(model: nn.Module, entry: Any) -> list[Tensor]:
+    """What an entry point returns after `torch.export`."""
+    with _quiet(), torch.no_grad():
+        method = _Method(model, entry.method)
+        program = torch.export.export(method, entry.inputs.args, entry.inputs.kwargs, strict=False)
+        torch.manual_seed(0)
+        found: list[Tensor] = program.module()(*entry.inputs.args, **entry.inputs.kwargs)
+        return found
 
 
 _STEPS = {
