@@ -307,6 +307,29 @@ def test_compile(backend):
     torch.compiler.reset()
 
 
+def test_compiled_gradients_of_what_is_not_fused():
+    """Inside the registered operator too, should the sizes of a compiled call become small ones."""
+    block = Block(Case(2, depth=16, size=(8, 24), dtype=F32), 4, residual="contiguous")
+    leaves = block.inputs()
+    wanted = [block.definition(leaves), *torch.autograd.grad(block.definition(leaves).sum(), list(leaves.values()))]
+    targets = set()
+
+    def look(module, _):
+        targets.update(str(node.target) for node in module.graph.nodes)
+        return module.forward
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "MIN_NUMBERS", 1 << 30)
+        torch.compile(block.call, fullgraph=True, backend=look)(leaves)
+        assert "prismify.norm_act_deep_prism.default" not in targets
+        tensors = [leaves.get(n) for n in ("x", "weight", "bias", "residual", "norm_weight", "norm_bias")]
+        words = fused_ops.words(NormAct(4, 1e-5, "silu"), Geometry(padding=(1, 1)))
+        output = fused_ops.norm_act_deep_prism(*tensors, *words)[0]
+        ours = [output, *torch.autograd.grad(output.sum(), list(leaves.values()))]
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_export_needs_no_prismify():
     class Net(torch.nn.Module):
         def forward(self, x: Tensor, weight: Tensor) -> Tensor:
