@@ -134,6 +134,16 @@ def test_a_model_that_cannot_be_run_is_converted_by_an_edited_plan(picky: str, t
     assert model(torch.randn(1, 3, 14, 14), torch.zeros(1, 5, dtype=torch.long), (8, 8)).shape == (1, 3, 8, 8)
 
 
+def test_inner_layers_of_a_model_that_cannot_be_run_are_named(picky: str, tmp_path: Path, run: Run) -> None:
+    ran = run("convert", picky, "--include", "body", "-o", tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    rows = {row["name"]: row for row in ran.json["layers"]}
+    assert rows["body"]["role"] == "unknown"
+    assert rows["body"]["reason"] == "inner C->C convolution; taken for inner by --include, its role is not known"
+    assert [name for name, row in rows.items() if row["decision"] == "replace"] == ["body"]
+    assert isinstance(prismify.load(tmp_path / "out", trust_code=True).body, DeepPrism)
+
+
 def test_plan_only_overwrites_nothing(picky: str, tmp_path: Path, run: Run) -> None:
     file = tmp_path / "plan.json"
     file.write_text("mine")
