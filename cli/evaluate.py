@@ -184,18 +184,15 @@ def _print(found: Evaluation, content: dict[str, Any], output: Path | None) -> N
     order = ["PSNR", "SSIM", "LPIPS"]
     metrics.sort(key=lambda m: order.index(m) if m in order else len(order))
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
+    for model in found.rows:
+        table.add_column(escape(model), justify="right", overflow="fold")
     for metric in metrics:
-        table.add_column(metric, justify="right", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    for model, row in found.rows.items():
-        count = found.parameters.get(model)
-        cells = (_cell(row.get(m)) for m in metrics)
-        table.add_row(escape(model), *cells, f"{count:,}" if count is not None else "")
+        table.add_row(metric, *(_cell(row.get(metric)) for row in found.rows.values()))
+    table.add_row("parameters", *(f"{found.parameters[m]:,}" if m in found.parameters else "" for m in found.rows))
     console.print(table)
-    console.print(
-        f"On {found.images} images of {escape(str(content['data']['path']))}; ± over images, splits or subsets."
-    )
+    images = escape(str(content["data"]["path"]))
+    console.print(f"On {found.images} images of {images}; ± over images, splits or subsets.")
     for key in ("lpips", "features"):
         if content[key]:
             said = content[key]
