@@ -80,7 +80,10 @@ class Verdict(NamedTuple):
 
 
 def decide(layer: Layer, policy: Policy) -> Verdict:
-    """What `policy` makes of one layer."""
+    """What `policy` makes of one layer. Where its role is not known, a person may name it: `include` makes it inner."""
+    if layer.role == "unknown" and _matches(layer.name, policy.include):
+        verdict = decide(dataclasses.replace(layer, role="inner"), policy)
+        return verdict._replace(reason=f"{verdict.reason}; taken for inner by --include, its role is not known")
     if layer.role in _KEPT_ROLES:
         return Verdict(None, *_kept_role(layer))
     if layer.obstacle is not None:
@@ -115,7 +118,8 @@ def _kept_role(layer: Layer) -> tuple[str, str]:
     if layer.role == "unknown":
         return (
             "unknown",
-            "no captured method shows it, so its role is not known: give --input, or edit the plan by hand",
+            "no captured method shows it, so its role is not known: give --input, name it by --include, or edit the "
+            "plan by hand",
         )
     if layer.role == "dead":
         if layer.calls == 0:

@@ -106,15 +106,21 @@ def candidates(
     if not unknown and not given and not any(isinstance(v, Tensor) and v.dim() >= 2 for v in known.values()):
         unknown = [(n, p) for n, p in parameters if n not in known][:1]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    batch = next((v.shape[0] for v in (*given.values(), *(like or [])) if isinstance(v, Tensor) and v.dim() > 1), 1)
+    positional = [n for n, p in parameters if p.kind is p.POSITIONAL_ONLY]
     for data in _data(hints, like or []) if unknown else [noise(1)]:
-        guess = {**known, **{n: data for n, _ in unknown}}
-        guess = ExampleInputs((), guess).map(lambda t: t.to(dtype) if t.is_floating_point() else t).kwargs
-        guess.update(given)
-        positional = [n for n, p in parameters if p.kind is p.POSITIONAL_ONLY and n in guess]
-        yield ExampleInputs(
-            tuple(guess[n] for n in positional),
-            {n: guess[n] for n, _ in parameters if n in guess and n not in positional},
-        )
+        guess = ExampleInputs((), {**known, **{n: data for n, _ in unknown}})
+        guess = guess.map(lambda t: t.to(dtype) if t.is_floating_point() else t)
+        for version in (guess.map(lambda t: _repeated(t, batch)), guess) if batch > 1 else (guess,):
+            values = {n: {**version.kwargs, **given}.get(n) for n, _ in parameters if n in version.kwargs or n in given}
+            yield ExampleInputs(tuple(values.pop(n) for n in positional if n in values), values)
+
+
+def _repeated(tensor: Tensor, batch: int) -> Tensor:
+    """A guess made for one picture, for as many as were given."""
+    if tensor.dim() == 0 or tensor.shape[0] != 1:
+        return tensor
+    return tensor.repeat(batch, *[1] * (tensor.dim() - 1))
 
 
 def _known(
