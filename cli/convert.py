@@ -26,6 +26,10 @@ def convert(
     ],
     model: o.ModelOption = None,
     arg: o.ArgOption = None,
+    config: o.ConfigOption = None,
+    prefix: o.PrefixOption = None,
+    ema: o.EmaOption = False,
+    variant: o.VariantOption = None,
     policy: o.PolicyOption = "paper",
     topology: o.TopologyOption = "zero",
     depth: o.DepthOption = None,
@@ -78,6 +82,10 @@ def convert(
         trust_code=trust_code,
         inputs=tuple(input or ()),
         methods=tuple(method or ()),
+        config=config,
+        prefix=prefix,
+        ema=ema,
+        variant=variant,
         policy=o.policy_of(
             name=policy,
             topology=topology,
@@ -172,16 +180,18 @@ def _converted(
     from torch import nn
 
     from ..bench import latency
+    from ..checkpoint.streaming import draw_new_weights
     from ..graph import unwrap
     from ..rewrite import carry_out, carry_out_program, converted_copy
     from ..scanning import replan, scan_captured
-    from .work import as_module, captured
+    from .work import as_module, built_for_conversion, captured, with_notes
 
     begin(f"building {part.label}")
-    built = part.build()
+    built = built_for_conversion(part, wanted) if not bench else part.build()
     model, capture = captured(unwrap(built) if isinstance(built, nn.Module) else built, wanted)
     begin(f"deciding about {type(model).__name__}")
     plan = scan_captured(model, capture, policy) if edited is None else replan(model, capture, edited)
+    plan = with_notes(plan, part)
     begin(f"converting and checking {type(model).__name__}")
     if not isinstance(built, nn.Module):
         converted = carry_out_program(built, plan, capture)
@@ -191,6 +201,7 @@ def _converted(
         return converted, latency(model, as_module(converted), plan, capture, torch.device("cpu"))
     if not bench:
         carry_out(model, plan, capture)
+        draw_new_weights(model)
         return model, None
     converted = converted_copy(model, plan, capture)
     begin(f"measuring {type(model).__name__}")

@@ -61,6 +61,34 @@ TrustCodeOption = Annotated[
         "--trust-code", help="Let a converted folder run the Python file it names.", rich_help_panel=_ARCHITECTURE
     ),
 ]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="PATH",
+        help="Architecture of a weights file: a diffusers model's folder or config.json. "
+        "Names of original releases (CompVis, Stability) are understood.",
+        rich_help_panel=_ARCHITECTURE,
+    ),
+]
+PrefixOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prefix",
+        metavar="NAME.",
+        help="Where the model lies in a larger checkpoint, as first_stage_model.; found by itself where one fits.",
+        rich_help_panel=_ARCHITECTURE,
+    ),
+]
+EmaOption = Annotated[
+    bool, typer.Option("--ema", help="Take the averaged (EMA) weights.", rich_help_panel=_ARCHITECTURE)
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--variant", metavar="NAME", help="Of a folder's weights, such as fp16.", rich_help_panel=_ARCHITECTURE
+    ),
+]
 PolicyOption = Annotated[
     str,
     typer.Option(
@@ -157,6 +185,10 @@ class Wanted:
     inputs: tuple[str, ...]
     methods: tuple[str, ...]
     policy: Callable[[], Policy]
+    config: Path | None = None
+    prefix: str | None = None
+    ema: bool = False
+    variant: str | None = None
 
 
 def parse_arguments(pairs: list[str] | None) -> dict[str, Any]:

@@ -17,6 +17,10 @@ def scan(
     source: o.SourceArgument,
     model: o.ModelOption = None,
     arg: o.ArgOption = None,
+    config: o.ConfigOption = None,
+    prefix: o.PrefixOption = None,
+    ema: o.EmaOption = False,
+    variant: o.VariantOption = None,
     policy: o.PolicyOption = "paper",
     topology: o.TopologyOption = "zero",
     depth: o.DepthOption = None,
@@ -55,6 +59,10 @@ def scan(
         trust_code=trust_code,
         inputs=tuple(input or ()),
         methods=tuple(method or ()),
+        config=config,
+        prefix=prefix,
+        ema=ema,
+        variant=variant,
         policy=o.policy_of(
             name=policy,
             topology=topology,
@@ -91,7 +99,7 @@ def scan_report(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[s
     from ..plan import Plan
     from ..report import build_report
     from ..scanning import scan_captured
-    from .work import build_for_scan, captured, opened
+    from .work import build_for_scan, captured, opened, with_notes
 
     policy = wanted.policy()
     source = opened(wanted)
@@ -101,7 +109,7 @@ def scan_report(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[s
         model = build_for_scan(part)
         begin(f"reading {type(model).__name__}")
         model, capture = captured(model, wanted, part.build)
-        return scan_captured(model, capture, policy)
+        return with_notes(scan_captured(model, capture, policy), part)
 
     if isinstance(source, Pipeline):
         if wanted.inputs or plan_out:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from torch import nn
 from torch.export import ExportedProgram
 
 from ..checkpoint import Pipeline, Source, open_source
+from ..checkpoint.layouts import Selection
 from ..errors import CaptureError, PrismifyError
 from ..graph import Capture, capture_all, unwrap
 from ..graph.program import capture_program, program_module
+from ..plan import Plan
 from .options import Wanted, example_inputs
 
 
@@ -23,7 +26,28 @@ def opened(wanted: Wanted) -> Source | Pipeline:
         allow=wanted.allow,
         trust=wanted.trust_pickle,
         trust_code=wanted.trust_code,
+        config=wanted.config,
+        select=Selection(wanted.prefix, wanted.ema, wanted.variant),
     )
+
+
+def with_notes(plan: Plan, source: Source) -> Plan:
+    """The plan with what is to be said of its source, known once that was built."""
+    return dataclasses.replace(plan, notes=(*source.notes, *plan.notes)) if source.notes else plan
+
+
+def built_for_conversion(source: Source, wanted: Wanted) -> nn.Module | ExportedProgram:
+    """The model with its weights; of one that comes in shards and can be read by its shapes, without them."""
+    if source.stored is not None:
+        model = source.build(empty=True)
+        if source.stored and isinstance(model, nn.Module) and all(p.is_meta for p in model.parameters()):
+            try:
+                capture = captured(unwrap(model), wanted)[1]
+            except CaptureError:
+                capture = Capture(())
+            if capture.entries and all(entry.graph is not None for entry in capture.entries):
+                return model
+    return source.build()
 
 
 def build_for_scan(source: Source) -> nn.Module | ExportedProgram:

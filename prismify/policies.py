@@ -35,7 +35,8 @@ class Policy:
         min_volume: layers that would split into volumes narrower than this are kept.
         include, exclude: patterns over qualified names (`*` and `?`); only included and no excluded
             layers are replaced.
-        convolution: what takes the place of spatial C->C convolutions, "DeepPrism" or "PrismConv".
+        convolution: what takes the place of spatial C->C convolutions in two dimensions, "DeepPrism" or
+            "PrismConv"; the others are DeepPrisms.
 
     Raises:
         PlanError: a field has no such value.
@@ -201,7 +202,9 @@ def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:
         check_channel_kernel(policy.channel_kernel_size, depth)
     except ShapeError as error:
         return Verdict(None, "volumes", str(error))
-    kind: OperatorType = "Prism" if layer.pointwise else policy.convolution if volumes == (1, 1) else "DeepPrism"
+    kind: OperatorType = "Prism" if layer.pointwise else "DeepPrism"
+    if kind == "DeepPrism" and layer.kind == "conv2d" and volumes == (1, 1):
+        kind = policy.convolution
     operator = _operator(kind, volumes, policy)
     return _settle(layer, policy, reason, replace(operator, interleave=1 if layout is None else layout.repeats))
 

@@ -36,6 +36,7 @@ from .manifest import (
 from .origin import Source
 from .programs import export_module, read_program, write_program
 from .reference import parse_reference
+from .streaming import write_streamed
 from .structure import (
     SKELETON_NAME,
     build_structure,
@@ -141,7 +142,10 @@ def _write_module(model: nn.Module, plan: Plan, source: Source, draft: Path) -> 
         check_structure(model, fresh, str(rebuild.get("reference", CONFIG_NAME)))
         if buffers := changed_buffers(model, fresh):
             write_safetensors(buffers, draft / BUFFERS_NAME)
-    write_safetensors(unique_state(model), draft / WEIGHTS_NAME)
+    if source.stored and any(parameter.is_meta for parameter in model.parameters()):
+        write_streamed(model, source, draft / WEIGHTS_NAME)
+    else:
+        write_safetensors(unique_state(model), draft / WEIGHTS_NAME)
     return rebuild
 
 

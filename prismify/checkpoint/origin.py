@@ -24,6 +24,9 @@ class Source:
         rebuild: plain data from which `load` makes the same structure again; None asks the model itself.
         files: the weights; none where the model starts afresh.
         config: the folder's `config.json`, copied to the output.
+        notes: remarks for the report, known once it was built.
+        stored: of a model whose weights come in shards, the files' names of its tensors, known once it was
+            built empty: it can be converted without them in memory.
     """
 
     label: str
@@ -32,6 +35,8 @@ class Source:
     rebuild: dict[str, Any] | None = None
     files: tuple[Path, ...] = ()
     config: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    stored: dict[str, str] | None = None
 
     def build(self, *, empty: bool = False) -> nn.Module | ExportedProgram:
         """The model: with its weights, or on `meta` where that can be; a program as it was exported.

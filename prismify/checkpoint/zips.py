@@ -46,6 +46,16 @@ def check_archive(path: Path) -> dict[str, int]:
     return {info.filename.partition("/")[2]: info.file_size for info in infos}
 
 
+def check_unpacked(path: Path) -> None:
+    """`check_archive` of a file that may as well be no archive.
+
+    Raises:
+        SourceError: it is one, and would unpack to a multiple of its size.
+    """
+    if path.is_file() and zipfile.is_zipfile(path):
+        check_archive(path)
+
+
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
     """An archive as torch's own reader sees it, so that what is checked is what is loaded.
