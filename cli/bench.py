@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import SourceError
 from . import options as o
 from .terminal import Begin, one_line_errors, steps
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from ..graph import Capture, EntryPoint, ExampleInputs
+    from ..plan import Plan
+    from ..policies import Policy
+
+_ONE_MODEL = "bench measures one model: name the folder of a pipeline's part"
 
 
 @one_line_errors
@@ -15,15 +28,20 @@ def bench(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="SHAPE|SOURCE",
-            help="A feature map B,C,H,W such as 8,256,32,32, or any SOURCE that scan takes.",
+            metavar="SHAPE|SOURCE|DIR",
+            help="A feature map B,C,H,W such as 8,256,32,32, any SOURCE that scan takes, or a converted folder.",
             show_default=False,
         ),
     ],
     model: o.ModelOption = None,
     arg: o.ArgOption = None,
     policy: o.PolicyOption = "paper",
+    original: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="What a converted folder was made from, where it cannot say itself."),
+    ] = None,
     input: o.InputOption = None,
+    method: o.MethodOption = None,
     allow: o.AllowOption = None,
     trust_pickle: o.TrustOption = False,
     trust_code: o.TrustCodeOption = False,
@@ -42,12 +60,12 @@ def bench(
         trust_pickle=trust_pickle,
         trust_code=trust_code,
         inputs=tuple(input or ()),
-        methods=(),
+        methods=tuple(method or ()),
         policy=o.policy_of(name=policy),
     )
     with steps() as begin:
         begin("loading libraries")
-        result = _bench(wanted, device, dtype, threads, seconds, begin)
+        result = _bench(wanted, original, device, dtype, threads, seconds, begin)
     from .measurements import print_bench
     from .render import print_json
 
@@ -55,16 +73,11 @@ def bench(
 
 
 def _bench(
-    wanted: o.Wanted, device: str, dtype: str, threads: int | None, seconds: float, begin: Begin
+    wanted: o.Wanted, original: str | None, device: str, dtype: str, threads: int | None, seconds: float, begin: Begin
 ) -> dict[str, Any]:
     import torch
 
     from ..bench import bench_models, bench_shape
-    from ..checkpoint import Pipeline
-    from ..errors import SourceError
-    from ..rewrite import convert
-    from ..scanning import scan_captured
-    from .work import captured, opened
 
     policy = wanted.policy()
     where = _device(device)
@@ -74,22 +87,93 @@ def _bench(
     if shape is not None:
         begin(f"measuring {wanted.source}")
         return bench_shape(shape, where, _dtype(dtype), seconds)
+    folder = Path(wanted.source)
+    if (folder / "prismify.json").is_file():
+        pair = _from_folder(folder, wanted, original, begin)
+    elif original is not None:
+        raise SourceError(f"--original belongs to a folder that prismify wrote; {folder} is none")
+    else:
+        pair = _from_source(wanted, policy, begin)
+    if pair.inputs is None:
+        raise SourceError(f"{wanted.source} cannot be run: give --input")
+    begin("measuring")
+    report = bench_models(pair.original, pair.converted, pair.inputs, where, seconds, method=pair.method)
+    return {"model": pair.plan.model, "source": wanted.source, "policy": pair.plan.policy["name"], **report}
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A model and its conversion, and what to run them on."""
+
+    original: nn.Module
+    converted: nn.Module
+    plan: Plan
+    capture: Capture
+
+    @property
+    def _entry(self) -> EntryPoint | None:
+        return next((entry for entry in self.capture.entries if entry.inputs is not None), None)
+
+    @property
+    def inputs(self) -> ExampleInputs | None:
+        return self._entry.inputs if self._entry is not None else None
+
+    @property
+    def method(self) -> str:
+        return self._entry.method if self._entry is not None else "forward"
+
+
+def _from_source(wanted: o.Wanted, policy: Policy, begin: Begin) -> _Pair:
+    from torch import nn
+
+    from ..rewrite import carry_out_program, converted_copy
+    from ..scanning import scan_captured
+    from .work import as_module, captured
+
+    built = _built(wanted, begin)
+    begin(f"reading {type(built).__name__}")
+    original, capture = captured(built, wanted)
+    plan = scan_captured(original, capture, policy)
+    begin("converting")
+    if isinstance(built, nn.Module):
+        return _Pair(original, converted_copy(original, plan, capture, check=False), plan, capture)
+    return _Pair(original, as_module(carry_out_program(built, plan, None)), plan, capture)
+
+
+def _from_folder(folder: Path, wanted: o.Wanted, original: str | None, begin: Begin) -> _Pair:
+    """A converted folder, and the architecture that it was made from."""
+    from ..checkpoint import build_original, load
+    from .work import as_module, captured
+
+    begin(f"loading {folder}")
+    converted = load(folder, allow=wanted.allow, trust_code=wanted.trust_code)
+    plan = getattr(converted, "prismify_plan", None)
+    if plan is None:
+        raise SourceError(_ONE_MODEL)
+    converted = as_module(converted)
+    begin("building the original")
+    if original is not None:
+        built = _built(replace(wanted, source=original), begin)
+    else:
+        built = build_original(folder, allow=wanted.allow, trust_code=wanted.trust_code)
+    begin(f"reading {type(built).__name__}")
+    model, capture = captured(built, wanted)
+    return _Pair(model, converted, plan, capture)
+
+
+def _built(wanted: o.Wanted, begin: Begin) -> nn.Module | ExportedProgram:
+    from torch import nn
+
+    from ..checkpoint import Pipeline
+    from ..graph import unwrap
+    from .work import opened
+
     source = opened(wanted)
     if isinstance(source, Pipeline):
-        raise SourceError("bench measures one model: name the folder of a pipeline's part")
+        raise SourceError(_ONE_MODEL)
     begin(f"building {source.label}")
-    original = source.build()
-    begin(f"reading {type(original).__name__}")
-    original, capture = captured(original, wanted)
-    plan = scan_captured(original, capture, policy)
-    inputs = next((entry.inputs for entry in capture.entries if entry.inputs is not None), None)
-    if inputs is None:
-        raise SourceError(f"{wanted.source} cannot be run: give --input")
-    begin("converting")
-    converted = convert(original, plan, args=inputs.args, kwargs=inputs.kwargs, check=False)
-    begin("measuring")
-    report = bench_models(original, converted, inputs, where, seconds)
-    return {"model": plan.model, "source": source.label, "policy": plan.policy["name"], **report}
+    built = source.build()
+    return unwrap(built) if isinstance(built, nn.Module) else built
 
 
 def _shape(text: str) -> tuple[int, ...] | None:

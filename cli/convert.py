@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,6 @@ from . import options as o
 from .terminal import Begin, one_line_errors, steps
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..checkpoint import Source
     from ..plan import Plan
     from ..policies import Policy
@@ -27,10 +26,15 @@ def convert(
     ],
     model: o.ModelOption = None,
     arg: o.ArgOption = None,
+    config: o.ConfigOption = None,
+    prefix: o.PrefixOption = None,
+    ema: o.EmaOption = False,
+    variant: o.VariantOption = None,
     policy: o.PolicyOption = "paper",
     topology: o.TopologyOption = "zero",
     depth: o.DepthOption = None,
     feed_forward: o.FeedForwardOption = False,
+    context: o.ContextOption = False,
     channel_kernel: o.ChannelKernelOption = 3,
     bias: o.BiasOption = "scalar",
     include: o.IncludeOption = None,
@@ -46,6 +50,14 @@ def convert(
             rich_help_panel="What is replaced",
         ),
     ] = None,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only",
+            help="Write only the plan, as the JSON file --output, to edit and give to --plan.",
+            rich_help_panel="What is replaced",
+        ),
+    ] = False,
     input: o.InputOption = None,
     method: o.MethodOption = None,
     allow: o.AllowOption = None,
@@ -53,6 +65,10 @@ def convert(
     trust_code: o.TrustCodeOption = False,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the new weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an output folder that prismify wrote.")] = False,
+    bench: Annotated[
+        bool,
+        typer.Option("--bench", help="Also measure the time of a pass before and after (takes seconds to minutes)."),
+    ] = False,
     all_layers: o.AllLayersOption = False,
     json_: o.JsonOption = False,
 ) -> None:
@@ -66,6 +82,10 @@ def convert(
         trust_code=trust_code,
         inputs=tuple(input or ()),
         methods=tuple(method or ()),
+        config=config,
+        prefix=prefix,
+        ema=ema,
+        variant=variant,
         policy=o.policy_of(
             name=policy,
             topology=topology,
@@ -73,6 +93,7 @@ def convert(
             bias=bias,
             depth=depth,
             feed_forward=feed_forward,
+            context=context,
             min_width=min_width,
             min_volume=min_volume,
             include=include,
@@ -81,7 +102,10 @@ def convert(
     )
     with steps() as begin:
         begin("loading libraries")
-        report = _convert(wanted, output, plan, seed, force, begin)
+        if plan_only:
+            report = _plan_only(wanted, output, plan, force, begin)
+        else:
+            report = _convert(wanted, output, plan, seed, force, bench, begin)
     from ..checkpoint.manifest import read_manifest
     from .render import print_json, print_report, print_written
 
@@ -89,10 +113,27 @@ def convert(
         print_json({**report, "output": str(output)})
     else:
         print_report(report, all_layers=all_layers)
-        print_written(output, read_manifest(output))
+        if plan_only:
+            print(f"plan written to {output}: edit it, then convert with --plan {output}", file=sys.stderr)
+        else:
+            print_written(output, read_manifest(output))
 
 
-def _convert(wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force: bool, begin: Begin) -> dict[str, Any]:
+def _plan_only(wanted: o.Wanted, output: Path, plan: Path | None, force: bool, begin: Begin) -> dict[str, Any]:
+    """Write the plan of a conversion that is not made; returns its report."""
+    from ..errors import OutputError, PlanError
+    from .scan import scan_report
+
+    if plan is not None:
+        raise PlanError("--plan-only writes a plan: drop --plan")
+    if output.is_dir() or (output.exists() and not force):
+        raise OutputError(f"{output} exists; --plan-only writes a JSON file: choose another name, or add --force")
+    return scan_report(wanted, output, begin)
+
+
+def _convert(
+    wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force: bool, bench: bool, begin: Begin
+) -> dict[str, Any]:
     """Write the output folder; returns its report."""
     import torch
 
@@ -112,35 +153,56 @@ def _convert(wanted: o.Wanted, output: Path, plan: Path | None, seed: int, force
     source = opened(wanted)
     torch.manual_seed(seed)
     if not isinstance(source, Pipeline):
-        model = _converted(source, wanted, policy, edited, begin)
+        model, latency = _converted(source, wanted, policy, edited, bench, begin)
         begin(f"writing {output}")
-        save(model, output, force=force, source=source)
+        save(model, output, force=force, source=source, latency=latency)
         return read_report(output)
     if wanted.inputs or edited:
         raise SourceError("--input and --plan belong to one model: name the folder of a pipeline's part")
-    models, refused = {}, []
+    models, latencies, refused = {}, {}, []
     for name, part in source.parts.items():
         try:
-            models[name] = _converted(part, wanted, policy, None, begin)
+            models[name], latencies[name] = _converted(part, wanted, policy, None, bench, begin)
         except PlanError as error:
             refused.append(f"{name}: {error}")
     if not models:
         raise PlanError("; ".join(refused))
     begin(f"writing {output}")
-    save_pipeline(source, models, output, force=force)
+    save_pipeline(source, models, output, force=force, latency=latencies)
     return read_report(output)
 
 
-def _converted(part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, begin: Begin) -> nn.Module:
+def _converted(
+    part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, bench: bool, begin: Begin
+) -> tuple[Any, dict[str, Any] | None]:
+    """One converted model, and what was measured of it where that was asked for."""
+    import torch
+    from torch import nn
+
+    from ..bench import latency
+    from ..checkpoint.streaming import draw_new_weights
     from ..graph import unwrap
-    from ..rewrite import carry_out
+    from ..rewrite import carry_out, carry_out_program, converted_copy
     from ..scanning import replan, scan_captured
-    from .work import captured
+    from .work import as_module, built_for_conversion, captured, with_notes
 
     begin(f"building {part.label}")
-    model, capture = captured(unwrap(part.build()), wanted)
+    built = built_for_conversion(part, wanted) if not bench else part.build()
+    model, capture = captured(unwrap(built) if isinstance(built, nn.Module) else built, wanted)
     begin(f"deciding about {type(model).__name__}")
     plan = scan_captured(model, capture, policy) if edited is None else replan(model, capture, edited)
+    plan = with_notes(plan, part)
     begin(f"converting and checking {type(model).__name__}")
-    carry_out(model, plan, capture)
-    return model
+    if not isinstance(built, nn.Module):
+        converted = carry_out_program(built, plan, capture)
+        if not bench:
+            return converted, None
+        begin(f"measuring {type(model).__name__}")
+        return converted, latency(model, as_module(converted), plan, capture, torch.device("cpu"))
+    if not bench:
+        carry_out(model, plan, capture)
+        draw_new_weights(model)
+        return model, None
+    converted = converted_copy(model, plan, capture)
+    begin(f"measuring {type(model).__name__}")
+    return converted, latency(model, converted, plan, capture, torch.device("cpu"))

@@ -28,7 +28,7 @@ def print_bench(report: dict[str, Any]) -> None:
         console.print(f"{report['threads']} threads on {report['device']}; {escape(report['inputs'])}")
     for name in PASSES:
         console.print()
-        console.print(_table(name, report[name]))
+        console.print(pass_table(name, report[name]))
     for line in slower(report):
         console.print(f"[yellow]{line}[/]")
 
@@ -37,9 +37,9 @@ def slower(report: dict[str, Any]) -> list[str]:
     """Plain words for each kind of pass in which the replacement is slower than what it replaces."""
     ours, theirs = ("prismify", "dense") if "shape" in report else ("converted", "original")
     return [
-        f"{name}: {ours} is {row[ours]['median_ms'] / row[theirs]['median_ms']:.2f} times slower than {theirs} here."
+        f"{name}: {ours} takes {1 / times:.2f} times as long as {theirs} here."
         for name in PASSES
-        if (row := report[name])[ours]["median_ms"] > row[theirs]["median_ms"]
+        if (times := report[name][ours][f"times_{theirs}"]) < 1
     ]
 
 
@@ -56,7 +56,8 @@ def print_engines(rows: list[dict[str, Any]]) -> None:
     Console(highlight=False).print(table)
 
 
-def _table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+def pass_table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+    """One kind of pass: a row for each candidate."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     against = "times_dense" if "times_dense" in next(iter(rows.values())) else "times_original"
     shares = {"share_of_copy": "of copy", "share_of_matmul": "of product"}

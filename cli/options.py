@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -12,14 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from ..graph import ExampleInputs
     from ..policies import Policy
 
 _LARGEST_INPUT = 1 << 28
+_NAMED = re.compile(r"([A-Za-z_]\w*)(:?=)(.*)", re.DOTALL)
 SOURCE_HELP = (
     "A diffusers model or pipeline folder; a weights file (.safetensors, .pt, .pth, .ckpt, .bin; with --model); "
+    "an exported program (.pt2); "
     "or a model reference: diffusers:Class, timm:name, torchvision:name, package.module:factory, file.py:factory."
 )
 _ARCHITECTURE, _POLICY, _CAPTURE, _OUTPUT = "The model", "What is replaced", "How it is read", "Output"
@@ -57,6 +61,34 @@ TrustCodeOption = Annotated[
         "--trust-code", help="Let a converted folder run the Python file it names.", rich_help_panel=_ARCHITECTURE
     ),
 ]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="PATH",
+        help="Architecture of a weights file: a diffusers model's folder or config.json. "
+        "Names of original releases (CompVis, Stability) are understood.",
+        rich_help_panel=_ARCHITECTURE,
+    ),
+]
+PrefixOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prefix",
+        metavar="NAME.",
+        help="Where the model lies in a larger checkpoint, as first_stage_model.; found by itself where one fits.",
+        rich_help_panel=_ARCHITECTURE,
+    ),
+]
+EmaOption = Annotated[
+    bool, typer.Option("--ema", help="Take the averaged (EMA) weights.", rich_help_panel=_ARCHITECTURE)
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--variant", metavar="NAME", help="Of a folder's weights, such as fp16.", rich_help_panel=_ARCHITECTURE
+    ),
+]
 PolicyOption = Annotated[
     str,
     typer.Option(
@@ -79,6 +111,14 @@ DepthOption = Annotated[
 FeedForwardOption = Annotated[
     bool,
     typer.Option("--feed-forward", help="Also inner linear layers (policy volumes).", rich_help_panel=_POLICY),
+]
+ContextOption = Annotated[
+    bool,
+    typer.Option(
+        "--context",
+        help="Also projections of a cross-attention's context that are not C->C (policy volumes).",
+        rich_help_panel=_POLICY,
+    ),
 ]
 ChannelKernelOption = Annotated[
     int, typer.Option(metavar="K", help="Kernel size along the channels; odd.", rich_help_panel=_POLICY)
@@ -108,9 +148,10 @@ InputOption = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
-        metavar="SHAPE|FILE.pt",
-        help="Example input: a shape such as 1,3,256,256, or a file with tensors. "
-        "One shape is the data, and the rest is guessed; several are the arguments in order.",
+        metavar="[NAME=]SHAPE|FILE.pt",
+        help="Example input: a shape such as 1,3,256,256 (1,77:int for zeros, 1,77:ones for a mask), or a file with "
+        "tensors; NAME=SHAPE gives one argument by name, NAME:=JSON one that is no tensor; the rest is guessed. "
+        "Without names, one shape is the data, and several are the arguments in order.",
         rich_help_panel=_CAPTURE,
     ),
 ]
@@ -144,6 +185,10 @@ class Wanted:
     inputs: tuple[str, ...]
     methods: tuple[str, ...]
     policy: Callable[[], Policy]
+    config: Path | None = None
+    prefix: str | None = None
+    ema: bool = False
+    variant: str | None = None
 
 
 def parse_arguments(pairs: list[str] | None) -> dict[str, Any]:
@@ -178,10 +223,10 @@ def policy_of(**fields: Any) -> Callable[[], Policy]:
 
 
 def example_inputs(model: nn.Module, texts: tuple[str, ...], method: str) -> ExampleInputs | None:
-    """The inputs that --input asks for.
+    """The inputs that --input asks for; arguments that it does not name are left to be guessed.
 
     Raises:
-        BadParameter: a text is neither a shape nor a readable file.
+        BadParameter: a text is neither a shape nor a readable file, or names are mixed with places.
     """
     import torch
 
@@ -189,6 +234,13 @@ def example_inputs(model: nn.Module, texts: tuple[str, ...], method: str) -> Exa
 
     if not texts:
         return None
+    named = [text for text in texts if _NAMED.match(text)]
+    if named:
+        if len(named) < len(texts):
+            other = next(text for text in texts if text not in named)
+            raise typer.BadParameter(f"give every input a name, also {other!r}, or none", param_hint="--input")
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        return ExampleInputs((), dict(_named_input(text, dtype) for text in named))
     values = [_input(text) for text in texts]
     if len(values) > 1:
         return ExampleInputs(tuple(values))
@@ -205,6 +257,21 @@ def example_inputs(model: nn.Module, texts: tuple[str, ...], method: str) -> Exa
     return inputs_with(model, value, method)
 
 
+def _named_input(text: str, dtype: torch.dtype) -> tuple[str, Any]:
+    """NAME=SHAPE, NAME=FILE.pt or NAME:=JSON."""
+    match = _NAMED.match(text)
+    assert match is not None
+    name, equals, value = match.groups()
+    if equals == ":=":
+        try:
+            return name, json.loads(value)
+        except json.JSONDecodeError as error:
+            raise typer.BadParameter(f"the value of {name} is not JSON: {value}", param_hint="--input") from error
+    found = _input(value)
+    floating = getattr(found, "is_floating_point", bool)()
+    return name, found.to(dtype) if floating and not value.endswith((".pt", ".pth")) else found
+
+
 def _input(text: str) -> Any:
     import torch
 
@@ -215,16 +282,19 @@ def _input(text: str) -> Any:
         if not path.is_file():
             raise typer.BadParameter(f"{text}: no such file", param_hint="--input")
         return read_pickle(path)
+    numbers, _, kind = text.partition(":")
     try:
-        shape = [int(part) for part in text.replace("x", ",").split(",")]
+        shape = [int(part) for part in numbers.replace("x", ",").split(",")]
     except ValueError:
         shape = []
-    if not shape or min(shape) < 1:
+    if not shape or min(shape) < 1 or kind not in ("", "int", "ones"):
         raise typer.BadParameter(
             f"{text!r} is neither a shape such as 1,3,256,256 nor a .pt file", param_hint="--input"
         )
     if prod(shape) > _LARGEST_INPUT:
         raise typer.BadParameter(f"{text} is {prod(shape):,} numbers, more than a scan needs", param_hint="--input")
+    if kind:
+        return torch.full(shape, int(kind == "ones"))
     generator = torch.Generator().manual_seed(0)
     tensor: Tensor = torch.randn(shape, generator=generator)
     return tensor

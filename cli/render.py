@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..families import FAMILIES
-from ..report import excluded_text, human, human_bytes, inputs_text, ratio_text
+from ..report import excluded_text, human, human_bytes, inputs_text, ratio_text, slower
+from .measurements import PASSES, pass_table
 from .table import layer_table
 
 _LEAST_WIDTH = 76
@@ -29,11 +30,8 @@ def print_json(report: dict[str, Any]) -> None:
 def print_written(output: Path, manifest: dict[str, Any]) -> None:
     """What to do next with a converted folder."""
     parts = manifest.get("parts")
-    files = (
-        "model.safetensors, report.md, recipe.yaml"
-        if parts is None
-        else f"a pipeline with {', '.join(parts)} converted"
-    )
+    model = "model.pt2" if manifest.get("model", {}).get("kind") == "exported" else "model.safetensors"
+    files = f"{model}, report.md, recipe.yaml" if parts is None else f"a pipeline with {', '.join(parts)} converted"
     recipe = "recipe.yaml says" if parts is None else "the recipe.yaml of each converted part says"
     call = ", ".join([repr(str(output)), *_flags(manifest.get("model", {}))])
     Console(highlight=False, soft_wrap=True).print(
@@ -89,6 +87,8 @@ def _print_model(console: Console, report: dict[str, Any], all_layers: bool) -> 
     if report["kept"]:
         console.print()
         console.print(_kept(report))
+    if "latency" in report:
+        _print_latency(console, report["latency"])
     console.print()
     for row in report["capture"]:
         console.print(f"[dim]Read {row['method']} by {row['technique']} with {escape(inputs_text(row))}.[/]")
@@ -98,6 +98,21 @@ def _print_model(console: Console, report: dict[str, Any], all_layers: bool) -> 
         console.print("[yellow]The source is an architecture without weights: every weight is fresh.[/]")
     for note in report["notes"]:
         console.print(f"[yellow]{escape(note)}[/]")
+
+
+def _print_latency(console: Console, latency: dict[str, Any]) -> None:
+    console.print()
+    console.print(
+        f"Measured on {escape(latency['device'])}, {latency['threads']} threads, {latency['method']}: "
+        f"{escape(latency['inputs'])}."
+    )
+    for name in PASSES:
+        console.print()
+        console.print(pass_table(name, latency[name]))
+    for line in slower(latency):
+        console.print(f"[yellow]{escape(line)}[/]")
+    if latency["not_fused"] is not None:
+        console.print(f"[dim]Not measured fused: {escape(latency['not_fused'])}[/]")
 
 
 def _print_excluded(console: Console, report: dict[str, Any]) -> None:

@@ -17,10 +17,15 @@ def scan(
     source: o.SourceArgument,
     model: o.ModelOption = None,
     arg: o.ArgOption = None,
+    config: o.ConfigOption = None,
+    prefix: o.PrefixOption = None,
+    ema: o.EmaOption = False,
+    variant: o.VariantOption = None,
     policy: o.PolicyOption = "paper",
     topology: o.TopologyOption = "zero",
     depth: o.DepthOption = None,
     feed_forward: o.FeedForwardOption = False,
+    context: o.ContextOption = False,
     channel_kernel: o.ChannelKernelOption = 3,
     bias: o.BiasOption = "scalar",
     include: o.IncludeOption = None,
@@ -54,6 +59,10 @@ def scan(
         trust_code=trust_code,
         inputs=tuple(input or ()),
         methods=tuple(method or ()),
+        config=config,
+        prefix=prefix,
+        ema=ema,
+        variant=variant,
         policy=o.policy_of(
             name=policy,
             topology=topology,
@@ -61,6 +70,7 @@ def scan(
             bias=bias,
             depth=depth,
             feed_forward=feed_forward,
+            context=context,
             min_width=min_width,
             min_volume=min_volume,
             include=include,
@@ -69,7 +79,7 @@ def scan(
     )
     with steps() as begin:
         begin("loading libraries")
-        report = _scan(wanted, plan_out, begin)
+        report = scan_report(wanted, plan_out, begin)
     from .render import print_json, print_report
 
     if json_:
@@ -80,7 +90,7 @@ def scan(
             print(f"plan written to {plan_out}", file=sys.stderr)
 
 
-def _scan(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, Any]:
+def scan_report(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, Any]:
     """The report; the plan goes to `plan_out` where one is wanted."""
     from ..checkpoint import Pipeline, Source, pipeline_report
     from ..checkpoint.atomic import whole_file
@@ -89,7 +99,7 @@ def _scan(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, An
     from ..plan import Plan
     from ..report import build_report
     from ..scanning import scan_captured
-    from .work import build_for_scan, captured, opened
+    from .work import build_for_scan, captured, opened, with_notes
 
     policy = wanted.policy()
     source = opened(wanted)
@@ -99,7 +109,7 @@ def _scan(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, An
         model = build_for_scan(part)
         begin(f"reading {type(model).__name__}")
         model, capture = captured(model, wanted, part.build)
-        return scan_captured(model, capture, policy)
+        return with_notes(scan_captured(model, capture, policy), part)
 
     if isinstance(source, Pipeline):
         if wanted.inputs or plan_out:

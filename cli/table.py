@@ -24,7 +24,7 @@ _SHORT = {
     "width_changes": "width changes",
     "linear": "linear",
     "conditioning": "conditioning",
-    "attention_width": "context width",
+    "attention_width": "attention width",
     "fused_attention": "fused attention",
     "unsupported": "no operator",
     "narrow": "too narrow",

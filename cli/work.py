@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from ..checkpoint import Pipeline, Source, open_source
+from ..checkpoint.layouts import Selection
 from ..errors import CaptureError, PrismifyError
 from ..graph import Capture, capture_all, unwrap
+from ..graph.program import capture_program, program_module
+from ..plan import Plan
 from .options import Wanted, example_inputs
 
 
@@ -21,10 +26,31 @@ def opened(wanted: Wanted) -> Source | Pipeline:
         allow=wanted.allow,
         trust=wanted.trust_pickle,
         trust_code=wanted.trust_code,
+        config=wanted.config,
+        select=Selection(wanted.prefix, wanted.ema, wanted.variant),
     )
 
 
-def build_for_scan(source: Source) -> nn.Module:
+def with_notes(plan: Plan, source: Source) -> Plan:
+    """The plan with what is to be said of its source, known once that was built."""
+    return dataclasses.replace(plan, notes=(*source.notes, *plan.notes)) if source.notes else plan
+
+
+def built_for_conversion(source: Source, wanted: Wanted) -> nn.Module | ExportedProgram:
+    """The model with its weights; of one that comes in shards and can be read by its shapes, without them."""
+    if source.stored is not None:
+        model = source.build(empty=True)
+        if source.stored and isinstance(model, nn.Module) and all(p.is_meta for p in model.parameters()):
+            try:
+                capture = captured(unwrap(model), wanted)[1]
+            except CaptureError:
+                capture = Capture(())
+            if capture.entries and all(entry.graph is not None for entry in capture.entries):
+                return model
+    return source.build()
+
+
+def build_for_scan(source: Source) -> nn.Module | ExportedProgram:
     """The model without memory for weights where its factory allows that, else with them."""
     try:
         return source.build(empty=True)
@@ -32,10 +58,24 @@ def build_for_scan(source: Source) -> nn.Module:
         return source.build()
 
 
+def as_module(model: nn.Module | ExportedProgram) -> nn.Module:
+    """What runs: a module itself, of an exported program its graph."""
+    return model if isinstance(model, nn.Module) else program_module(model)
+
+
 def captured(
-    model: nn.Module, wanted: Wanted, rebuild: Callable[[], nn.Module] | None = None
+    model: nn.Module | ExportedProgram,
+    wanted: Wanted,
+    rebuild: Callable[[], nn.Module | ExportedProgram] | None = None,
 ) -> tuple[nn.Module, Capture]:
-    """The model and its capture; a model on meta that only runs on real values is built again with weights."""
+    """The model and its capture; a model on meta that only runs on real values is built again with weights.
+
+    An exported program comes back as a module that holds its tensors.
+    """
+    if isinstance(model, ExportedProgram):
+        given = example_inputs(program_module(model), wanted.inputs, "forward")
+        args, kwargs = (given.args, given.kwargs) if given is not None else (None, None)
+        return capture_program(model, args, kwargs, wanted.methods)
 
     def attempt(candidate: nn.Module) -> Capture:
         given = example_inputs(unwrap(candidate), wanted.inputs, wanted.methods[0] if wanted.methods else "forward")
@@ -52,5 +92,6 @@ def captured(
         if not can_rebuild:
             raise
     assert rebuild is not None
-    model = rebuild()
-    return model, attempt(model)
+    rebuilt = rebuild()
+    assert isinstance(rebuilt, nn.Module)
+    return rebuilt, attempt(rebuilt)

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .checkpoint import load, save
     from .errors import PrismifyError
+    from .fusion import fuse, unfuse
     from .graph import capture
     from .layers import DeepPrism, Prism, PrismAttn, PrismConv
     from .plan import Decision, Plan
@@ -24,6 +25,8 @@ _PUBLIC = {
     "convert_": "rewrite",
     "save": "checkpoint",
     "load": "checkpoint",
+    "fuse": "fusion",
+    "unfuse": "fusion",
     "capture": "graph",
     "Plan": "plan",
     "Decision": "plan",
@@ -41,6 +44,8 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "convert_",
     "save",
     "load",
+    "fuse",
+    "unfuse",
     "capture",
     "Plan",
     "Decision",

@@ -4,7 +4,6 @@ what it costs, and what would keep it from being replaced. Nothing here decides.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -15,16 +14,9 @@ from .count import node_macs, unique
 from .graph import Attention, Capture, LayerUse, Role, find_attention, merge_roles, roles
 from .graph.flow import operands, operator_name, shape
 from .graph.stand_in import layer_of
-from .layers import DeepPrism, Prism, PrismConv, operator_for
-
-
-@dataclass(frozen=True)
-class AttentionPart:
-    """Which part a layer plays in which attention; `parts` has several for a fused projection."""
-
-    block: str
-    kind: str
-    parts: tuple[str, ...]
+from .layers import LAYERS, PrismMultihead, operator_for
+from .obstacles import class_name, is_layer, kind_of, obstacle_of, widths_of
+from .projections import AttentionPart, InProjection, attention_parts, in_projections
 
 
 @dataclass(frozen=True)
@@ -40,8 +32,11 @@ class Layer:
         owns: "weight" and "bias", where no earlier layer owns them.
         tied: names of the other modules that hold its weight or its bias.
         calls: operators it ran over all entry points; input_shape and output_shape are those of the first.
+        within: name of the `nn.MultiheadAttention` that applies it without calling it; they change together.
+        projections: of a packed attention.
         pointwise: whether it acts on each position by itself, with stride 1.
-        macs: multiply-adds of one pass over the entry points that make up the whole model.
+        macs: multiply-adds of one pass over the entry points that make up the whole model; input_numel and
+            output_numel are the elements it reads and makes in it.
     """
 
     name: str
@@ -59,11 +54,14 @@ class Layer:
     owns: frozenset[str] = frozenset()
     tied: tuple[str, ...] = ()
     attention: AttentionPart | None = None
+    within: str | None = None
+    projections: tuple[InProjection, ...] = ()
     partial: tuple[str, ...] = ()
     calls: int = 0
     input_shape: tuple[int, ...] | None = None
     output_shape: tuple[int, ...] | None = None
     macs: int = 0
+    input_numel: int = 0
     output_numel: int = 0
 
 
@@ -76,6 +74,10 @@ class Inventory:
     macs_elsewhere: int
 
 
+#: Kinds of layers that have a row; the others count only in the model's totals.
+_KINDS = ("convolution", "linear")
+
+
 @dataclass
 class _Uses:
     """What the graphs say about one layer, gathered over entry points and calls."""
@@ -85,7 +87,9 @@ class _Uses:
     foreign: list[str] = field(default_factory=list)  # modules that use the weight behind the owner's back
     partial: set[str] = field(default_factory=set)
     macs: int = 0
+    input_numel: int = 0
     output_numel: int = 0
+    numel_by_weight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 @dataclass
@@ -113,13 +117,13 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         for use in uses:
             _gather(gathered, modules, use, entry.method in counted)
         if entry.method in counted:
-            layer_nodes = {use.node for use in uses}
+            layer_nodes = {use.node for use in uses if use.kind in _KINDS}
             elsewhere += sum(node_macs(n) for n in graph.nodes if n not in layer_nodes)
     context = _Context(
         modules,
         dict(model.named_parameters(remove_duplicate=False)),
         _owners(model),
-        _attention_parts(attentions, modules),
+        attention_parts(attentions, lambda use: _row_name(use, modules)),
         # Only where every method was captured is a layer that none of them shows known to be unused.
         unseen="dead" if capture.graphs and not capture.skipped else "unknown",
     )
@@ -127,62 +131,29 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
     return Inventory(tuple(layers), tuple(_once(attentions)), elsewhere)
 
 
-def is_layer(module: nn.Module | None) -> bool:
-    """Whether a module is a convolution, linear or packed attention layer by itself."""
-    return isinstance(module, (_ConvNd, nn.Linear, nn.MultiheadAttention))
-
-
-def widths_of(module: nn.Module) -> tuple[int, int]:
-    """(C_in, C_out) of a layer."""
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    if isinstance(module, _ConvNd):
-        return module.in_channels, module.out_channels
-    assert isinstance(module, nn.MultiheadAttention)
-    return module.embed_dim, module.embed_dim
-
-
-def obstacle_of(module: nn.Module) -> str | None:
-    """Why prismify has no operator for such a module, or None when it has one."""
-    if isinstance(module, nn.MultiheadAttention):
-        return "nn.MultiheadAttention packs its projections in one weight"
-    if isinstance(module, _ConvNd):
-        if not isinstance(module, nn.Conv2d):
-            return f"{_class(module)}: DeepPrism takes the place of 2-D convolutions"
-        if module.groups > 1:
-            depthwise = module.groups == module.in_channels
-            return "depthwise convolution" if depthwise else f"grouped convolution ({module.groups} groups)"
-        base: type[nn.Module] = nn.Conv2d
-    else:
-        base = nn.Linear
-    if hasattr(module, "parametrizations") or any(n in module._parameters for n in ("weight_g", "weight_orig")):
-        return "its weight is parametrised (weight or spectral norm, LoRA): merge or remove that first"
-    if "forward" in module.__dict__:
-        return "its forward was replaced on the instance"
-    same = type(module).forward is base.forward and (
-        base is nn.Linear or type(module)._conv_forward is nn.Conv2d._conv_forward  # type: ignore[attr-defined]
-    )
-    if not same:
-        return f"{_class(module)} computes more than a {base.__name__}"
-    if set(module._parameters) != {"weight", "bias"} or module._modules or module._buffers:
-        return f"{_class(module)} holds more than a weight and a bias"
-    return None
-
-
 def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: LayerUse, counted: bool) -> None:
-    if use.kind not in ("convolution", "linear"):
+    if use.kind not in _KINDS:
         return
     name = _row_name(use, modules)
     found = gathered[name]
     owner = modules.get(name)
-    if use.module != name and is_layer(owner) and not isinstance(owner, nn.MultiheadAttention):
+    within = use.module == _packed_around(name, modules)
+    if use.module != name and is_layer(owner) and not isinstance(owner, nn.MultiheadAttention) and not within:
         found.foreign.append(use.module)
     found.roles.append(use.role)
     found.uses.append(use)
     found.partial.update(use.partial)
     if counted:
         found.macs += node_macs(use.node)
+        found.input_numel += prod(shape(use.data))
         found.output_numel += prod(shape(use.node))
+        found.numel_by_weight[use.parameters[0][0].rpartition(".")[2]] += prod(shape(use.node))
+
+
+def _packed_around(name: str, modules: dict[str, nn.Module]) -> str | None:
+    """The packed attention whose output projection `name` is."""
+    parent = name.rpartition(".")[0]
+    return parent if isinstance(modules.get(parent), nn.MultiheadAttention) else None
 
 
 def _row_name(use: LayerUse, modules: dict[str, nn.Module]) -> str:
@@ -199,6 +170,16 @@ def _row_name(use: LayerUse, modules: dict[str, nn.Module]) -> str:
     return use.module if use.module in rows else rows[0]
 
 
+def _adapter_around(name: str, modules: dict[str, nn.Module]) -> str | None:
+    """The adapter (peft's protocol: a `base_layer` that it can `merge` into) that a layer is part of."""
+    parents = name.split(".")[:-1]
+    for length in range(len(parents), 0, -1):
+        parent = modules.get(".".join(parents[:length]))
+        if isinstance(getattr(parent, "base_layer", None), nn.Module) and callable(getattr(parent, "merge", None)):
+            return ".".join(parents[:length])
+    return None
+
+
 def _names(modules: dict[str, nn.Module], gathered: dict[str, _Uses]) -> list[str]:
     """Modules in the order they are registered, then the weights that only the graphs know."""
     names = [name for name, module in modules.items() if is_layer(module) or name in gathered]
@@ -207,19 +188,26 @@ def _names(modules: dict[str, nn.Module], gathered: dict[str, _Uses]) -> list[st
 
 def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Layer:
     module: nn.Module | None = context.modules.get(name)
+    within = _packed_around(name, context.modules)
     first = found.uses[0] if found.uses else None
     if is_layer(module):
         assert module is not None
         own = _own_parameters(module)
-        obstacle = obstacle_of(module)
+        obstacle = obstacle_of(module if within is None else context.modules[within])
+        if isinstance(context.modules.get(name.rpartition(".")[0]), PrismMultihead) and not name.endswith("out_proj"):
+            obstacle = "an earlier conversion of its attention kept it"
+        if (adapter := _adapter_around(name, context.modules)) is not None:
+            obstacle = f"it is part of the adapter {adapter}: merge that first (peft: merge_and_unload)"
+        if within is not None and obstacle is not None:
+            obstacle = f"{within or 'the model'} applies it and stays: {obstacle}"
         if found.foreign and obstacle is None:
             obstacle = f"its weight is used by {found.foreign[0] or 'the model'} without calling it"
     else:
         assert first is not None
         own = _operator_parameters(found.uses, context.parameters)
-        obstacle = f"{_class(module or model)} applies the weight itself ({operator_name(first.node)})"
-        if isinstance(module, (DeepPrism, Prism, PrismConv)):
-            obstacle = f"a {_class(module)} already"
+        obstacle = f"{class_name(module or model)} applies the weight itself ({operator_name(first.node)})"
+        if isinstance(module, LAYERS):
+            obstacle = f"a {class_name(module)} already"
         module = None
         if isinstance(model, fx.GraphModule):
             module, obstacle = _graph_layer(found.uses, obstacle)
@@ -237,7 +225,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         out_channels=out_channels,
         kernel_size=kernel,
         groups=groups,
-        bias=getattr(module, "bias", None) is not None,
+        bias=any(getattr(module, name, None) is not None for name in ("bias", "in_proj_bias")),
         pointwise=module is not None and operator_for(module) == "Prism",
         parameters=sum(t.numel() for t in fresh),
         itemsize=own[0].element_size() if own else 4,
@@ -245,11 +233,14 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         owns=frozenset("weight" if t.dim() > 1 else "bias" for t in fresh),
         tied=tuple(tied) if context.modules.get(name) is module else (),
         attention=context.parts.get(name),
+        within=within,
+        projections=in_projections(module, found.numel_by_weight) if isinstance(module, nn.MultiheadAttention) else (),
         partial=tuple(sorted(found.partial)),
         calls=len(found.uses),
         input_shape=shape(first.data) if first else None,
         output_shape=shape(first.node) if first else None,
         macs=found.macs,
+        input_numel=found.input_numel,
         output_numel=found.output_numel,
     )
 
@@ -285,7 +276,7 @@ def _geometry(module: nn.Module | None, use: LayerUse | None) -> tuple[str, int,
     """(kind, C_in, C_out, kernel size, groups), from the module or, failing one, from the operator."""
     if module is not None:
         groups = module.groups if isinstance(module, _ConvNd) else 1
-        return _kind(module), *widths_of(module), tuple(getattr(module, "kernel_size", ())), int(groups)
+        return kind_of(module), *widths_of(module), tuple(getattr(module, "kernel_size", ())), int(groups)
     assert use is not None
     weight, name = shape(use.weight), operator_name(use.node)
     if use.kind == "convolution":
@@ -294,26 +285,6 @@ def _geometry(module: nn.Module | None, use: LayerUse | None) -> tuple[str, int,
         kind = name if name.startswith("conv") else f"conv{len(weight) - 2}d"
         return kind, *widths, weight[2:], max(1, widths[0] // max(1, weight[1]))
     return "linear", shape(use.data)[-1], shape(use.node)[-1], (), 1
-
-
-def _kind(module: nn.Module) -> str:
-    if isinstance(module, _ConvNd):
-        return f"conv{'_transpose' if module.transposed else ''}{len(module.kernel_size)}d"
-    return "linear" if isinstance(module, nn.Linear) else "attention"
-
-
-def _attention_parts(attentions: Sequence[Attention], modules: dict[str, nn.Module]) -> dict[str, AttentionPart]:
-    parts: dict[str, AttentionPart] = {}
-    for attention in attentions:
-        by_name: dict[str, list[str]] = defaultdict(list)
-        for part, use in attention.parts:
-            by_name[_row_name(use, modules)].append(part)
-        for name, played in by_name.items():
-            here = AttentionPart(attention.module, attention.kind, tuple(dict.fromkeys(played)))
-            # What is q, k or v of one attention is not told by being what follows another.
-            if name not in parts or parts[name].parts == ("out",):
-                parts[name] = here
-    return parts
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
@@ -338,7 +309,3 @@ def _once(attentions: list[Attention]) -> list[Attention]:
     for attention in attentions:
         seen.setdefault((attention.module, tuple(u.module for _, u in attention.parts)), attention)
     return list(seen.values())
-
-
-def _class(module: nn.Module) -> str:
-    return type(module).__name__

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import gcd
 from typing import Literal, NamedTuple, get_type_hints
 
-from .count import operator_bias, operator_weights
+from .count import count_operator
 from .errors import PlanError, ShapeError
+from .graph.channels import Layout
 from .inventory import Layer
 from .kernels import Topology
-from .layers import Bias, Operator
+from .layers import Bias, Operator, OperatorType
 from .layers.volumes import check_channel_kernel, volumes_of
 from .validation import fit
 
@@ -23,17 +24,19 @@ class Policy:
 
     Args:
         name: "paper" replaces inner C->C convolutions and C->C attention projections (Secs. 3.5, 4);
-            "volumes" also inner convolutions whose width changes.
+            "volumes" also inner convolutions, and projections within an attention, whose width changes.
         topology: padding of the channel axis (Table 1).
         channel_kernel_size: K along the channels; odd.
         bias: "scalar" or "channel", where the replaced layer has a bias.
         depth: channels of a volume under "volumes"; None takes the greatest common divisor of the widths.
         feed_forward: under "volumes", also inner linear layers that are no attention projections.
+        context: under "volumes", also the projections of a cross-attention's context that are not C->C.
         min_width: layers narrower than this are kept.
         min_volume: layers that would split into volumes narrower than this are kept.
         include, exclude: patterns over qualified names (`*` and `?`); only included and no excluded
             layers are replaced.
-        convolution: what takes the place of spatial C->C convolutions, "DeepPrism" or "PrismConv".
+        convolution: what takes the place of spatial C->C convolutions in two dimensions, "DeepPrism" or
+            "PrismConv"; the others are DeepPrisms.
 
     Raises:
         PlanError: a field has no such value.
@@ -45,6 +48,7 @@ class Policy:
     bias: Bias = "scalar"
     depth: int | None = None
     feed_forward: bool = False
+    context: bool = False
     min_width: int = 8
     min_volume: int = 16
     include: tuple[str, ...] = ()
@@ -58,8 +62,8 @@ class Policy:
             object.__setattr__(self, field.name, fit(getattr(self, field.name), hints[field.name], where))
         if self.channel_kernel_size < 1 or self.channel_kernel_size % 2 == 0:
             raise PlanError(f"channel kernel size {self.channel_kernel_size} must be odd and positive")
-        if self.name == "paper" and (self.depth is not None or self.feed_forward):
-            raise PlanError("depth and feed-forward belong to policy 'volumes': add --policy volumes")
+        if self.name == "paper" and (self.depth is not None or self.feed_forward or self.context):
+            raise PlanError("depth, feed-forward and context belong to policy 'volumes': add --policy volumes")
         for name in ("min_width", "min_volume"):
             if getattr(self, name) < 0:
                 raise PlanError(f"{name} {getattr(self, name)} must not be negative")
@@ -76,7 +80,10 @@ class Verdict(NamedTuple):
 
 
 def decide(layer: Layer, policy: Policy) -> Verdict:
-    """What `policy` makes of one layer."""
+    """What `policy` makes of one layer. Where its role is not known, a person may name it: `include` makes it inner."""
+    if layer.role == "unknown" and _matches(layer.name, policy.include):
+        verdict = decide(dataclasses.replace(layer, role="inner"), policy)
+        return verdict._replace(reason=f"{verdict.reason}; taken for inner by --include, its role is not known")
     if layer.role in _KEPT_ROLES:
         return Verdict(None, *_kept_role(layer))
     if layer.obstacle is not None:
@@ -85,6 +92,8 @@ def decide(layer: Layer, policy: Policy) -> Verdict:
         return Verdict(None, "not_included", "matches no --include pattern")
     if _matches(layer.name, policy.exclude):
         return Verdict(None, "excluded", "matches an --exclude pattern")
+    if layer.kind == "attention":
+        return _multihead(layer, policy)
     if layer.attention is not None:
         return _attention(layer, policy)
     if layer.role == "cond":
@@ -109,7 +118,8 @@ def _kept_role(layer: Layer) -> tuple[str, str]:
     if layer.role == "unknown":
         return (
             "unknown",
-            "no captured method shows it, so its role is not known: give --input, or edit the plan by hand",
+            "no captured method shows it, so its role is not known: give --input, name it by --include, or edit the "
+            "plan by hand",
         )
     if layer.role == "dead":
         if layer.calls == 0:
@@ -125,13 +135,44 @@ def _kept_role(layer: Layer) -> tuple[str, str]:
 
 def _attention(layer: Layer, policy: Policy) -> Verdict:
     assert layer.attention is not None
-    parts = layer.attention.parts
-    what = f"{layer.attention.kind}-attention {', '.join(parts)} projection"
-    if len(parts) > 1:
-        return Verdict(None, "fused_attention", f"{what}: fused in one {_widths(layer)} layer")
-    if layer.in_channels != layer.out_channels:
-        return Verdict(None, "attention_width", f"{what}: {_widths(layer)} is not C->C")
-    return _replace(layer, policy, f"inner C->C {what}")
+    part, layout = layer.attention, layer.attention.layout
+    what = f"{part.kind}-attention {', '.join(part.parts)} projection"
+    what += " (attention without softmax)" if part.linear else ""
+    if len(part.parts) > 1 and layout is None:
+        missing = f"which of its {layer.out_channels} channels are {', '.join(part.parts)} is not to be told"
+        return Verdict(None, "fused_attention", f"{what}: {missing} from the graph, or some are none of them")
+    widths = {layer.out_channels} if layout is None else {layout.repeats * width for _, width in layout.pattern}
+    if widths == {layer.in_channels}:
+        fused = f", fused as {layout}" if layout is not None and len(layout.pattern) > 1 else ""
+        return _replace(layer, policy, f"inner C->C {what}{fused}")
+    if policy.name == "paper":
+        return Verdict(None, "attention_width", f"{what}: {_widths(layer)} is not C->C: policy volumes replaces it")
+    if part.context and not policy.context:
+        text = f"{what}: {_widths(layer)} is not C->C and reads the context: --context replaces it"
+        return Verdict(None, "attention_width", text)
+    return _replace(layer, policy, f"inner C->C' {what}, by volumes" + (f", fused as {layout}" if layout else ""))
+
+
+def _multihead(layer: Layer, policy: Policy) -> Verdict:
+    channels = layer.out_channels
+    square = tuple(p.part for p in layer.projections if p.width == channels)
+    rest = [p for p in layer.projections if p.width != channels]
+    chosen = square + tuple(p.part for p in rest if policy.context)
+    kind = f"{layer.attention.kind}-attention " if layer.attention is not None else ""
+    reason = f"inner C->C {kind}{', '.join(square)} projections, packed"
+    if rest:
+        names = ", ".join(f"{p.part} ({p.width}->{channels})" for p in rest)
+        reason += f"; {names} by volumes" if policy.context else f"; {names} of the context stay"
+    depth = policy.depth or gcd(channels, *(p.width for p in layer.projections if p.part in chosen))
+    try:
+        volumes = volumes_of(channels, channels, depth)
+        check_channel_kernel(policy.channel_kernel_size, depth)
+        for projection in layer.projections:
+            if projection.part in chosen:
+                volumes_of(projection.width, channels, depth)
+    except ShapeError as error:
+        return Verdict(None, "volumes", str(error))
+    return _settle(layer, policy, reason, replace(_operator("PrismMultihead", volumes, policy), projections=chosen))
 
 
 def _linear(layer: Layer, policy: Policy) -> Verdict:
@@ -152,36 +193,57 @@ def _convolution(layer: Layer, policy: Policy) -> Verdict:
 
 def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:
     """The operator for a layer that the policy wants replaced, unless it is too narrow for one."""
-    if min(layer.in_channels, layer.out_channels) < policy.min_width:
-        return Verdict(None, "narrow", f"{_widths(layer)} is narrower than {policy.min_width} channels")
-    depth = policy.depth if policy.name == "volumes" and policy.depth else gcd(layer.in_channels, layer.out_channels)
+    wanted = policy.depth if policy.name == "volumes" else None
+    layout = layer.attention.layout if layer.attention is not None else None
     try:
+        depth = wanted or gcd(layer.in_channels, layer.out_channels)
+        depth = depth if layout is None else _fused_depth(layer, layout, wanted)
         volumes = volumes_of(layer.in_channels, layer.out_channels, depth)
         check_channel_kernel(policy.channel_kernel_size, depth)
     except ShapeError as error:
         return Verdict(None, "volumes", str(error))
-    if volumes != (1, 1) and depth < policy.min_volume:
-        return Verdict(
-            None,
-            "narrow_volumes",
-            f"{_widths(layer)} has volumes of {depth}, narrower than {policy.min_volume}",
-        )
-    operator = Operator(
-        type="Prism" if layer.pointwise else policy.convolution if volumes == (1, 1) else "DeepPrism",
-        volumes=volumes,
-        channel_kernel_size=policy.channel_kernel_size,
-        topology=policy.topology,
-        bias=policy.bias,
-    )
-    after = operator_weights(operator, layer.kernel_size)
-    after += operator_bias(operator, layer.out_channels) if layer.bias else 0
+    kind: OperatorType = "Prism" if layer.pointwise else "DeepPrism"
+    if kind == "DeepPrism" and layer.kind == "conv2d" and volumes == (1, 1):
+        kind = policy.convolution
+    operator = _operator(kind, volumes, policy)
+    return _settle(layer, policy, reason, replace(operator, interleave=1 if layout is None else layout.repeats))
+
+
+def _operator(kind: OperatorType, volumes: tuple[int, int], policy: Policy) -> Operator:
+    return Operator(kind, volumes, policy.channel_kernel_size, policy.topology, policy.bias)
+
+
+def _settle(layer: Layer, policy: Policy, reason: str, operator: Operator) -> Verdict:
+    """`operator`, unless the layer is too narrow for it or would not shrink."""
+    if min(layer.in_channels, layer.out_channels) < policy.min_width:
+        return Verdict(None, "narrow", f"{_widths(layer)} is narrower than {policy.min_width} channels")
+    depth = layer.out_channels // operator.volumes[1]
+    if operator.volumes != (1, 1) and depth < policy.min_volume:
+        text = f"{_widths(layer)} has volumes of {depth}, narrower than {policy.min_volume}"
+        return Verdict(None, "narrow_volumes", text)
+    counted = count_operator(operator, layer)
+    after = counted.weights + (counted.biases if layer.bias else 0)
     if after >= layer.parameters and not layer.tied:
-        return Verdict(
-            None, "no_gain", f"{operator.type} would need {after:,} numbers where it has {layer.parameters:,}"
-        )
+        text = f"{operator.type} would need {after:,} numbers where it has {layer.parameters:,}"
+        return Verdict(None, "no_gain", text)
     if layer.partial:
         reason += f"; on some paths it is the first {' and last '.join(layer.partial)} layer"
     return Verdict(operator, "replaced", reason)
+
+
+def _fused_depth(layer: Layer, layout: Layout, wanted: int | None) -> int:
+    """Channels a volume, so that every volume belongs to one of q, k and v alone.
+
+    Raises:
+        ShapeError: there is no such depth, or `wanted` is none.
+    """
+    unit = gcd(*(width for _, width in layout.pattern))
+    fitting = [layout.repeats * n for n in range(1, unit + 1) if unit % n == 0]
+    fitting = [depth for depth in fitting if layer.in_channels % depth == 0]
+    if not fitting or wanted not in (None, *fitting):
+        asked = f" of {wanted}" if wanted else ""
+        raise ShapeError(f"{_widths(layer)} channels that lie as {layout} do not split into volumes{asked}")
+    return wanted or fitting[-1]
 
 
 def _widths(layer: Layer) -> str:

@@ -17,8 +17,8 @@ RULES = {
     "width_changes": "inner convolutions whose width changes; policy volumes replaces them",
     "linear": "linear layers outside attention; policy volumes with feed-forward replaces the inner ones",
     "conditioning": "layers that do not descend from the data (time, class, text)",
-    "attention_width": "attention projections of a context of another width",
-    "fused_attention": "fused attention projections",
+    "attention_width": "attention projections that are not C->C; policy volumes, or --context, replaces them",
+    "fused_attention": "fused attention projections whose channels cannot be told apart",
     "unsupported": "layers no operator takes the place of",
     "narrow": "layers that are too narrow",
     "narrow_volumes": "layers whose volumes would be too narrow",
@@ -27,14 +27,23 @@ RULES = {
     "excluded": "layers excluded by a pattern",
     "not_included": "layers that match no include pattern",
     "tied": "layers whose weight is tied to a kept one",
+    "within": "output projections of packed attentions that are kept",
     "unreached": "layers that the captured methods never call",
     "dead": "layers whose result reaches no output",
     "unknown": "layers whose role is not known, because no captured method shows them",
 }
 
 
-def build_report(plan: Plan, label: str, origin: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The report of one model as plain data: totals with what they exclude, groups, and every layer."""
+def build_report(
+    plan: Plan, label: str, origin: dict[str, Any] | None = None, latency: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The report of one model as plain data: totals with what they exclude, groups, and every layer.
+
+    Args:
+        label: what the person named.
+        origin: where the model came from.
+        latency: what `prismify.bench.latency` measured; the report has the key only then.
+    """
     in_layers = sum(d.parameters_before for d in plan.layers)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -56,6 +65,7 @@ def build_report(plan: Plan, label: str, origin: dict[str, Any] | None = None) -
         "capture": list(plan.capture),
         "notes": list(plan.notes),
         "layers": [dataclasses.asdict(d) for d in plan.layers],
+        **({"latency": latency} if latency is not None else {}),
     }
 
 
@@ -173,6 +183,8 @@ def report_markdown(report: dict[str, Any]) -> str:
             for g in report["kept"]
         ]
         lines.append("")
+    if "latency" in report:
+        lines += latency_lines(report["latency"])
     lines += [f"> {note}" for note in report["notes"]] + [""]
     lines += ["## How it was read", ""]
     for row in report["capture"]:
@@ -188,6 +200,42 @@ def report_markdown(report: dict[str, Any]) -> str:
             f"{becomes} | {row['parameters_before']:,}{after} | {row['reason']} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def slower(latency: dict[str, Any]) -> list[str]:
+    """In plain words, each kind of pass and of layer that a conversion made slower."""
+    lines = []
+    for name in ("forward", "forward and backward"):
+        faster = latency[name]["converted"]["times_original"]
+        if faster < 1:
+            lines.append(f"The converted model is slower here: a {name} pass takes {1 / faster:.2f} times as long.")
+    for row in latency["layers"]:
+        if row["faster"] < 1:
+            names = row["names"][0] + (f" and {len(row['names']) - 1} more" if len(row["names"]) > 1 else "")
+            lines.append(
+                f"{names}: slower here, {row['before_ms']:.3g} → {row['after_ms']:.3g} ms "
+                f"at {'×'.join(map(str, row['input_shape']))}; keep it with --exclude if time matters."
+            )
+    return lines
+
+
+def latency_lines(latency: dict[str, Any]) -> list[str]:
+    """The measured time of a pass before and after, as Markdown."""
+    lines = ["| pass | before | after | faster | fused | faster |", "|---|---:|---:|---:|---:|---:|"]
+    for name in ("forward", "forward and backward"):
+        rows = latency[name]
+        cells = [f"{rows['original']['median_ms']:.3g} ms"]
+        for key in ("converted", "fused"):
+            row = rows.get(key)
+            cells += [f"{row['median_ms']:.3g} ms", ratio_text(row["times_original"])] if row else ["-", "-"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    where = f"{latency['device']}, {latency['threads']} threads, {latency['method']}: {latency['inputs']}"
+    lines += ["", f"Measured on {where}.", "", "| layers | at | before | after | faster |", "|---|---|---:|---:|---:|"]
+    for row in latency["layers"]:
+        names = f"`{row['names'][0]}`" + (f" and {len(row['names']) - 1} more" if len(row["names"]) > 1 else "")
+        times = f"{row['before_ms']:.3g} ms | {row['after_ms']:.3g} ms | {ratio_text(row['faster'])}"
+        lines.append(f"| {names} | {'×'.join(map(str, row['input_shape']))} | {times} |")
+    return [*lines, "", *(f"> {line}" for line in slower(latency)), ""]
 
 
 def _totals_table(report: dict[str, Any]) -> str:

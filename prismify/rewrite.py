@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, overload
 
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from .errors import ConversionError, PlanError, ShapeError
 from .graph import Capture, capture_all, unwrap
-from .inventory import is_layer, obstacle_of, widths_of
-from .layers import build_operator
+from .graph.program import capture_program, program_module
+from .layers import PrismMultihead, build_operator
+from .obstacles import is_layer, obstacle_of, widths_of
 from .plan import Decision, Plan, Totals
 from .policies import Policy
 from .report import kept_groups
 from .rewrite_graph import operator_layer, replace_operators
+from .rewrite_program import rewrite_program
 from .scanning import replan, scan_captured
 from .verify import verify
 
@@ -36,6 +39,19 @@ _HOOKS = (
 )
 
 
+@overload
+def convert(
+    model: ExportedProgram,
+    plan: Plan | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    policy: str | Policy = "paper",
+    check: bool = True,
+) -> ExportedProgram: ...
+
+
+@overload
 def convert(
     model: M,
     plan: Plan | None = None,
@@ -44,7 +60,18 @@ def convert(
     kwargs: dict[str, Any] | None = None,
     policy: str | Policy = "paper",
     check: bool = True,
-) -> M:
+) -> M: ...
+
+
+def convert(
+    model: nn.Module | ExportedProgram,
+    plan: Plan | None = None,
+    *,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    policy: str | Policy = "paper",
+    check: bool = True,
+) -> nn.Module | ExportedProgram:
     """A converted copy of `model`, of the same class; the original is left bitwise as it was.
 
     Of a model in `DataParallel`, `DistributedDataParallel` or `torch.compile` the one inside is converted.
@@ -52,7 +79,7 @@ def convert(
     The plan that was carried out is `converted.prismify_plan`.
 
     Args:
-        model: any `nn.Module`, or a `torch.fx.GraphModule`, which is rewritten as a graph.
+        model: any `nn.Module`; a `torch.fx.GraphModule` or an `ExportedProgram` is rewritten as a graph.
         plan: from `scan` or a file; made with `policy` when None.
         args, kwargs: example inputs, as for `scan`.
         check: afterwards compare the output shapes, and see that finite gradients reach every new weight.
@@ -67,8 +94,24 @@ def convert(
         >>> type(convert(net)[1]).__name__
         'DeepPrism'
     """
-    inner: M = unwrap(model)  # type: ignore[assignment]
-    capture, plan = _settled(inner, plan, args, kwargs, policy)
+    if isinstance(model, ExportedProgram):
+        graph, capture = capture_program(model, args, kwargs)
+        plan = _decided(graph, capture, plan, policy)
+        return _carried_out(model, graph, plan, capture if check else None)
+    inner = unwrap(model)
+    capture = capture_all(inner, args, kwargs)
+    plan = _decided(model, capture, plan, policy)  # which notes what was unwrapped
+    return converted_copy(inner, plan, capture, check=check)
+
+
+def converted_copy(inner: M, plan: Plan, capture: Capture, *, check: bool = True) -> M:
+    """`carry_out` on a copy of an unwrapped model.
+
+    Raises:
+        PlanError: the plan does not fit the model, or replaces nothing.
+        ConversionError: the checks failed, or the model cannot be copied.
+    """
+    _require_work(plan)
     new = _build(inner, plan)
     modules = dict(inner.named_modules())
     operators = {n: m for n, m in new.items() if not is_layer(modules.get(n))}
@@ -80,10 +123,16 @@ def convert(
         raise ConversionError(f"{type(inner).__name__} cannot be copied ({error}); use convert_ in place") from error
     for name, module in new.items():
         if name not in operators:
+            if isinstance(module, PrismMultihead) and f"{name}.out_proj".lstrip(".") not in new:
+                module.out_proj = copy.deepcopy(module.out_proj, memo)
             for hooks in _HOOKS:  # a hook that is a method of the model becomes the copy's method
                 setattr(module, hooks, copy.deepcopy(getattr(modules[name], hooks), memo))
     if isinstance(converted, fx.GraphModule):
         replace_operators(converted, operators)
+    _without_nested_tensors(converted)
+    if any(isinstance(module, fx.GraphModule) for module in converted.modules()):
+        # Code is saved by exporting it, which runs it.
+        converted.prismify_inputs = capture.entries[0].inputs  # type: ignore[assignment]
     if check:
         verify(converted, capture, new)
     _attach(converted, plan)
@@ -105,10 +154,13 @@ def convert_(
         PlanError: also for a `GraphModule`, which only `convert` rewrites.
         ConversionError: the checks failed.
     """
+    if isinstance(model, ExportedProgram):
+        raise PlanError("an ExportedProgram is rewritten as a copy: use prismify.convert")
     inner = unwrap(model)
     if isinstance(inner, fx.GraphModule):
         raise PlanError("a GraphModule is rewritten as a copy: use prismify.convert")
-    capture, plan = _settled(inner, plan, args, kwargs, policy)
+    capture = capture_all(inner, args, kwargs)
+    plan = _decided(model, capture, plan, policy)  # which notes what was unwrapped
     carry_out(inner, plan, capture if check else None)
     return model
 
@@ -127,8 +179,8 @@ def carry_out(model: nn.Module, plan: Plan, capture: Capture | None) -> None:
         try:
             verify(model, capture, new)
         except BaseException:
-            for parent, attribute, old in undo:
-                parent._modules[attribute] = old
+            for holder, attribute, old in undo:
+                holder[attribute] = old
             raise
     _attach(model, plan)
 
@@ -147,23 +199,44 @@ def replay(model: M, plan: Plan) -> M:
     return model
 
 
-def _settled(
-    model: nn.Module,
-    plan: Plan | None,
-    args: tuple[Any, ...] | None,
-    kwargs: dict[str, Any] | None,
-    policy: str | Policy,
-) -> tuple[Capture, Plan]:
-    """The capture to check against and the plan to carry out, its facts measured on this model."""
-    capture = capture_all(model, args, kwargs)
+def _decided(model: nn.Module, capture: Capture, plan: Plan | None, policy: str | Policy) -> Plan:
+    """The plan to carry out, its facts measured on this model."""
     plan = scan_captured(model, capture, policy) if plan is None else replan(model, capture, plan)
     _require_work(plan)
-    return capture, plan
+    return plan
+
+
+def carry_out_program(program: ExportedProgram, plan: Plan, capture: Capture | None) -> ExportedProgram:
+    """The program that a plan made for it says, checked against `capture` where one is given.
+
+    Kept tensors are the original's own, not copies.
+
+    Raises:
+        PlanError: the plan does not fit the program, or replaces nothing.
+        ConversionError: the checks failed, or a replacement would fix a size that may change.
+    """
+    _require_work(plan)
+    return _carried_out(program, program_module(program), plan, capture, share=True)
+
+
+def _carried_out(
+    program: ExportedProgram, module: fx.GraphModule, plan: Plan, capture: Capture | None, share: bool = False
+) -> ExportedProgram:
+    new = _build(module, plan)
+    converted = rewrite_program(program, new, share=share)
+    if capture is not None:
+        verify(program_module(converted), capture, new)
+    if hasattr(program, "prismify_plan"):
+        converted.prismify_plan = program.prismify_plan  # type: ignore[attr-defined]
+    _attach(converted, plan)
+    return converted
 
 
 def _require_work(plan: Plan) -> None:
     if not plan.replaced:
         kept = [f"{g['layers']} {g['meaning']}" for g in kept_groups(plan)[:3]]
+        if plan.layers and all(d.role == "unknown" for d in plan.layers):
+            kept += plan.notes[:1]  # why nothing is known, and what to do about it
         raise PlanError(f"{plan.model} has nothing to convert: " + ("; ".join(kept) or "it has no layers"))
 
 
@@ -183,10 +256,25 @@ def _build(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
             setattr(module, hooks, getattr(old, hooks))
         # Layers that shared a weight or a bias share the new one.
         for name, parameter in list(module.named_parameters()):
-            replaced = old.bias if name == "bias" else old.weight
-            module.register_parameter(name, made.setdefault((id(replaced), name), parameter))
+            holder, _, leaf = name.rpartition(".")
+            shared = made.setdefault((id(_replaced(old, name)), name), parameter)
+            module.get_submodule(holder).register_parameter(leaf, shared)
         new[row.name] = module
+    for name, module in new.items():
+        if isinstance(module, PrismMultihead):
+            module.out_proj = new.get(f"{name}.out_proj".lstrip("."), modules[name].out_proj)
     return new
+
+
+def _replaced(old: nn.Module, name: str) -> Any:
+    """The parameter of a layer that a replacement's parameter `name` comes in the place of; None for none."""
+    if not isinstance(old, nn.MultiheadAttention):
+        return old.bias if name == "bias" else old.weight
+    projection, _, leaf = name.rpartition(".")
+    if projection == "out_proj":
+        return old.out_proj.bias if leaf == "bias" else old.out_proj.weight
+    packed = old.in_proj_bias if leaf == "bias" else old.in_proj_weight
+    return packed if packed is not None else getattr(old, f"{projection}_weight", None)
 
 
 def _replaceable(model: nn.Module, modules: dict[str, nn.Module], row: Decision) -> nn.Module:
@@ -206,30 +294,53 @@ def _replaceable(model: nn.Module, modules: dict[str, nn.Module], row: Decision)
     return layer
 
 
-def _swap(model: nn.Module, new: dict[str, nn.Module]) -> list[tuple[nn.Module, str, nn.Module]]:
+def _swap(model: nn.Module, new: dict[str, nn.Module]) -> list[tuple[dict[str, Any], str, Any]]:
     """Put the replacements in every place their modules stand; returns what undoes it."""
     modules = dict(model.named_modules())
     by_id = {id(modules[name]): module for name, module in new.items()}
-    undo = []
+    undo: list[tuple[dict[str, Any], str, Any]] = []
     for parent in list(modules.values()):
         for attribute, child in list(parent._modules.items()):
             if child is not None and id(child) in by_id:
-                undo.append((parent, attribute, child))
+                undo.append((cast(dict[str, Any], parent._modules), attribute, child))
                 parent._modules[attribute] = by_id[id(child)]
+    return undo + _without_nested_tensors(model)
+
+
+def _without_nested_tensors(model: nn.Module) -> list[tuple[dict[str, Any], str, Any]]:
+    """Keep torch's encoders from packing padded inputs for a fast path of dense attention's; what undoes it."""
+    undo: list[tuple[dict[str, Any], str, Any]] = []
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, PrismMultihead) for m in module.modules()):
+            undo.append((module.__dict__, "use_nested_tensor", module.use_nested_tensor))
+            module.use_nested_tensor = False
     return undo
 
 
-def _attach(model: nn.Module, plan: Plan) -> None:
+def _attach(model: nn.Module | ExportedProgram, plan: Plan) -> None:
     """Leave the plan on the model, joined with that of an earlier conversion."""
     earlier: Plan | None = getattr(model, "prismify_plan", None)
     if earlier is not None:
-        done = {d.name: d for d in earlier.replaced}
-        layers = tuple(done.get(d.name, d) for d in plan.layers)
         plan = dataclasses.replace(
             plan,
-            layers=layers,
+            layers=_joined(earlier, plan),
             parameters=Totals(earlier.parameters.before, plan.parameters.after),
             macs=Totals(earlier.macs.before, plan.macs.after),
             size_bytes=Totals(earlier.size_bytes.before, plan.size_bytes.after),
         )
-    model.prismify_plan = plan  # type: ignore[assignment]
+    model.prismify_plan = plan  # type: ignore[union-attr]
+
+
+def _joined(earlier: Plan, plan: Plan) -> tuple[Decision, ...]:
+    """The rows of a plan made for a converted model, as rows of the model before its first conversion."""
+    done = {d.name: d for d in earlier.replaced}
+    # A packed attention has no row of its own any more: its projections' rows stand in its place.
+    packed = [name for name in done if name not in {d.name for d in plan.layers}]
+    rows: dict[str, Decision] = {}
+    for row in plan.layers:
+        above = next((name for name in packed if row.name.startswith(f"{name}.")), None)
+        if above is not None:
+            rows.setdefault(above, done[above])
+        if above is None or row.name in done or row.name == f"{above}.out_proj":
+            rows[row.name] = done.get(row.name, row)
+    return tuple(rows.values())

@@ -14,13 +14,28 @@ from .plan import Decision
 
 _aten = torch.ops.aten
 _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED_ARGUMENTS = (*_CONV_ARGUMENTS[:5], "output_padding", "groups", "dilation")
 _CONVOLUTION_ARGUMENTS = (*_CONV_ARGUMENTS[:6], "transposed", "output_padding", "groups")
+_TRANSPOSED = (
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    torch.conv_transpose1d,
+    torch.conv_transpose2d,
+    torch.conv_transpose3d,
+    _aten.conv_transpose1d.default,
+    _aten.conv_transpose2d.input,
+    _aten.conv_transpose3d.input,
+)
 #: The calls a graph may hold, with the order of their arguments.
 _SIGNATURES: dict[Any, tuple[str, ...]] = {
-    F.conv2d: _CONV_ARGUMENTS,
-    torch.conv2d: _CONV_ARGUMENTS,
-    _aten.conv2d.default: _CONV_ARGUMENTS,
-    _aten.conv2d.padding: _CONV_ARGUMENTS,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d), _CONV_ARGUMENTS),
+    **{
+        getattr(op, kind): _CONV_ARGUMENTS
+        for op in (_aten.conv1d, _aten.conv2d, _aten.conv3d)
+        for kind in ("default", "padding")
+    },
+    **dict.fromkeys(_TRANSPOSED, _TRANSPOSED_ARGUMENTS),
     _aten.convolution.default: _CONVOLUTION_ARGUMENTS,
     F.linear: ("input", "weight", "bias"),
     _aten.linear.default: ("input", "weight", "bias"),
@@ -51,7 +66,7 @@ def replace_operators(model: fx.GraphModule, new: dict[str, nn.Module]) -> None:
         for node in nodes:
             with model.graph.inserting_before(node):
                 # Not `call_module`, which wants the module in its place while the old weights still are.
-                call = model.graph.create_node("call_module", target, (_bound(node)["input"],))
+                call = model.graph.create_node("call_module", target, (bound_arguments(node)["input"],))
             call.meta = dict(node.meta)
             node.replace_all_uses_with(call)
             model.graph.erase_node(node)
@@ -82,9 +97,8 @@ def _nodes(model: fx.GraphModule, name: str) -> list[fx.Node]:
     return [
         node
         for node in model.graph.nodes
-        if node.op == "call_function"
-        and node.target in _SIGNATURES
-        and isinstance(weight := _bound(node).get("weight"), fx.Node)
+        if is_operator(node)
+        and isinstance(weight := bound_arguments(node).get("weight"), fx.Node)
         and weight.op == "get_attr"
         and parameters.get(str(weight.target)) is wanted
     ]
@@ -94,19 +108,26 @@ def _tensor(model: fx.GraphModule, node: fx.Node) -> nn.Parameter:
     return model.get_parameter(str(node.target))
 
 
-def _bound(node: fx.Node) -> dict[str, Any]:
+def is_operator(node: fx.Node) -> bool:
+    """Whether a node is a call that may be replaced."""
+    return node.op == "call_function" and node.target in _SIGNATURES
+
+
+def bound_arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of such a call by name."""
     return {**dict(zip(_SIGNATURES[node.target], node.args, strict=False)), **node.kwargs}
 
 
 def _weights(node: fx.Node) -> list[fx.Node]:
-    bound = _bound(node)
+    bound = bound_arguments(node)
     found = [bound.get("weight"), bound.get("bias")]
     return [n for n in found if isinstance(n, fx.Node) and n.op == "get_attr"]
 
 
 def _layer(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    bound = _bound(node)
+    bound = bound_arguments(node)
     weight = model.get_parameter(str(bound["weight"].target))
+    bound.setdefault("transposed", node.target in _TRANSPOSED)
     layer = layer_from(bound, tuple(weight.shape), weight.dtype)
     if layer is not None:
         layer.weight = weight

@@ -7,17 +7,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
-from .count import operator_bias, operator_macs, operator_weights, parameter_count, state_bytes
+from .count import count_operator, parameter_count, state_bytes
 from .errors import PlanError
 from .graph import Capture, capture_all, unwrap
+from .graph.program import capture_program
 from .inventory import Inventory, Layer, inventory
 from .plan import Decision, Plan, Totals
 from .policies import Policy, Verdict, check_patterns, decide
 
 
 def scan(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
     policy: str | Policy = "paper",
@@ -26,8 +28,8 @@ def scan(
     """What conversion would do to `model`, layer by layer, with reasons.
 
     Args:
-        model: any `nn.Module`; on `meta` nothing is allocated. It comes back as it was.
-        args, kwargs: example inputs; guessed from the signature and config when both are None.
+        model: any `nn.Module`, or an `ExportedProgram`; on `meta` nothing is allocated. It comes back as it was.
+        args, kwargs: example inputs; when both are None a program's own, or guessed from the signature and config.
         policy: "paper", "volumes", or a `Policy`.
         methods: entry points to capture; `forward`, and `encode` and `decode` where there are, by default.
 
@@ -41,6 +43,9 @@ def scan(
         >>> [(d.name, d.decision) for d in scan(net).layers]
         [('0', 'keep'), ('1', 'replace'), ('2', 'keep')]
     """
+    if isinstance(model, ExportedProgram):
+        module, capture = capture_program(model, args, kwargs, methods)
+        return scan_captured(module, capture, policy)
     parameter_count(unwrap(model))  # refuses lazy modules before they are run
     return scan_captured(model, capture_all(model, args, kwargs, methods), policy)
 
@@ -51,7 +56,7 @@ def scan_captured(model: nn.Module, capture: Capture, policy: str | Policy = "pa
     found = inventory(unwrap(model), capture)
     if found.layers:
         check_patterns([layer.name for layer in found.layers], policy)
-    verdicts = _settle_tied(found, {layer.name: decide(layer, policy) for layer in found.layers})
+    verdicts = _settle_within(found, _settle_tied(found, {layer.name: decide(layer, policy) for layer in found.layers}))
     return _plan(model, capture, found, verdicts, dataclasses.asdict(policy))
 
 
@@ -71,6 +76,8 @@ def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
             raise PlanError(f"the plan has no row for layer {name!r}; scan the model again")
     verdicts = {d.name: Verdict(d.operator, d.rule, d.reason) for d in plan.layers}
     for layer in found.layers:
+        if _left_alone(layer, verdicts):
+            raise PlanError(f"{layer.name} is applied by {layer.within}: replace that as well, or keep both")
         for other in layer.tied:
             if (verdicts[other].operator if other in verdicts else None) != verdicts[layer.name].operator:
                 raise PlanError(f"{layer.name} shares a weight or bias with {other}: give both the same decision")
@@ -107,9 +114,10 @@ def _decision(layer: Layer, verdict: Verdict, verdicts: dict[str, Verdict]) -> D
     operator, after, macs = verdict.operator, layer.parameters, layer.macs
     if operator is not None:
         # What a tied layer shares with an earlier one is the earlier one's to count.
-        after = operator_weights(operator, layer.kernel_size) if "weight" in layer.owns else 0
-        after += operator_bias(operator, layer.out_channels) if "bias" in layer.owns else 0
-        macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
+        counted = count_operator(operator, layer)
+        after = counted.weights if "weight" in layer.owns else 0
+        after += counted.biases if "bias" in layer.owns else 0
+        macs = counted.macs
     part = layer.attention
     return Decision(
         name=layer.name,
@@ -146,6 +154,20 @@ def _settle_tied(found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Ve
                 verdicts[layer.name] = Verdict(None, "tied", reason)
                 return _settle_tied(found, verdicts)
     return verdicts
+
+
+def _settle_within(found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
+    """The output projection of a packed attention, which never calls it, changes only where the attention does."""
+    alone = [layer.name for layer in found.layers if _left_alone(layer, verdicts)]
+    reason = "nn.MultiheadAttention applies it without calling it, and stays"
+    return {**verdicts, **{name: Verdict(None, "within", reason) for name in alone}}
+
+
+def _left_alone(layer: Layer, verdicts: dict[str, Verdict]) -> bool:
+    """Whether a packed attention would stay around an output projection that is replaced."""
+    if layer.within is None or verdicts[layer.name].operator is None:
+        return False
+    return layer.within not in verdicts or verdicts[layer.within].operator is None
 
 
 def _attention_row(found: Inventory) -> list[dict[str, Any]]:

@@ -3,7 +3,18 @@
 from .folder import load, save
 from .manifest import read_manifest
 from .origin import Pipeline, Source
+from .original import build_original
 from .pipeline import pipeline_report, save_pipeline
 from .source import open_source
 
-__all__ = ["Pipeline", "Source", "load", "open_source", "pipeline_report", "read_manifest", "save", "save_pipeline"]
+__all__ = [
+    "Pipeline",
+    "Source",
+    "build_original",
+    "load",
+    "open_source",
+    "pipeline_report",
+    "read_manifest",
+    "save",
+    "save_pipeline",
+]

@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
 
 from .. import __version__
 from ..errors import SourceError
 from ..families import FAMILIES, family
 from ..graph import unwrap
+from ..graph.program import program_module
 from ..handoff import recipe_text
 from ..plan import Plan
 from ..report import build_report, report_markdown
@@ -22,6 +25,7 @@ from .manifest import (
     CONFIG_NAME,
     FILES_KEY,
     FORMAT_VERSION,
+    HASHES_KEY,
     MANIFEST_NAME,
     PIPELINE_NAME,
     REPORT_NAME,
@@ -30,39 +34,49 @@ from .manifest import (
     write_json,
 )
 from .origin import Source
+from .programs import export_module, read_program, write_program
 from .reference import parse_reference
+from .streaming import write_streamed
 from .structure import (
+    SKELETON_NAME,
     build_structure,
     check_structure,
     class_name,
     damaged_if_it_fails,
     describe,
+    holds_graph,
     rebuild_from,
     write_structure,
 )
 from .tensors import changed_buffers, fit_weights, lay_out, meta_names, put_buffers, strides_of, unique_state
-from .weights import read_state, write_safetensors
+from .weights import read_state, sha256, write_safetensors
 
 WEIGHTS_NAME = "model.safetensors"
 #: Buffers that no state dict holds, where they are not what the constructor makes.
 BUFFERS_NAME = "buffers.safetensors"
+#: A converted exported program, weights and all.
+PROGRAM_NAME = "model.pt2"
+#: Files whose content is checked against the manifest once everything else about them is right.
+HASHED = (WEIGHTS_NAME, BUFFERS_NAME, PROGRAM_NAME, SKELETON_NAME)
 RECIPE_NAME, PAGE_NAME = "recipe.yaml", "report.md"
 
 
 def save(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     folder: str | Path,
     *,
     force: bool = False,
     reference: str | None = None,
     arguments: dict[str, Any] | None = None,
     source: Source | None = None,
+    latency: dict[str, Any] | None = None,
 ) -> None:
     """Write a converted model as a folder that `load` reads back bit for bit.
 
     The folder holds `model.safetensors`, `prismify.json` (plan, origin, versions), `report.json`, `report.md`
     and `recipe.yaml`; a diffusers model's `config.json`; and for models that no config and no reference
-    describes `skeleton.pt`, the modules without their weights.
+    describes `skeleton.pt`, the modules without their weights. An exported program becomes `model.pt2`, weights and
+    all, which runs without prismify; so does a `GraphModule` where torch can export it.
 
     Args:
         model: what `convert` returned.
@@ -70,24 +84,55 @@ def save(
         force: replace a folder that prismify wrote.
         reference, arguments: how to build the original again, such as "package.module:factory".
         source: where the model was loaded from, as the command line knows it.
+        latency: what `prismify.bench.latency` measured, for the report.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
         SourceError: the model was not converted, or cannot be described.
     """
-    model = unwrap(model)
+    model = unwrap(model) if isinstance(model, nn.Module) else model
     folder = Path(folder)
     plan: Plan | None = getattr(model, "prismify_plan", None)
     if plan is None:
         raise SourceError(f"this {type(model).__name__} was not converted by prismify: call prismify.convert first")
     if source is None:
         source = _source_of(model, reference, arguments)
+    if isinstance(model, nn.Module) and source.rebuild is None and holds_graph(model):
+        model = _exported(model, plan)
     with whole_folder(folder, force=force) as draft:
-        write_model(model, plan, source, draft)
+        write_model(model, plan, source, draft, latency)
 
 
-def write_model(model: nn.Module, plan: Plan, source: Source, draft: Path) -> None:
+def write_model(
+    model: nn.Module | ExportedProgram, plan: Plan, source: Source, draft: Path, latency: dict[str, Any] | None = None
+) -> None:
     """Fill an empty folder with everything about one converted model."""
+    if isinstance(model, ExportedProgram):
+        rebuild: dict[str, Any] = {"kind": "exported"}
+        write_program(model, draft / PROGRAM_NAME)
+        module: nn.Module = program_module(model)
+    else:
+        rebuild, module = _write_module(model, plan, source, draft), model
+    origin = source.described()
+    report = build_report(plan, source.label, origin, latency)
+    write_json(draft / REPORT_NAME, report)
+    (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8")
+    (draft / RECIPE_NAME).write_text(recipe_text(plan, module), encoding="utf-8")
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "model": rebuild,
+        "source": origin,
+        "versions": _versions(model),
+        FILES_KEY: sorted(path.name for path in draft.iterdir()),
+        HASHES_KEY: {name: sha256(draft / name) for name in HASHED if (draft / name).is_file()},
+        "strides": {} if isinstance(model, ExportedProgram) else strides_of(model),
+        "plan": plan.to_dict(),
+    }
+    write_json(draft / MANIFEST_NAME, manifest)
+
+
+def _write_module(model: nn.Module, plan: Plan, source: Source, draft: Path) -> dict[str, Any]:
+    """The structure, the weights and the buffers of a module; returns how to build it again."""
     rebuild, config = (source.rebuild, source.config) if source.rebuild is not None else describe(model)
     rebuild = write_structure(model, rebuild, draft)
     if config is not None:
@@ -97,22 +142,11 @@ def write_model(model: nn.Module, plan: Plan, source: Source, draft: Path) -> No
         check_structure(model, fresh, str(rebuild.get("reference", CONFIG_NAME)))
         if buffers := changed_buffers(model, fresh):
             write_safetensors(buffers, draft / BUFFERS_NAME)
-    origin = source.described()
-    report = build_report(plan, source.label, origin)
-    write_safetensors(unique_state(model), draft / WEIGHTS_NAME)
-    write_json(draft / REPORT_NAME, report)
-    (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8")
-    (draft / RECIPE_NAME).write_text(recipe_text(plan, model), encoding="utf-8")
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "model": rebuild,
-        "source": origin,
-        "versions": _versions(model),
-        FILES_KEY: sorted(path.name for path in draft.iterdir()),
-        "strides": strides_of(model),
-        "plan": plan.to_dict(),
-    }
-    write_json(draft / MANIFEST_NAME, manifest)
+    if source.stored and any(parameter.is_meta for parameter in model.parameters()):
+        write_streamed(model, source, draft / WEIGHTS_NAME)
+    else:
+        write_safetensors(unique_state(model), draft / WEIGHTS_NAME)
+    return rebuild
 
 
 def load(
@@ -125,7 +159,8 @@ def load(
 ) -> Any:
     """The converted model in a folder that `save` wrote, in evaluation mode; bit-identical.
 
-    A pipeline folder comes back as its diffusers pipeline with the converted parts in place.
+    A pipeline folder comes back as its diffusers pipeline with the converted parts in place, an exported program
+    as an `ExportedProgram`: its `module()` runs.
 
     Args:
         model: the original architecture, as a module (which is converted) or a reference, where the folder
@@ -148,6 +183,13 @@ def load(
         return pipeline if device is None else pipeline.to(device)
     with damaged_if_it_fails(folder):
         plan = Plan.from_dict(manifest["plan"])
+    if manifest["model"].get("kind") == "exported":
+        if model is not None:
+            raise SourceError(f"{folder} holds an exported program, which brings its own structure: drop model=...")
+        program: ExportedProgram = read_program(folder / PROGRAM_NAME)
+        program.prismify_plan = plan  # type: ignore[attr-defined]
+        check_hashes(folder, manifest)
+        return program if device is None else move_to_device_pass(program, device)
     if model is not None:
         built = unwrap(model) if isinstance(model, nn.Module) else parse_reference(model).build(empty=True)
         replay(built, plan)
@@ -160,20 +202,61 @@ def load(
         put_buffers(built, read_state(buffers), str(buffers))
     if left := meta_names(built):
         raise SourceError(f"{folder}: {left[0]} has no value in {WEIGHTS_NAME}; load it with model=...")
+    check_hashes(folder, manifest)
     return built.to(device).eval() if device is not None else built.eval()
 
 
-def _source_of(model: nn.Module, reference: str | None, arguments: dict[str, Any] | None) -> Source:
+def check_hashes(folder: Path, manifest: dict[str, Any]) -> None:
+    """See that the files are those that were written: one flipped bit makes another model.
+
+    Raises:
+        SourceError: one of them is not.
+    """
+    hashes = manifest.get(HASHES_KEY, {})  # folders from before this was noted have none
+    if not isinstance(hashes, dict):
+        raise SourceError(f"{folder / MANIFEST_NAME}: {HASHES_KEY!r} is not what prismify writes there: it is damaged")
+    for name in [name for name in HASHED if name in hashes]:
+        if sha256(folder / name) != hashes[name]:
+            raise SourceError(
+                f"{folder / name} is not what prismify wrote: its SHA-256 differs, so it is damaged or was changed "
+                f"since. Remove {HASHES_KEY!r} from {MANIFEST_NAME} to take it as it is"
+            )
+
+
+def _exported(model: nn.Module, plan: Plan) -> ExportedProgram:
+    """A converted module that holds a `GraphModule` as a program.
+
+    Raises:
+        SourceError: it has more entry points than `forward`, or torch cannot export it.
+    """
+    inputs, methods = getattr(model, "prismify_inputs", None), [row["method"] for row in plan.capture]
+    try:
+        if inputs is None or methods != ["forward"]:
+            raise SourceError("a program has one entry point")
+        program = export_module(model, inputs)
+    except SourceError as error:
+        raise SourceError(
+            f"{type(model).__name__} holds a GraphModule, which is code and cannot be loaded safely, and cannot be "
+            f"exported as data ({error}): give save a reference to a factory, "
+            "such as reference='package.module:factory'"
+        ) from error
+    program.prismify_plan = plan  # type: ignore[attr-defined]
+    return program
+
+
+def _source_of(model: nn.Module | ExportedProgram, reference: str | None, arguments: dict[str, Any] | None) -> Source:
     """What can be said of a model that came as an object."""
     origin: dict[str, Any] = {"kind": "python object", "class": class_name(model)}
     if reference is None:
         return Source(type(model).__name__, origin, lambda empty: model)
+    if isinstance(model, ExportedProgram):
+        raise SourceError("an exported program is saved whole: drop reference=...")
     parsed = parse_reference(reference, arguments)
     origin |= {"reference": reference, "arguments": parsed.arguments}
     return Source(reference, origin, lambda empty: model, rebuild_from(parsed))
 
 
-def _versions(model: nn.Module) -> dict[str, str]:
+def _versions(model: nn.Module | ExportedProgram) -> dict[str, str]:
     root = type(model).__module__.split(".")[0]
     versions = {"prismify": __version__, "torch": torch.__version__}
     return {**versions, root: family(root).version()} if root in FAMILIES else versions

@@ -16,6 +16,8 @@ CONFIG_NAME = "config.json"
 PIPELINE_NAME = "model_index.json"
 #: The manifest's list of what prismify wrote, so that `--force` takes nothing else away.
 FILES_KEY = "files"
+#: The manifest's SHA-256 of the files that hold tensors and modules.
+HASHES_KEY = "sha256"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from .weights import sha256
 
@@ -23,22 +24,28 @@ class Source:
         rebuild: plain data from which `load` makes the same structure again; None asks the model itself.
         files: the weights; none where the model starts afresh.
         config: the folder's `config.json`, copied to the output.
+        notes: remarks for the report, known once it was built.
+        stored: of a model whose weights come in shards, the files' names of its tensors, known once it was
+            built empty: it can be converted without them in memory.
     """
 
     label: str
     origin: dict[str, Any]
-    make: Callable[[bool], nn.Module] = field(repr=False)
+    make: Callable[[bool], nn.Module | ExportedProgram] = field(repr=False)
     rebuild: dict[str, Any] | None = None
     files: tuple[Path, ...] = ()
     config: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    stored: dict[str, str] | None = None
 
-    def build(self, *, empty: bool = False) -> nn.Module:
-        """The model: with its weights, or on `meta` where that can be.
+    def build(self, *, empty: bool = False) -> nn.Module | ExportedProgram:
+        """The model: with its weights, or on `meta` where that can be; a program as it was exported.
 
         Raises:
             SourceError: it cannot be read, or its weights do not fit.
         """
-        return self.make(empty).eval()
+        built = self.make(empty)
+        return built.eval() if isinstance(built, nn.Module) else built
 
     def described(self) -> dict[str, Any]:
         """The origin with the SHA-256 of every weights file, which reads them whole."""

@@ -23,6 +23,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from ..errors import SourceError, UnsafePickleError
 from ..families import family
 from .imports import current_folder
+from .zips import check_unpacked
 
 _TRUSTED_ROOTS = ("torch.nn.", "torchvision.", "timm.", "diffusers.", "prismify.layers.")
 _FROZEN_DICT = "diffusers.configuration_utils.FrozenDict"
@@ -49,7 +50,22 @@ _MOST_CLASSES = 1000
 _WAY_OUT = "save the model's state_dict() instead, and name its architecture with --model"
 
 
-def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False, mmap: bool = False) -> Any:
+class Inert:
+    """What stands for an object of a class that is not made: it holds nothing and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_pickle(
+    path: Path, *, allow: Iterable[str] = (), trust: bool = False, mmap: bool = False, inert: bool = False
+) -> Any:
     """The object in a `.pt`, `.pth`, `.ckpt` or `.bin` file, read with `weights_only=True`.
 
     Modules of torch, torchvision, timm and diffusers are allow-listed for this one read.
@@ -58,19 +74,22 @@ def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False, m
         allow: further classes, `package.Class`, that may be made. Their packages are imported.
         trust: read with `weights_only=False`: the file may run any code.
         mmap: map the file into memory, so that values are read where they are used.
+        inert: `Inert` objects, or plain dictionaries, stand for those of other libraries' classes; what no model
+            needs (Python's own functions, code) is refused as ever.
 
     Raises:
         UnsafePickleError: the file needs classes that are not allowed; nothing of it was run.
         SourceError: it is not such a file, or damaged.
     """
-    if _is_torchscript(path):
+    if is_torchscript(path):
         raise SourceError(f"{path} is a TorchScript file, which holds no Python module: {_WAY_OUT}")
     mmap = mmap and zipfile.is_zipfile(path)
+    check_unpacked(path)
     if trust:
         with current_folder():
             return _load(path, weights_only=False, mmap=mmap)
     wanted = frozenset(allow)
-    allowed = _resolve_all(_listed(path), wanted, path)
+    allowed = _resolve_all(_listed(path), wanted, path, inert)
     while True:
         try:
             with safe_globals([(found, name) for name, found in allowed.items()]):
@@ -79,7 +98,7 @@ def read_pickle(path: Path, *, allow: Iterable[str] = (), trust: bool = False, m
         except _NotAllowedError as error:  # a file that cannot be listed names one class at a time
             if error.name in allowed or len(allowed) > _MOST_CLASSES:
                 raise UnsafePickleError(f"{path} holds {error.name}, which torch blocks; nothing was run") from error
-            allowed |= _resolve_all([error.name], wanted, path)
+            allowed |= _resolve_all([error.name], wanted, path, inert)
     if _FROZEN_DICT in allowed and isinstance(content, nn.Module):
         family("diffusers").freeze_configs(content)
     return content
@@ -103,9 +122,11 @@ def _listed(path: Path) -> list[str]:
         raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
 
 
-def _resolve_all(names: Collection[str], allow: Collection[str], path: Path) -> dict[str, Any]:
+def _resolve_all(names: Collection[str], allow: Collection[str], path: Path, inert: bool) -> dict[str, Any]:
     """The classes of those names, all of them trusted or allowed; UnsafePickleError names the others."""
     found = {name: _resolve(name, allow) for name in names}
+    if inert:
+        found |= {n: _stand_in(n) for n, value in found.items() if value is None and not (_of_python(n) or _code(n))}
     refused = sorted((n for n, value in found.items() if value is None), key=lambda n: (not _of_python(n), n))
     if not refused:
         return found
@@ -122,6 +143,10 @@ def _resolve_all(names: Collection[str], allow: Collection[str], path: Path) -> 
         )
     flags = " ".join(f"--allow {name}" for name in refused)
     raise UnsafePickleError(f"{told} Allow it with {flags}, or trust the whole file with --trust-pickle")
+
+
+def _stand_in(name: str) -> type:
+    return OrderedDict if name.endswith("Dict") else Inert
 
 
 def _resolve(name: str, allow: Collection[str]) -> Any:
@@ -184,7 +209,8 @@ def _load(path: Path, *, weights_only: bool, mmap: bool) -> Any:
         raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
 
 
-def _is_torchscript(path: Path) -> bool:
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is one of TorchScript's archives."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

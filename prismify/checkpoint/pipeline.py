@@ -19,11 +19,19 @@ from .manifest import FILES_KEY, FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, rea
 from .origin import Pipeline
 
 
-def save_pipeline(pipeline: Pipeline, converted: dict[str, nn.Module], folder: Path, *, force: bool = False) -> None:
+def save_pipeline(
+    pipeline: Pipeline,
+    converted: dict[str, nn.Module],
+    folder: Path,
+    *,
+    force: bool = False,
+    latency: dict[str, dict[str, Any] | None] | None = None,
+) -> None:
     """Write a pipeline folder in which each converted part is a folder of prismify's.
 
     Args:
         converted: part name -> converted model; parts that are not among them are copied untouched.
+        latency: what `prismify.bench.latency` measured of each part, for the reports.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
@@ -31,13 +39,15 @@ def save_pipeline(pipeline: Pipeline, converted: dict[str, nn.Module], folder: P
     check_output(folder, force=force, source=pipeline.folder)
     if pipeline.folder.resolve() in folder.resolve().parents:
         raise OutputError(f"{folder} is inside the pipeline that is copied; choose another output")
+    latency = latency or {}
     with whole_folder(folder, force=force) as draft:
         _copy_others(pipeline.folder, draft, converted)
         for name, model in converted.items():
             (draft / name).mkdir()
             plan: Plan = model.prismify_plan  # type: ignore[assignment]
-            write_model(model, plan, pipeline.parts[name], draft / name)
-        report = pipeline_report(pipeline, {n: m.prismify_plan for n, m in converted.items()})  # type: ignore[misc]
+            write_model(model, plan, pipeline.parts[name], draft / name, latency.get(name))
+        plans: dict[str, Plan] = {n: m.prismify_plan for n, m in converted.items()}  # type: ignore[misc]
+        report = pipeline_report(pipeline, plans, latency)
         write_json(draft / REPORT_NAME, report)
         (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8")
         manifest = {
@@ -51,12 +61,17 @@ def save_pipeline(pipeline: Pipeline, converted: dict[str, nn.Module], folder: P
         write_json(draft / MANIFEST_NAME, manifest)
 
 
-def pipeline_report(pipeline: Pipeline, plans: dict[str, Plan]) -> dict[str, Any]:
+def pipeline_report(
+    pipeline: Pipeline, plans: dict[str, Plan], latency: dict[str, dict[str, Any] | None] | None = None
+) -> dict[str, Any]:
     """The report of a pipeline whose parts were scanned or converted with these plans.
 
     Parts that an earlier conversion changed and this one did not keep their own report.
     """
-    reports = {name: build_report(plan, pipeline.parts[name].label) for name, plan in plans.items()}
+    measured = latency or {}
+    reports = {
+        name: build_report(plan, pipeline.parts[name].label, latency=measured.get(name)) for name, plan in plans.items()
+    }
     for name in pipeline.parts:
         if name not in plans and (pipeline.folder / name / MANIFEST_NAME).is_file():
             reports[name] = read_report(pipeline.folder / name)

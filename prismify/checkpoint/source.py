@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import SourceError
 from ..families import family
 from .empty import build_empty, shapes_only
-from .folder import WEIGHTS_NAME, load
+from .folder import PROGRAM_NAME, WEIGHTS_NAME, load
+from .layouts import Selection, groups_text
 from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
 from .origin import Pipeline, Source
+from .programs import PROGRAM_SUFFIX, read_program
 from .reference import Reference, parse_reference
 from .structure import rebuild_from
 from .tensors import fit_weights
-from .weights import SUFFIXES, read_state, read_weights, weight_files
+from .weights import SUFFIXES, is_index, read_state, read_weights, weight_files
+
+#: Files by which a folder says itself which model it holds.
+_DESCRIBED = (CONFIG_NAME, PIPELINE_NAME, MANIFEST_NAME)
 
 
 @dataclass(frozen=True)
@@ -38,35 +44,56 @@ def open_source(
     allow: Iterable[str] = (),
     trust: bool = False,
     trust_code: bool = False,
+    config: str | Path | None = None,
+    select: Selection | None = None,
 ) -> Source | Pipeline:
     """Find out what a SOURCE is; nothing large is read yet.
 
     Args:
-        source: a diffusers folder or pipeline folder, a folder that prismify wrote, a weights file, or a
-            model reference (fresh weights).
+        source: a diffusers folder or pipeline folder, a folder that prismify wrote, an exported program, a weights
+            file, or a model reference (fresh weights).
         model: the reference of the architecture, for a weights file.
         arguments: of the reference's factory.
         allow, trust: for pickled files, as in `read_pickle`.
         trust_code: for folders that prismify wrote, as in `load`.
+        config: of a weights file, instead of `model`: a diffusers model's folder or its `config.json`.
+        select: which of the weights of a checkpoint or folder are wanted.
 
     Raises:
         SourceError: it is none of these, or lacks what its kind needs.
     """
     path = Path(source)
     arguments = dict(arguments or {})
-    trusted = _Trust(tuple(allow), trust, trust_code)
+    trusted, select = _Trust(tuple(allow), trust, trust_code), select or Selection()
+    config = None if config is None else Path(config)
+    if path.is_dir() and (model or config) and not any((path / name).is_file() for name in _DESCRIBED):
+        found: Path | None = family("diffusers").weights_file(path, select.variant)
+        if found is None:
+            raise SourceError(f"{source} holds no weights under a name such as model.safetensors")
+        return _weights(found, model, arguments, config, trusted, select)
     if path.is_dir():
+        if model or arguments or config:
+            raise SourceError(
+                f"{source} is a folder and says itself which model it holds: drop --model, --config and --arg"
+            )
+        return _folder(path, trusted, select)
+    if select.variant is not None:
+        raise SourceError("--variant chooses among the weights of a folder; SOURCE is none")
+    if path.suffix == PROGRAM_SUFFIX and path.is_file():
         if model or arguments:
-            raise SourceError(f"{source} is a folder and says itself which model it holds: drop --model and --arg")
-        return _folder(path, trusted)
+            raise SourceError(f"{source} is an exported program and needs no architecture: drop --model and --arg")
+        origin = {"kind": "exported program", "path": str(path.resolve())}
+        return Source(source, origin, lambda empty: read_program(path, trust=trust), {"kind": "exported"}, (path,))
     if path.suffix in SUFFIXES or path.is_file():
-        return _weights(path, model, arguments, trusted)
+        return _weights(path, model, arguments, config, trusted, select)
     if ":" not in source:
         raise SourceError(
             f"{source}: no such file or folder, and no model reference such as diffusers:AutoencoderKL or timm:resnet18"
         )
-    if model:
-        raise SourceError("--model names the architecture of a weights file; SOURCE is a model reference itself")
+    if model or config or select != Selection():
+        raise SourceError(
+            "--model, --config, --prefix and --ema belong to a weights file; SOURCE is a model reference itself"
+        )
     return _reference(parse_reference(source, arguments))
 
 
@@ -81,49 +108,96 @@ def _reference(reference: Reference) -> Source:
     return Source(str(reference), origin, make, rebuild_from(reference))
 
 
-def _weights(path: Path, model: str | None, arguments: dict[str, Any], trust: _Trust) -> Source:
+def _weights(
+    path: Path, model: str | None, arguments: dict[str, Any], config: Path | None, trust: _Trust, select: Selection
+) -> Source:
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     if path.suffix == ".py":
         raise SourceError(f"{path} is Python code: name the factory in it, as {path}:factory")
     if arguments and not model:
         raise SourceError("--arg gives arguments to a model reference: name one with --model")
-    reference = parse_reference(model, arguments).without_pretrained() if model else None
+    if model and config:
+        raise SourceError("--model and --config both name an architecture: give one of them")
     origin: dict[str, Any] = {"kind": "weights", "path": str(path.resolve())}
-    if reference is not None:
+    make_empty: Callable[[], nn.Module] | None = None
+    rebuild, described = None, None
+    if model:
+        reference = parse_reference(model, arguments).without_pretrained()
         origin |= {"reference": str(reference), "arguments": reference.arguments}
+        make_empty, rebuild = reference.build, rebuild_from(reference)
+    elif config is not None:
+        described = read_json(config / CONFIG_NAME if config.is_dir() else config)
+        origin |= {"config": str(config.resolve()), "class": described.get("_class_name")}
+        make_empty, rebuild = (lambda: family("diffusers").from_config(described)), {"kind": "diffusers"}
+    files = tuple(weight_files(path))
+    notes: list[str] = []
+    stored: dict[str, str] | None = {} if is_index(path) else None
 
     def make(empty: bool) -> nn.Module:
-        shapes = empty and reference is not None
-        content = read_weights(path, allow=trust.allow, trust=trust.pickle, shapes=shapes)
+        shapes = empty and make_empty is not None
+        content = read_weights(path, allow=trust.allow, trust=trust.pickle, shapes=shapes, ema=select.ema)
         if isinstance(content, nn.Module):
-            if reference is not None:
-                raise SourceError(f"{path} holds a whole {type(content).__name__}: drop --model")
+            if make_empty is not None:
+                raise SourceError(f"{path} holds a whole {type(content).__name__}: drop --model and --config")
             return content
-        if reference is None:
+        if make_empty is None:
             raise SourceError(
-                f"{path} holds weights without an architecture: name it with --model, "
-                "such as --model diffusers:AutoencoderKL or --model file.py:factory"
+                f"{path} holds weights without an architecture ({groups_text(content)}): name it with --model, such as "
+                "--model diffusers:AutoencoderKL or --model file.py:factory, or with --config FOLDER, "
+                "a diffusers model's own"
             )
-        built = shapes_only(reference.build) if empty else reference.build(empty=True)
-        fit_weights(built, content, str(path), shapes=shapes)
+        built = (shapes_only if empty else build_empty)(make_empty)
+        _fit(built, content, str(path), shapes, select.prefix, notes, stored)
         return built
 
-    rebuild = rebuild_from(reference) if reference is not None else None
-    return Source(str(path), origin, make, rebuild, tuple(weight_files(path)))
+    return Source(str(path), origin, make, rebuild, files, described, notes, stored)
 
 
-def _folder(folder: Path, trust: _Trust) -> Source | Pipeline:
+def _fit(
+    built: nn.Module,
+    state: dict[str, Tensor],
+    where: str,
+    shapes: bool,
+    prefix: str | None,
+    notes: list[str],
+    stored: dict[str, str] | None,
+) -> None:
+    """Fit weights, and note what was chosen; with shapes alone, where each tensor lies in the files."""
+    places = {id(tensor): name for name, tensor in state.items()}
+    library = type(built).__module__.partition(".")[0]
+
+    def rename(names: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        found: dict[str, Tensor] | None = family("diffusers").original_names(built, names)
+        if found is not None:
+            notes.append("the names of the original release were brought to diffusers' own")
+        return found
+
+    notes.clear()
+    fitted, found = fit_weights(
+        built, state, where, shapes=shapes, prefix=prefix, rename=rename if library == "diffusers" else None
+    )
+    if found:
+        notes.append(f"the model lies under {found!r} in the file; {len(state) - len(fitted)} other tensors were left")
+    if stored is not None and shapes:
+        stored.clear()
+        if all(id(tensor) in places for tensor in fitted.values()):
+            stored.update({name: places[id(tensor)] for name, tensor in fitted.items()})
+
+
+def _folder(folder: Path, trust: _Trust, select: Selection) -> Source | Pipeline:
     if (folder / PIPELINE_NAME).is_file():
-        return _pipeline(folder, trust)
-    return _model_folder(folder, trust)
+        return _pipeline(folder, trust, select)
+    return _model_folder(folder, trust, select)
 
 
-def _model_folder(folder: Path, trust: _Trust) -> Source:
+def _model_folder(folder: Path, trust: _Trust, select: Selection) -> Source:
     if (folder / MANIFEST_NAME).is_file():
+        if select != Selection():
+            raise SourceError(f"{folder} is what prismify wrote: drop --ema, --variant and --prefix")
         return _converted(folder, trust)
     if (folder / CONFIG_NAME).is_file():
-        return _diffusers_folder(folder, trust)
+        return _diffusers_folder(folder, trust, select)
     raise SourceError(
         f"{folder} holds no {CONFIG_NAME}, {PIPELINE_NAME} or {MANIFEST_NAME}: "
         "it is no diffusers model, no pipeline, and nothing prismify wrote"
@@ -143,19 +217,22 @@ def _converted(folder: Path, trust: _Trust) -> Source:
         origin,
         lambda empty: load(folder, allow=trust.allow, trust_code=trust.code),
         rebuild,
-        (folder / WEIGHTS_NAME,),
+        (folder / (PROGRAM_NAME if rebuild.get("kind") == "exported" else WEIGHTS_NAME),),
         read_config(folder),
     )
 
 
-def _diffusers_folder(folder: Path, trust: _Trust) -> Source:
+def _diffusers_folder(folder: Path, trust: _Trust, select: Selection) -> Source:
     config = read_config(folder)
     assert config is not None
     diffusers = family("diffusers")
-    found: Path | None = diffusers.weights_file(folder)
-    origin = {"kind": "diffusers folder", "path": str(folder.resolve()), "class": config.get("_class_name")}
+    holder = _averaged_folder(folder) if select.ema else folder
+    found: Path | None = diffusers.weights_file(holder, select.variant)
+    origin = {"kind": "diffusers folder", "path": str(holder.resolve()), "class": config.get("_class_name")}
     if found is None:
         origin["weights"] = "fresh"
+    notes = [f"the averaged (EMA) weights of {holder.name} were taken"] if select.ema else []
+    stored: dict[str, str] | None = {} if found is not None and is_index(found) else None
 
     def make(empty: bool) -> nn.Module:
         if found is None and not empty:
@@ -163,18 +240,32 @@ def _diffusers_folder(folder: Path, trust: _Trust) -> Source:
         model = (shapes_only if empty else build_empty)(lambda: diffusers.from_config(config))
         if found is not None:
             state = read_state(found, allow=trust.allow, trust=trust.pickle, shapes=empty)
-            fit_weights(model, diffusers.rename_old_keys(model, state), str(found), shapes=empty)
+            places = diffusers.rename_old_keys(model, state) if stored is None else state
+            _fit(model, places, str(found), empty, select.prefix, [], stored)
         return model
 
     files = tuple(weight_files(found)) if found else ()
-    return Source(str(folder), origin, make, {"kind": "diffusers"}, files, config)
+    return Source(str(folder), origin, make, {"kind": "diffusers"}, files, config, notes, stored)
 
 
-def _pipeline(folder: Path, trust: _Trust) -> Pipeline:
+def _averaged_folder(folder: Path) -> Path:
+    """The folder of averaged weights that diffusers' training scripts write beside a model's."""
+    beside = folder.absolute().parent / f"{folder.absolute().name}_ema"
+    if not beside.is_dir():
+        raise SourceError(f"{folder} has no averaged (EMA) weights: there is no folder {beside.name} beside it")
+    return beside
+
+
+def _pipeline(folder: Path, trust: _Trust, select: Selection) -> Pipeline:
     index = read_json(folder / PIPELINE_NAME)
     parts = family("diffusers").pipeline_parts(folder, index)
     if not parts:
         raise SourceError(f"{folder}: none of the pipeline's components is a diffusers model")
-    opened = {name: _model_folder(folder / name, trust) for name in parts}
+    with_ema = [name for name in parts if (folder / f"{name}_ema").is_dir()] if select.ema else []
+    if select.ema and not with_ema:
+        raise SourceError(f"{folder} has no averaged (EMA) weights: no folder such as {parts[0]}_ema is in it")
+    opened = {
+        name: _model_folder(folder / name, trust, dataclasses.replace(select, ema=name in with_ema)) for name in parts
+    }
     others = (p.name for p in folder.iterdir() if p.is_dir() and p.name not in parts and not p.name.startswith("."))
     return Pipeline(str(folder), folder, opened, tuple(sorted(others)))

@@ -84,7 +84,7 @@ def build_structure(
                 raise SourceError(f"{folder} has lost its {CONFIG_NAME}")
             return replay(build_empty(lambda: family("diffusers").from_config(config)), plan)
         if kind == "reference":
-            return replay(_referred(folder, how, trust_code).build(empty=True), plan)
+            return replay(referred(folder, how, trust_code).build(empty=True), plan)
     raise SourceError(f"{folder / MANIFEST_NAME}: cannot rebuild a model of kind {kind!r}")
 
 
@@ -106,7 +106,7 @@ def check_structure(model: nn.Module, fresh: nn.Module, how: str) -> None:
                 )
 
 
-def class_name(model: nn.Module) -> str:
+def class_name(model: object) -> str:
     """`package.module.Class`."""
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
@@ -125,7 +125,12 @@ def damaged_if_it_fails(folder: Path) -> Iterator[None]:
         raise SourceError(f"{folder} is damaged: {type(error).__name__}: {text}") from error
 
 
-def _referred(folder: Path, how: dict[str, Any], trust_code: bool) -> Reference:
+def referred(folder: Path, how: dict[str, Any], trust_code: bool) -> Reference:
+    """The factory that a folder names, its file looked for in the folder itself.
+
+    Raises:
+        SourceError: it runs code that is not trusted.
+    """
     reference = parse_reference(str(how.get("reference")), how.get("arguments")).without_pretrained()
     if reference.runs_code and not trust_code:
         raise SourceError(
@@ -135,6 +140,11 @@ def _referred(folder: Path, how: dict[str, Any], trust_code: bool) -> Reference:
     if reference.file is not None:
         return Reference(str(folder / reference.file.name), reference.target, reference.arguments)
     return reference
+
+
+def holds_graph(model: nn.Module) -> bool:
+    """Whether a model is, or has a part that is, a `GraphModule`."""
+    return any(isinstance(module, fx.GraphModule) for module in model.modules())
 
 
 def _same_structure(model: nn.Module, config: dict[str, Any]) -> bool:
@@ -150,7 +160,7 @@ def _same_structure(model: nn.Module, config: dict[str, Any]) -> bool:
 
 def _write_skeleton(model: nn.Module, path: Path) -> None:
     """Pickle the modules with their parameters and saved buffers on `meta`."""
-    if any(isinstance(module, fx.GraphModule) for module in model.modules()):
+    if holds_graph(model):
         raise SourceError(
             f"{type(model).__name__} holds a GraphModule, which is code and cannot be loaded safely: "
             "give save a reference to a factory, such as reference='package.module:factory'"

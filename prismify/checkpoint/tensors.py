@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import SourceError
+from .layouts import find_prefix, groups_text, under_prefix, without_beside
 
 _COUNTER, _MEAN = "num_batches_tracked", "running_mean"
 
 
-def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str, *, shapes: bool = False) -> None:
+def fit_weights(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    where: str,
+    *,
+    shapes: bool = False,
+    prefix: str | None = None,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor] | None] | None = None,
+) -> tuple[dict[str, Tensor], str]:
     """Give `model` (real or on `meta`) the tensors of `state`: every key, every shape, the file's dtypes.
 
-    Tied weights stay tied, and may be missing from `state` under all names but one. A prefix before
-    every name, as of `DataParallel`, `torch.compile` and training classes, is dropped.
+    Tied weights stay tied, and may be missing from `state` under all names but one. The prefix under which a
+    larger checkpoint keeps the model is found, and what training scripts keep beside it is left.
 
     Args:
         shapes: `state` lies on `meta`, and so will the model.
+        prefix: of the model's names in `state`, where the right one is not to be found.
+        rename: brings the whole of `state` to the model's names where it holds none of them; None where it cannot.
+
+    Returns:
+        the tensors by the model's names, and the prefix that was dropped.
 
     Raises:
-        SourceError: keys or shapes differ; the first three are named with both shapes.
+        SourceError: keys or shapes differ; the first three are named with both shapes; or the model is there twice.
     """
     expected = _saved(model)
-    state = _without_wrapper(dict(state), expected)
+    found = find_prefix(state, expected, prefix, where)
+    everything, state = state, under_prefix(state, found)
+    if rename is not None and len(expected.keys() & state.keys()) < len(expected) / 2:
+        state = rename(state) or rename(dict(everything)) or state
+    state = _without_wrapper(without_beside(state, expected), expected)
     for name in expected:  # batch norms had no counter before torch 0.4.1
         if name.endswith(_COUNTER) and name not in state and name.replace(_COUNTER, _MEAN) in state:
             state[name] = torch.tensor(0, device="meta" if shapes else "cpu")
@@ -45,6 +63,7 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], where: str, *, sh
     for names in tied:
         if names[0] in expected:
             _tie(model, names)
+    return state, found
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
@@ -53,9 +72,14 @@ def unique_state(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         SourceError: a tensor has no value.
     """
+    return _separate(saved_once(model))
+
+
+def saved_once(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the state dict, tied ones under their first name."""
     saved = _saved(model)
     drop = {name for names in _aliases(saved) for name in names[1:]}
-    return _separate({name: tensor for name, tensor in saved.items() if name not in drop})
+    return {name: tensor for name, tensor in saved.items() if name not in drop}
 
 
 def loose_buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -165,6 +189,11 @@ def _without_wrapper(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -
 
 def _compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
     problems = []
+    if expected and state and not expected.keys() & state.keys():
+        raise SourceError(
+            f"{where} does not fit the model: it holds {groups_text(state)}, and none of the model's names, such as "
+            f"{next(iter(expected))} {_shape(next(iter(expected.values())))}; is it another model's?"
+        )
     for name in dict.fromkeys([*expected, *state]):
         if name not in state:
             problems.append(f"{name} is missing (the model has {_shape(expected[name])})")

@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import SourceError
+from ..errors import SourceError, UnsafePickleError
+from .layouts import averaged
 from .manifest import read_json
-from .pickles import read_pickle
+from .pickles import Inert, read_pickle
+from .tensor_files import stored_tensors
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".th")
 SUFFIXES = (".safetensors", *PICKLES)
 #: `model.safetensors.index.json`, or `model.safetensors.index.fp16.json` for a variant.
 _INDEX = re.compile(r"\.index(\.[\w-]+)?\.json$")
-#: Where training scripts put the state dict or the model among other things, in the order of preference.
+#: Where training scripts put the averaged weights.
+_EMA = ("params_ema", "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "g_ema", "ema")
+#: Where they put the state dict or the model among other things, in the order of preference.
 _NESTED = ("state_dict", "model_state_dict", "params_ema", "params", "model", "module", "ema")
 
 
 def read_weights(
-    path: Path, *, allow: Iterable[str] = (), trust: bool = False, shapes: bool = False
+    path: Path,
+    *,
+    allow: Iterable[str] = (),
+    trust: bool = False,
+    shapes: bool = False,
+    ema: bool = False,
+    mmap: bool = False,
 ) -> dict[str, Tensor] | nn.Module:
     """The state dict in a file, or the whole module where one was pickled.
 
     Args:
         allow, trust: see `read_pickle`.
         shapes: the tensors on `meta`: their values are not read.
+        ema: the averaged weights instead of the raw ones.
+        mmap: of a pickle, read values where they are used.
 
     Raises:
         SourceError: the file is missing, damaged, or holds neither.
@@ -40,27 +53,41 @@ def read_weights(
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     if _INDEX.search(path.name):
-        return _read_shards(path, allow=tuple(allow), trust=trust, shapes=shapes)
-    if path.suffix == ".safetensors":
-        content: dict[str, Tensor] | nn.Module = _read_safetensors(path, shapes)
+        content: dict[str, Tensor] | nn.Module = _read_shards(path, allow=tuple(allow), trust=trust, shapes=shapes)
+    elif path.suffix == ".safetensors":
+        content = _read_safetensors(path, shapes)
     elif path.suffix in PICKLES:
-        content = _model_or_state(read_pickle(path, allow=allow, trust=trust, mmap=shapes), path)
+        content, chosen = _read_pickled(path, tuple(allow), trust, shapes or mmap, ema)
+        ema = ema and not chosen
     else:
         raise SourceError(f"{path}: weights end in {', '.join(SUFFIXES)}")
+    if ema:
+        if isinstance(content, nn.Module):
+            raise SourceError(f"{path} holds a whole {type(content).__name__} and no averaged weights: drop --ema")
+        content = averaged(content, str(path))
     if shapes and not isinstance(content, nn.Module):
         return {name: tensor.to("meta") for name, tensor in content.items()}
     return content
 
 
 def read_state(
-    path: Path, *, allow: Iterable[str] = (), trust: bool = False, shapes: bool = False
+    path: Path,
+    *,
+    allow: Iterable[str] = (),
+    trust: bool = False,
+    shapes: bool = False,
+    ema: bool = False,
+    mmap: bool = False,
 ) -> dict[str, Tensor]:
     """`read_weights`, of a file that holds a state dict.
+
+    Args:
+        mmap: of a pickle, read values where they are used.
 
     Raises:
         SourceError: also for a whole module.
     """
-    content = read_weights(path, allow=allow, trust=trust, shapes=shapes)
+    content = read_weights(path, allow=allow, trust=trust, shapes=shapes, ema=ema, mmap=mmap)
     if isinstance(content, nn.Module):
         raise SourceError(f"{path} holds a whole {type(content).__name__}, where a state dict is wanted")
     return content
@@ -107,6 +134,19 @@ def weight_files(path: Path) -> list[Path]:
     return [path, *(path.parent / shard for shard in sorted(set(names.values())))]
 
 
+def shard_of(files: Sequence[Path]) -> Callable[[str], Path]:
+    """What says in which of a source's files (see `weight_files`) a tensor lies."""
+    if not _INDEX.search(files[0].name):
+        return lambda name: files[0]
+    weight_map: dict[str, str] = read_json(files[0])["weight_map"]
+    return lambda name: files[0].parent / weight_map[name]
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file's name is that of an index of shards."""
+    return bool(_INDEX.search(path.name))
+
+
 def _read_shards(path: Path, *, allow: tuple[str, ...], trust: bool, shapes: bool) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for shard in weight_files(path)[1:]:
@@ -115,24 +155,48 @@ def _read_shards(path: Path, *, allow: tuple[str, ...], trust: bool, shapes: boo
 
 
 def _read_safetensors(path: Path, shapes: bool) -> dict[str, Tensor]:
+    stored = stored_tensors(path)
+    if shapes:
+        return {name: torch.empty(at.shape, dtype=at.dtype, device="meta") for name, at in stored.items()}
     try:
-        mapped = load_file(path)
-        # In the mapped file tensors begin anywhere. Kernels choose by alignment, and round differently then;
-        # and a map breaks when somebody shortens the file.
-        return mapped if shapes else {name: tensor.clone() for name, tensor in mapped.items()}
-    except Exception as error:
-        raise SourceError(f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())})") from error
+        return {name: at.read() for name, at in stored.items()}
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _model_or_state(content: Any, path: Path) -> dict[str, Tensor] | nn.Module:
+def _read_pickled(
+    path: Path, allow: tuple[str, ...], trust: bool, mmap: bool, ema: bool
+) -> tuple[dict[str, Tensor] | nn.Module, bool]:
+    """What `_model_or_state` finds, also where a training script left objects of its own beside the state dict.
+
+    Those become inert: none of their classes is imported or run. A model among them is wanted, and is not.
+    """
+    try:
+        content = read_pickle(path, allow=allow, trust=trust, mmap=mmap)
+    except UnsafePickleError as refused:
+        try:
+            content = read_pickle(path, allow=allow, mmap=mmap, inert=True)
+            inert = not isinstance(content, Mapping) or any(isinstance(content.get(key), Inert) for key in _NESTED)
+            if not inert:
+                return _model_or_state(content, path, ema)
+        except SourceError:
+            pass
+        raise refused
+    return _model_or_state(content, path, ema)
+
+
+def _model_or_state(content: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor] | nn.Module, bool]:
+    """The state dict or module among what a file holds, and whether it was found as the averaged one."""
     if isinstance(content, nn.Module):
-        return content
+        return content, False
     if not isinstance(content, Mapping):
         raise SourceError(f"{path} holds a {type(content).__name__}, neither a state dict nor a module")
-    for value in (*(content.get(key) for key in _NESTED), content):
+    wanted = [(key, content.get(key), True) for key in (_EMA if ema else ())]
+    wanted += [(key, content.get(key), False) for key in _NESTED]
+    for _, value, chosen in [*wanted, ("", content, False)]:
         if isinstance(value, nn.Module):
-            return value
+            return value, chosen
         if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values()):
-            return {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
+            return {str(k): v for k, v in value.items() if isinstance(v, Tensor)}, chosen
     keys = ", ".join(str(key) for key in list(content)[:5])
     raise SourceError(f"{path} holds no state dict; its keys are {keys or 'none'}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import diffusers
 from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
 from diffusers.configuration_utils import FrozenDict
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from torch import Tensor, nn
 
 from ..errors import SourceError
@@ -26,22 +29,37 @@ _WEIGHTS = (
     "model.safetensors.index.json",
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
     "diffusion_pytorch_model.*.safetensors",
     "diffusion_pytorch_model.safetensors.index.*.json",
     "diffusion_pytorch_model.*.bin",
     "diffusion_pytorch_model.bin.index.*.json",
+    "model.*.safetensors",
+    "model.safetensors.index.*.json",
 )
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 #: Libraries that a pipeline's parts may come from; any other name would be imported as Python code.
 _LIBRARIES = {"diffusers", "transformers"}
 
 
-def weights_file(folder: Path) -> Path | None:
+def weights_file(folder: Path, variant: str | None = None) -> Path | None:
     """The weights of a model folder, or the index of their shards; None where it holds only a config.
 
+    Args:
+        variant: of the weights, such as fp16; by default those without one, or else whichever there are.
+
     Raises:
-        SourceError: there are weights, but under no name that diffusers gives.
+        SourceError: there are weights, but not of that variant, or under no name that diffusers gives.
     """
+    if variant is not None:
+        wanted = [pattern.replace("*", variant) for pattern in _WEIGHTS if "*" in pattern]
+        if found := [folder / name for name in wanted if (folder / name).is_file()]:
+            return found[0]
+        held = sorted(
+            p.name for p in folder.iterdir() if not _SHARD.search(p.name) and p.suffix in (".safetensors", ".bin")
+        )
+        raise SourceError(f"{folder} has no weights of variant {variant!r}: it holds {', '.join(held) or 'none'}")
     for pattern in _WEIGHTS:
         found = sorted(p for p in folder.glob(pattern) if p.is_file() and not _SHARD.search(p.name))
         if found:
@@ -102,12 +120,38 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     return state
 
 
+def original_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """The state dict of an original release (CompVis, Stability, Black Forest Labs) under diffusers' names.
+
+    None where diffusers has no table for the model's class, or the table fits none of the names.
+    """
+    kinds = [kind.__name__ for kind in type(model).__mro__]
+    entry: dict[str, Any] = next(
+        (SINGLE_FILE_LOADABLE_CLASSES[k] for k in kinds if k in SINGLE_FILE_LOADABLE_CLASSES), {}
+    )
+    if "checkpoint_mapping_fn" not in entry:
+        return None
+    config = dict(cast(Any, model).config)
+    try:
+        found: dict[str, Tensor] = entry["checkpoint_mapping_fn"](config=config, checkpoint=dict(state))
+    except Exception:
+        return None
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)} or None
+
+
 def freeze_configs(model: nn.Module) -> None:
     """Give the modules of an unpickled model back their `FrozenDict` configs, read as plain dictionaries."""
     for module in model.modules():
         config = vars(module).get("_internal_dict")
         if type(config) is OrderedDict:
             module._internal_dict = FrozenDict(config)
+
+
+def register_outputs(names: Iterable[str]) -> None:
+    """Import the model files that define these output classes: only then can torch read programs that return them."""
+    for name in names:
+        if re.fullmatch(r"diffusers\.models\.[\w.]+", name):
+            importlib.import_module(name.rpartition(".")[0])
 
 
 def pipeline_parts(folder: Path, index: dict[str, Any]) -> list[str]:

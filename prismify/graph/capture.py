@@ -23,15 +23,17 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ..errors import CaptureError, one_line
-from .example_inputs import ExampleInputs, candidates, given_inputs, noise
+from .example_inputs import ExampleInputs, asked_for, candidates, completed, given_inputs, is_complete
 from .exported import export_graph
 from .flow import output_nodes, shape
+from .hints import noise
 from .isolation import Snapshot, cloned_tensors, fake_weights, undisturbed, unwrap
 from .recorder import Recorder
 
 Technique = Literal["recorder on fake tensors", "recorder on real tensors", "torch.export", "list of modules"]
 _MAX_GUESSES = 60
 _NO_OUTPUT = "it returns no tensor"
+#: Of CPU time: a busy machine must not change what is found.
 _MAX_SECONDS = 15.0
 # What no other example input would cure: the model itself asks for values.
 _NOT_THE_INPUTS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
@@ -48,6 +50,7 @@ class EntryPoint:
         inputs: the example inputs the graph was made with, if any ran.
         output_shapes: of every tensor the method returns.
         failed: why the techniques above failed, one line each.
+        advice: what a person can do about an entry point that could not be captured.
     """
 
     method: str
@@ -56,6 +59,7 @@ class EntryPoint:
     inputs: ExampleInputs | None
     output_shapes: tuple[tuple[int, ...], ...] = ()
     failed: tuple[str, ...] = ()
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def capture(
     """
     entry = capture_method(unwrap(model), method, given_inputs(args, kwargs))
     if entry.graph is None:
-        raise CaptureError(f"{type(model).__name__}.{method} cannot be captured: {_decisive(entry)}")
+        raise CaptureError(f"{type(model).__name__}.{method} cannot be captured: {_why(entry)}")
     return entry.graph
 
 
@@ -120,18 +124,18 @@ def capture_all(
         like = encoded if method == "decode" else []
         entry = capture_method(model, method, given if index == 0 else None, like)
         if given is not None and index == 0 and entry.graph is None:
-            raise CaptureError(f"{type(model).__name__}.{method} does not run on the given inputs: {_decisive(entry)}")
+            raise CaptureError(f"{type(model).__name__}.{method} does not run on the given inputs: {_why(entry)}")
         if methods and entry.graph is None:
-            raise CaptureError(f"{type(model).__name__}.{method} cannot be captured: {_decisive(entry)}")
+            raise CaptureError(f"{type(model).__name__}.{method} cannot be captured: {_why(entry)}")
         if method == "encode":
             encoded = sorted((noise(*s) for s in dict.fromkeys(entry.output_shapes)), key=torch.numel)
         if entry.graph is not None or index == 0:
             entries.append(entry)
         else:
             skipped.append(f"{method} could not be captured by itself: {entry.failed[0]}")
-    if len(entries) > 1 and entries[0].graph is None:
-        first = entries.pop(0)
-        skipped.insert(0, f"{first.method} could not be captured: {first.failed[0]}")
+    if entries[0].graph is None:
+        first = entries.pop(0) if len(entries) > 1 else entries[0]
+        skipped.insert(0, f"{first.method} could not be captured: {_why(first)}")
     return Capture(tuple(entries), tuple(skipped))
 
 
@@ -139,10 +143,10 @@ def capture_method(
     model: nn.Module, method: str, given: ExampleInputs | None = None, like: list[Tensor] | None = None
 ) -> EntryPoint:
     """Climb down the ladder for one method; never raises for a model that cannot be captured."""
-    guesses: Iterator[ExampleInputs] = iter([given]) if given else candidates(model, method, like)
+    guesses = completed(model, method, given) if given else candidates(model, method, like)
     failed: list[str] = []
     with undisturbed(model):
-        best, result = _first_that_runs(model, method, guesses)
+        best, result, advisable = _first_that_runs(model, method, guesses)
     if isinstance(result, fx.Graph) and output_nodes(result):
         return _entry(method, "recorder on fake tensors", result, best, failed)
     failed.append(f"recorder on fake tensors: {_NO_OUTPUT if isinstance(result, fx.Graph) else result}")
@@ -164,7 +168,9 @@ def capture_method(
             return _entry(method, "torch.export", graph, best, failed)
         except Exception as error:
             failed.append(f"torch.export: {one_line(error)}")
-    return EntryPoint(method, "list of modules", None, None, (), tuple(failed))
+    whole = given is not None and is_complete(model, method, given)
+    advice = f"give the inputs yourself: {asked_for(model, method, best)}" if advisable and not whole else ""
+    return EntryPoint(method, "list of modules", None, None, (), tuple(failed), advice)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -182,16 +188,19 @@ def record(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Graph:
 
 def _first_that_runs(
     model: nn.Module, method: str, guesses: Iterator[ExampleInputs]
-) -> tuple[ExampleInputs | None, fx.Graph | str]:
-    """The first guess that runs on fake tensors with its graph; else the guess that came furthest, and why."""
+) -> tuple[ExampleInputs | None, fx.Graph | str, bool]:
+    """The first guess that runs on fake tensors with its graph; else the guess that came furthest, and why.
+
+    Last: whether other inputs might run.
+    """
     best: ExampleInputs | None = None
     furthest, reason = -1, "no example inputs could be made"
-    begun = time.monotonic()
+    begun = time.thread_time()
     try:
         with fake_weights(model) as (mode, fake):
             snapshot = Snapshot(model)
             for guess, _ in zip(guesses, range(_MAX_GUESSES), strict=False):
-                if time.monotonic() - begun > _MAX_SECONDS:
+                if time.thread_time() - begun > _MAX_SECONDS:
                     break
                 recorder: Recorder | None = None
                 try:
@@ -199,19 +208,19 @@ def _first_that_runs(
                     recorder = Recorder(model, inputs.tensors())
                     with mode, _module_hooks(recorder), torch.inference_mode(), recorder:
                         output = getattr(model, method)(*inputs.args, **inputs.kwargs)
-                    return guess, recorder.finish(output)
+                    return guess, recorder.finish(output), False
                 except Exception as error:
                     snapshot.restore()  # what a wrong guess made the model keep would mislead the next
                     steps = len(recorder.graph.nodes) if recorder else 0
                     if isinstance(error, _NOT_THE_INPUTS):
-                        return guess, one_line(error)
+                        return guess, one_line(error), False
                     if steps > furthest:
                         furthest, best, reason = steps, guess, one_line(error)
     except Exception as error:  # a module that lets no fake weight in, such as a ScriptModule
         if best is None:
             best = next(guesses, None)
-        reason = one_line(error)
-    return best, reason
+        return best, one_line(error), False
+    return best, reason, True
 
 
 @contextmanager
@@ -235,10 +244,11 @@ def _entry(
     return EntryPoint(method, technique, graph, inputs, shapes, tuple(failed))
 
 
-def _decisive(entry: EntryPoint) -> str:
-    """Why the technique that had the best chance failed: real tensors, where there were any."""
+def _why(entry: EntryPoint) -> str:
+    """Why the technique that had the best chance failed (real tensors, where there were any), and what to do."""
     real = [reason for reason in entry.failed if reason.startswith("recorder on real") and "lies on meta" not in reason]
-    return (real or list(entry.failed))[0]
+    reason = (real or list(entry.failed))[0]
+    return f"{reason}; {entry.advice}" if entry.advice else reason
 
 
 def _has_method(model: nn.Module, name: str) -> bool:

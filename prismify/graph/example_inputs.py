@@ -6,6 +6,7 @@ A guess that runs is not proof that it is what the author meant, so what was cho
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-#: Sequence length of text and other context inputs. A prime, so that it cannot be taken for another axis.
-CONTEXT_LENGTH = 7
+from ..families.inputs import ARGUMENTS, CONTEXT_LENGTH, WANTED, Rule, rules_by_class
+from .hints import Hints, noise, parameters_of
+
 #: Numbers in the largest data input that is tried.
 _LARGEST = 1 << 22
 _CONTEXT_WIDTHS = (
@@ -28,6 +30,7 @@ _CONTEXT_WIDTHS = (
     "cross_attention_dim",
     "encoder_hidden_size",
     "conditioning_dim",
+    "cap_feat_dim",
 )
 
 
@@ -66,33 +69,78 @@ def given_inputs(args: tuple[Any, ...] | Tensor | None, kwargs: dict[str, Any] |
     return ExampleInputs(tuple(args or ()), dict(kwargs or {}))
 
 
-def candidates(model: nn.Module, method: str = "forward", like: list[Tensor] | None = None) -> Iterator[ExampleInputs]:
+def completed(model: nn.Module, method: str, given: ExampleInputs) -> Iterator[ExampleInputs]:
+    """The caller's inputs as they are; where they leave out a required argument, with guesses for the rest."""
+    if is_complete(model, method, given):
+        return iter([given])
+    bound = inspect.signature(getattr(model, method)).bind_partial(*given.args, **given.kwargs).arguments
+    names = dict(parameters_of(getattr(model, method)))
+    return candidates(model, method, given={n: v for n, v in bound.items() if n in names})
+
+
+def is_complete(model: nn.Module, method: str, given: ExampleInputs) -> bool:
+    """Whether no required argument is left out. Too many, or unknown ones, are the call's to complain about."""
+    function = getattr(model, method)
+    try:
+        bound = inspect.signature(function).bind_partial(*given.args, **given.kwargs).arguments
+    except (TypeError, ValueError):
+        return True
+    return all(n in bound or p.default is not p.empty for n, p in parameters_of(function))
+
+
+def candidates(
+    model: nn.Module, method: str = "forward", like: list[Tensor] | None = None, given: dict[str, Any] | None = None
+) -> Iterator[ExampleInputs]:
     """Guesses for `model.<method>`, the likeliest first.
 
     Args:
         like: tensors to try first as the data input (for `decode`: what `encode` returned).
+        given: arguments by name that are not to be guessed.
     """
-    hints = _Hints(model)
-    known, unknown = {}, []
-    if not _parameters(getattr(model, method)):
-        yield ExampleInputs()
-        return
-    for name, parameter in _parameters(getattr(model, method)):
+    parameters, given = parameters_of(getattr(model, method)), given or {}
+    hints = Hints(model)
+    known, unknown = _known(hints, parameters, given)
+    if like and not unknown and parameters:  # a rule would guess what is already known
+        known.pop(parameters[0][0], None)
+        unknown = parameters[:1]
+    if not unknown and not given and not any(isinstance(v, Tensor) and v.dim() >= 2 for v in known.values()):
+        unknown = [(n, p) for n, p in parameters if n not in known][:1]
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    batch = next((v.shape[0] for v in (*given.values(), *(like or [])) if isinstance(v, Tensor) and v.dim() > 1), 1)
+    positional = [n for n, p in parameters if p.kind is p.POSITIONAL_ONLY]
+    for data in _data(hints, like or []) if unknown else [noise(1)]:
+        guess = ExampleInputs((), {**known, **{n: data for n, _ in unknown}})
+        guess = guess.map(lambda t: t.to(dtype) if t.is_floating_point() else t)
+        for version in (guess.map(lambda t: _repeated(t, batch)), guess) if batch > 1 else (guess,):
+            values = {n: {**version.kwargs, **given}.get(n) for n, _ in parameters if n in version.kwargs or n in given}
+            yield ExampleInputs(tuple(values.pop(n) for n in positional if n in values), values)
+
+
+def _repeated(tensor: Tensor, batch: int) -> Tensor:
+    """A guess made for one picture, for as many as were given."""
+    if tensor.dim() == 0 or tensor.shape[0] != 1:
+        return tensor
+    return tensor.repeat(batch, *[1] * (tensor.dim() - 1))
+
+
+def _known(
+    hints: Hints, parameters: list[tuple[str, inspect.Parameter]], given: dict[str, Any]
+) -> tuple[dict[str, Any], list[tuple[str, inspect.Parameter]]]:
+    """The arguments that rules fill in, and the required ones that none does."""
+    special = rules_by_class(hints.model)
+    rules: dict[str, Rule] = {**ARGUMENTS, **_RULES, **special}
+    known: dict[str, Any] = {}
+    unknown = []
+    for name, parameter in parameters:
         required = parameter.default is inspect.Parameter.empty
-        rule = _RULES.get(name) if required or name in _WANTED else None
-        value = rule(hints) if rule else None
+        if name in given or not (required or name in _WANTED or name in WANTED or name in special):
+            continue
+        value = rules[name](hints) if name in rules else None
         if value is not None:
             known[name] = value
         elif required:
             unknown.append((name, parameter))
-    if not unknown and not any(isinstance(v, Tensor) and v.dim() >= 3 for v in known.values()):
-        unknown = [(n, p) for n, p in _parameters(getattr(model, method)) if n not in known][:1]
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    for data in _data(hints, like or []):
-        positional = tuple(data for _, p in unknown if p.kind is p.POSITIONAL_ONLY)
-        named = {n: data for n, p in unknown if p.kind is not p.POSITIONAL_ONLY}
-        inputs = ExampleInputs(positional, {**named, **known})
-        yield inputs.map(lambda t: t.to(dtype) if t.is_floating_point() else t)
+    return known, unknown
 
 
 def inputs_with(model: nn.Module, data: Tensor, method: str = "forward") -> ExampleInputs:
@@ -100,141 +148,58 @@ def inputs_with(model: nn.Module, data: Tensor, method: str = "forward") -> Exam
     return next(candidates(model, method, [data]))
 
 
-class _Hints:
-    """What a model's config and first layers say about its inputs."""
+def asked_for(model: nn.Module, method: str, nearest: ExampleInputs | None) -> str:
+    """How a person gives the inputs that could not be guessed: the options, word for word, one an argument.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.config: Any = getattr(model, "config", None)
-        self.convolutions = [
-            m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd) and m.weight is not None
-        ]
-
-    def get(self, *keys: str) -> Any:
-        """The first of `keys` that the config, or the model itself, has set."""
-        for key in keys:
-            value = self.config.get(key) if hasattr(self.config, "get") else getattr(self.config, key, None)
-            if value is None:
-                value = getattr(self.model, key, None)
-            if isinstance(value, (nn.Module, Tensor)) or callable(value):
-                value = None
-            if isinstance(value, (list, tuple)):
-                value = value[0] if value else None
-            if value is not None:
-                return value
-        return None
-
-    def number(self, *keys: str) -> int | None:
-        value = self.get(*keys)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-    def size(self, largest: int = 64) -> int:
-        return min(self.number("sample_size", "image_size", "img_size") or 32, largest)
+    Args:
+        nearest: the guess that came furthest, whose shapes serve as the example.
+    """
+    tried = nearest.kwargs if nearest else {}
+    parameters = parameters_of(getattr(model, method))
+    names = [n for n, p in parameters if p.default is p.empty or n in tried] or [n for n, _ in parameters[:1]]
+    return " ".join(_option(name, tried.get(name, noise(1, 3, 64, 64))) for name in names)
 
 
-def _parameters(function: Any) -> list[tuple[str, inspect.Parameter]]:
-    # `inspect.signature` follows decorators' __wrapped__, which `__code__` does not.
-    try:
-        parameters = inspect.signature(function).parameters
-    except ValueError:
-        parameters = inspect.signature(lambda x: x).parameters
-    return [(n, p) for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, Tensor):
+        kind = "" if value.is_floating_point() else ":ones" if bool(value.all()) else ":int"
+        return f"--input {name}={','.join(map(str, value.shape)) or '1'}{kind}"
+    if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
+        return f"--input {name}={name}.pt"
+    return f"--input {name}:='{json.dumps(value)}'"
 
 
-def noise(*shape: int) -> Tensor:
-    """Standard normal numbers, the same every time, without touching the global random state."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def _timestep(value: float) -> Callable[[_Hints], Tensor]:
+def _timestep(value: float) -> Rule:
     return lambda hints: torch.full((1,), value)
 
 
-def _context(hints: _Hints) -> Tensor | None:
+def _context(hints: Any) -> Tensor | None:
     width = hints.number(*_CONTEXT_WIDTHS)
     return noise(1, CONTEXT_LENGTH, width) if width else None
 
 
-def _context_mask(hints: _Hints) -> Tensor | None:
-    return torch.ones(1, CONTEXT_LENGTH) if hints.number(*_CONTEXT_WIDTHS) else None
+def _context_mask(hints: Any) -> Tensor | None:
+    return torch.ones(1, CONTEXT_LENGTH, dtype=torch.long) if hints.number(*_CONTEXT_WIDTHS) else None
 
 
-def _class_labels(hints: _Hints) -> Tensor | None:
+def _class_labels(hints: Any) -> Tensor | None:
     wanted = hints.get("num_class_embeds", "class_embed_type", "num_embeds_ada_norm", "num_classes")
     return torch.zeros(1, dtype=torch.long) if wanted else None
 
 
-def _pooled(*keys: str) -> Callable[[_Hints], Tensor | None]:
-    def rule(hints: _Hints) -> Tensor | None:
-        width = hints.number(*keys)
-        return noise(1, width) if width else None
-
-    return rule
-
-
-def _image_tokens(hints: _Hints) -> Tensor | None:
-    """Flux takes the image as packed tokens: (B, N, in_channels), with the ids of N = 4×4 positions."""
-    width = hints.number("in_channels")
-    has_ids = "img_ids" in dict(_parameters(hints.model.forward))
-    return noise(1, 16, width) if width and has_ids else None
-
-
-def _added_conditions(hints: _Hints) -> dict[str, Any] | None:
-    kind = hints.get("addition_embed_type")
-    if kind == "text_time":
-        ids = hints.number("addition_time_embed_dim") or 0
-        width = (hints.number("projection_class_embeddings_input_dim") or 0) - 6 * ids
-        return {"text_embeds": noise(1, width), "time_ids": torch.zeros(1, 6)} if width > 0 else None
-    if kind in ("image", "image_hint"):
-        size = 8 * hints.size()
-        return {
-            "image_embeds": noise(1, hints.number("encoder_hid_dim") or 1),
-            "hint": noise(1, 3, size, size),
-        }
-    if hints.get("use_additional_conditions") is not None:
-        if hints.get("use_additional_conditions"):
-            return {"resolution": torch.ones(1, 2), "aspect_ratio": torch.ones(1, 1)}
-        return {"resolution": None, "aspect_ratio": None}
-    return None
-
-
-def _control(hints: _Hints) -> Tensor:
-    """A ControlNet's picture is eight times the size of its latents."""
-    size = 8 * hints.size()
-    return noise(1, hints.number("conditioning_channels") or 3, size, size)
-
-
-_RULES: dict[str, Callable[[_Hints], Any]] = {
+#: What arguments of these names are, in whatever library.
+_RULES: dict[str, Rule] = {
     **dict.fromkeys(("timestep", "timesteps", "t", "time", "sigma", "noise_labels", "noise_level"), _timestep(5.0)),
     **dict.fromkeys(("r", "timestep_ratio"), _timestep(0.5)),
-    "guidance": lambda hints: torch.full((1,), 5.0) if hints.get("guidance_embeds") else None,
     **dict.fromkeys(("class_labels", "class_label", "labels", "y"), _class_labels),
     **dict.fromkeys(("encoder_hidden_states", "context", "text_embeds", "txt"), _context),
     **dict.fromkeys(("encoder_attention_mask", "encoder_hidden_states_mask"), _context_mask),
-    "pooled_projections": _pooled("pooled_projection_dim"),
-    "pooled_text_emb": _pooled("cond_embed_dim"),
-    "proj_embedding": _pooled("embedding_proj_dim", "embedding_dim"),
-    "hidden_states": _image_tokens,
-    "img_ids": lambda hints: torch.zeros(16, 3),
-    "txt_ids": lambda hints: torch.zeros(CONTEXT_LENGTH, 3),
-    "added_cond_kwargs": _added_conditions,
-    "controlnet_cond": _control,
-    "num_frames": lambda hints: 1,
 }
 #: Optional arguments that are filled in all the same, because models need them though they default to None.
-_WANTED = {
-    "timestep",
-    "class_labels",
-    "encoder_hidden_states",
-    "pooled_projections",
-    "added_cond_kwargs",
-    "guidance",
-    "img_ids",
-    "txt_ids",
-}
+_WANTED = {"timestep", "timesteps", "class_labels", "y", "encoder_hidden_states", "context"}
 
 
-def _data(hints: _Hints, like: list[Tensor]) -> Iterator[Tensor]:
+def _data(hints: Hints, like: list[Tensor]) -> Iterator[Tensor]:
     """The data input: what is known, then images, video, sequences, and token ids."""
     yield from like
     tokens = (torch.zeros(1, 8, 8, dtype=torch.long), torch.zeros(1, 8, dtype=torch.long))
@@ -244,7 +209,7 @@ def _data(hints: _Hints, like: list[Tensor]) -> Iterator[Tensor]:
     yield from tokens
 
 
-def _shapes(hints: _Hints) -> Iterator[tuple[int, ...]]:
+def _shapes(hints: Hints) -> Iterator[tuple[int, ...]]:
     declared = hints.get("pretrained_cfg") or {}
     if isinstance(declared, dict) and isinstance(declared.get("input_size"), (list, tuple)):
         yield (1, *declared["input_size"])
@@ -256,11 +221,14 @@ def _shapes(hints: _Hints) -> Iterator[tuple[int, ...]]:
     sequences = [s for w in _unique([hints.number("in_channels"), *linears[:3]]) for s in ((1, 16, w), (1, w))]
     if not hints.convolutions:
         yield from sequences
-    for dim in _unique([*(c.weight.dim() - 2 for c in hints.convolutions[:1]), 2, 3, 1]):
-        for width in channels:
-            for size in sizes:
-                frames = ((5,), (4,)) if dim == 3 else ((),)
-                yield from ((1, width, *f, *[size] * min(dim, 2)) for f in frames)
+    dims = _unique([*(c.weight.dim() - 2 for c in hints.convolutions[:1]), 2, 3, 1])
+    # The likeliest width first in every dimension: video models often begin with a 2-D convolution.
+    first = [(d, channels[0], s) for d in dims for s in (sizes if d == dims[0] else sizes[:2])]
+    if dims[0] == 1:  # sound
+        first = [(1, channels[0], s) for s in _unique([hints.number("sample_size"), 64, 1024, 16384])] + first
+    for dim, width, size in dict.fromkeys([*first, *((d, c, s) for d in dims for c in channels for s in sizes)]):
+        frames = ((5,), (4,)) if dim == 3 else ((),)
+        yield from ((1, width, *f, *[size] * min(dim, 2)) for f in frames)
     yield from sequences
 
 

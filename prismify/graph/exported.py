@@ -63,6 +63,12 @@ def export_graph(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Gra
     return graph
 
 
+def module_of_node(node: fx.Node) -> tuple[str, str]:
+    """The call of a module that a node of an exported program ran in, as its key, and the module's name."""
+    stack = list((node.meta.get("nn_module_stack") or {}).items())
+    return (stack[-1][0], stack[-1][1][0].split("@")[0]) if stack else ("", "")
+
+
 def _inline(
     graph: fx.Graph,
     node: fx.Node,
@@ -102,9 +108,8 @@ class _Modules:
     def describe(self, made: fx.Node, node: fx.Node) -> None:
         """Give `made` the `meta` that the recorder gives, from `node`'s own."""
         first = next((t for t in pytree.tree_leaves(node.meta.get("val")) if isinstance(t, Tensor)), None)
-        stack = list((node.meta.get("nn_module_stack") or {}).items())
-        key, path = (stack[-1][0], stack[-1][1][0]) if stack else ("", "model")
-        name = path.split("@")[0].removeprefix("model").removeprefix(".")
+        key, path = module_of_node(node)
+        name = path.removeprefix("model").removeprefix(".")
         if key not in self._running:
             module = self._names.get(name, name)
             self._running[key] = (module, self._calls[module])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import sys
 import types
 import warnings
 from collections import OrderedDict, deque
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import CaptureError
+from .known import remember
 
 #: Values that a snapshot does not look into.
 _OPAQUE = (Tensor, type, types.ModuleType, types.FunctionType, str, bytes, int, float, logging.Logger)
@@ -60,6 +63,17 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         logging.disable(quiet)
         torch.backends.mha.set_fastpath_enabled(fastpath)
         snapshot.restore()
+        _forget_cached(model)
+
+
+def _forget_cached(model: nn.Module) -> None:
+    """Empty the `functools.lru_cache`s of the model's classes and their files: they may hold fake tensors now."""
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+    files = {kind.__module__ for kind in kinds} - {"builtins", "torch.nn.modules.module"}
+    holders = [*kinds, *(sys.modules[name] for name in files if name in sys.modules)]
+    for value in [value for holder in holders for value in list(vars(holder).values())]:
+        if isinstance(value, functools._lru_cache_wrapper):
+            value.cache_clear()
 
 
 class Snapshot:
@@ -136,11 +150,26 @@ def fake_weights(model: nn.Module) -> Iterator[tuple[FakeTensorMode, Callable[[T
                 made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
                 if isinstance(tensor, nn.Parameter):
                     made = nn.Parameter(made, requires_grad=False)
+            remember(made, tensor)
             memo[id(tensor)] = (tensor, made)
         return memo[id(tensor)][1]
 
     with swapped_tensors(model, fake):
-        yield mode, fake
+        # Plain attributes (tables of positions) have values unless the model was built on meta.
+        loose = [(vars(m), n, v) for m in model.modules() for n, v in vars(m).items() if _is_loose_meta(v)]
+        try:
+            for slots, name, tensor in loose:
+                slots[name] = fake(tensor) if isinstance(tensor, Tensor) else type(tensor)(map(fake, tensor))
+            yield mode, fake
+        finally:
+            for slots, name, tensor in loose:
+                slots[name] = tensor
+
+
+def _is_loose_meta(value: object) -> bool:
+    if type(value) in (list, tuple):
+        return bool(value) and all(map(_is_loose_meta, value))  # type: ignore[call-overload]
+    return isinstance(value, Tensor) and value.is_meta and not isinstance(value, nn.Parameter)
 
 
 @contextmanager

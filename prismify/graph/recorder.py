@@ -22,6 +22,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .known import KnownValues
+
 _PLAIN = (int, float, bool, str, complex, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
@@ -54,6 +56,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._parameters[id(parameter)].append(name)
         for name, buffer in model.named_buffers(remove_duplicate=False):
             self._buffers.setdefault(id(buffer), name)
+        self._known = KnownValues(model, [tensor for _, tensor in inputs])
         for name, tensor in inputs:
             node = self.graph.placeholder(name.replace(".", "_"))
             self._bind(node, tensor)
@@ -76,8 +79,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = dict(kwargs or {})
         node_args, node_kwargs = pytree.tree_map(self._argument, (args, kwargs))
-        out = func(*args, **kwargs)
-        returned = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
         given = {**dict(zip((a.name for a in func._schema.arguments), args, strict=False)), **kwargs}
         targets = [
             given.get(argument.name)
@@ -85,6 +86,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if argument.alias_info is not None and argument.alias_info.is_write
         ]
         written = [t for t in pytree.tree_leaves(targets) if isinstance(t, Tensor)]
+        out = self._known.run(func, args, kwargs, written)
+        returned = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
         if not returned and not written:
             return out
         node = self.graph.call_function(func, node_args, node_kwargs)

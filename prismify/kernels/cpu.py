@@ -10,7 +10,7 @@ import torch
 
 from . import cpu_threads
 from .axes import MAX_KERNEL
-from .problem import Problem
+from .problem import NormAct, Problem
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -20,6 +20,10 @@ MIN_DEPTH = 8
 MAX_VOLUMES = 16
 #: Rows of the input that a tile may span, over all volumes.
 MAX_ROWS = 256
+#: Groups to be normalised below which torch's norm, which cuts groups, finds more threads work.
+MIN_GROUPS = 8
+#: Numbers in the input below which what surrounds the kernels takes longer than torch's norm and activation.
+MIN_NUMBERS = 1 << 18
 
 
 @cache
@@ -46,6 +50,16 @@ def why_not(problem: Problem, dtype: torch.dtype) -> str | None:
     span = (problem.kernel[1] - 1) * problem.geometry.dilation[0] + 1
     if span * max(problem.volumes) > MAX_ROWS:
         return f"kernel rows that span {span} rows of {max(problem.volumes)} volumes do not fit the cache"
+    return None
+
+
+def why_not_fused(problem: Problem, block: NormAct, dtype: torch.dtype) -> str | None:
+    """Why norm, activation, operator and sum are not one where this engine serves the operator, or None."""
+    if problem.batch * block.groups < MIN_GROUPS:
+        return f"{problem.batch * block.groups} groups are too few for threads, which take one each"
+    numbers = problem.batch * problem.volumes[0] * problem.depth * problem.size[0] * problem.size[1]
+    if numbers < MIN_NUMBERS:
+        return f"{numbers} numbers are so few that torch's own norm and activation take no longer"
     return None
 
 

@@ -3,50 +3,49 @@
 A plan (a record of int64) says what to do; threads claim its items one by one. An item packs rows
 (see `cpu_pack`), keeps a ring of them, and computes one row of a tile of depth positions at a time. It
 writes its own part of the result in an order that nothing else influences, so results do not depend
-on the threads. Numba compiles these functions on first use and keeps the machine code on disk.
+on the threads.
 """
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cfunc, types
-from numba.np.numpy_support import from_dtype
 
-from .cpu_pack import LEAN, VIEW, Strip, clear, feed, feed_of, feed_rest, inlined, inner, pack, strip_of
+from .cpu_pack import VIEW, Strip, clear, feed, feed_of, feed_rest, inlined, inner, pack, strip_of
 from .cpu_simd import (
+    add_number,
+    add_stored,
     add_tile,
     claim,
     correlate_tile,
-    kernel_of,
-    lanes_of,
     load_int,
     load_sums,
     load_tile,
-    make_spec,
     multiply_tile,
     narrow_number,
     prefetch_outputs,
     prefetch_rows,
     prefetch_tile,
-    record_at,
     splat_tile,
     store_tile,
     store_wide,
+    total,
+)
+from .cpu_vectors import (
+    kernel_of,
+    lanes_of,
+    plainly,
     stored_bytes_of,
     taps_of,
     tile_of,
-    total,
     vector_bytes_of,
     wide_bytes_of,
 )
 
 #: What one call computes. `blocks` says how many parts an axis is cut into and `block` how long they are;
-#: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` is a table of byte offsets.
+#: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` is a table of byte offsets;
+#: `residual` is how many bytes after an output the number lies that is added to it, or 0 for none.
 PLAN = np.dtype(
     [
         ("input", VIEW),
@@ -57,7 +56,7 @@ PLAN = np.dtype(
                 items scratch scratch_size counters
                 weight weight_out weight_in weight_depth weight_row weight_col
                 bias bias_out bias_depth bias_sums
-                output output_batch output_volume output_depth output_row output_col
+                output output_batch output_volume output_depth output_row output_col residual
                 volumes_in volumes_out depth_size depth_blocks
                 rows_size rows_taps rows_stride rows_dilation rows_block rows_blocks reach ring
                 cols_size cols_taps cols_dilation cols_block cols_blocks taps
@@ -86,7 +85,7 @@ def input_strip(depth: int, x0: int, width: int, plan: Any, spec: Any) -> Strip:
 
 @inner
 def advance(
-    ring: int, filled: int, needed: int, end: int, base: int, strip: Strip, plan: Any, spec: Any
+    ring: int, filled: int, needed: int, end: int, base: int, pairs: int, strip: Strip, plan: Any, spec: Any
 ) -> tuple[int, int]:
     """Pack padded rows `filled` to `end` into the ring. A last one from row `needed` on may be fed instead.
 
@@ -102,7 +101,8 @@ def advance(
                 return place, origin
         for p in range(plan.volumes_in):
             to = ring + (p * plan.ring + slot) * slot_bytes
-            pack(to, base + p * plan.input.volume_step, filled, strip, plan.input, spec)
+            at, pair = base + p * plan.input.volume_step, pairs + p * plan.input.pairs_volume
+            pack(to, at, pair, filled, strip, plan.input, spec)
         filled += 1
     return 0, 0
 
@@ -168,7 +168,10 @@ def store_part(out: int, spilled: int, left: int, width: int, plan: Any, spec: A
     for t in range(left):
         for k in range(width):
             to = out + t * plan.output_depth + k * plan.output_col
-            narrow_number(to, spilled + t * vector_bytes_of(spec) + k * wide_bytes_of(spec), spec)
+            number = spilled + t * vector_bytes_of(spec) + k * wide_bytes_of(spec)
+            if plan.residual:
+                add_number(number, to + plan.residual, spec)
+            narrow_number(to, number, spec)
 
 
 @inner
@@ -179,7 +182,8 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     depth, x0 = depth_block * tile, col_block * plan.cols_block
     left, width = min(tile, plan.depth_size - depth), min(plan.cols_block, plan.cols_size - x0)
     view, strip = plan.input, input_strip(depth, x0, width, plan, spec)
-    base = view.address + b * view.batch_step
+    base, pairs = view.address + b * view.batch_step, view.pairs + b * view.pairs_batch
+    first_pair = pairs + 2 * strip.inside * wide
     corner = base + strip.inside * view.depth_step + strip.offset
     weights, bias = plan.weight + q * plan.weight_out, plan.bias + q * plan.bias_out + depth * plan.bias_depth
     target = plan.output + b * plan.output_batch + q * plan.output_volume + depth * plan.output_depth
@@ -194,25 +198,27 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
         top = i * plan.rows_stride
         # One row ahead: what was just packed is still on its way to the cache.
         end = min(i + 1, stop - 1) * plan.rows_stride + plan.reach
-        feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, strip, plan, spec)
+        feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, pairs, strip, plan, spec)
         filled = max(filled, end)
         coming = corner + (filled - view.row_pad) * view.row_step
         out = target + i * plan.output_row + x0 * plan.output_col
         room, head = width + (stop - 1 - i) * below if direct else 0, top % taps.ring
         for x in range(0, width, lanes):
             if feed_to:
-                feed(feed_to, feed_from, x, strip, view.depth_step, view.pitch, spec)
+                feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
             prefetch_outputs(out + plan.output_row + x * stored, plan.output_depth, spec)
             prefetch_rows(coming + x * stored, view.depth_step, spec)
             sums = splat_tile(bias, plan.bias_depth, spec)
             sums = convolve(sums, ring + view.lead + x * wide, head, weights, taps, spec)
             if x + lanes <= room:
+                if plan.residual:
+                    sums = add_stored(sums, out + x * stored + plan.residual, plan.output_depth, spec)
                 store_tile(out + x * stored, plan.output_depth, sums, spec)
             else:
                 store_wide(scratch, vector_bytes_of(spec), sums, spec)
                 store_part(out + x * plan.output_col, scratch, left, min(lanes, width - x), plan, spec)
         if feed_to:
-            feed_rest(feed_to, feed_from, -(-width // lanes) * lanes, strip, view, spec)
+            feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
 
 
 @inner
@@ -254,7 +260,8 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     depth, x0 = depth_block * tile, col_block * plan.cols_block
     width = min(plan.cols_block, plan.cols_size - x0)
     view, strip = plan.input, input_strip(depth, x0, width, plan, spec)
-    base = view.address + b * view.batch_step
+    base, pairs = view.address + b * view.batch_step, view.pairs + b * view.pairs_batch
+    first_pair = pairs + 2 * strip.inside * wide
     corner = base + strip.inside * view.depth_step + strip.offset
     grad, grad_strip = plan.grad, strip_of(depth, tile, x0, width, plan.grad, spec)
     grad_base = grad.address + b * grad.batch_step + q * grad.volume_step
@@ -270,7 +277,7 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     for i in range(start, stop):
         top = i * plan.rows_stride
         end = min(i + 1, stop - 1) * plan.rows_stride + plan.reach
-        feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, strip, plan, spec)
+        feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, pairs, strip, plan, spec)
         filled = max(filled, end)
         coming = corner + (filled - view.row_pad) * view.row_step
         grads, grad_pitch = packed_grads, grad.pitch
@@ -278,16 +285,16 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
         if direct:
             grads, grad_pitch = grad_row, grad.depth_step
         else:
-            pack(packed_grads, grad_base, i, grad_strip, grad, spec)
+            pack(packed_grads, grad_base, 0, i, grad_strip, grad, plainly(spec))
         if plan.bias_sums:
             add_bias_sums(bias_sums, grads, grad_pitch, width, spec)
         for x in range(0, width, lanes):
             if feed_to:
-                feed(feed_to, feed_from, x, strip, view.depth_step, view.pitch, spec)
+                feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
             prefetch_rows(coming + x * stored, view.depth_step, spec)
             prefetch_tile(grad_row + grad.row_step + x * stored, grad.depth_step, spec)
         if feed_to:
-            feed_rest(feed_to, feed_from, -(-width // lanes) * lanes, strip, view, spec)
+            feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
         correlate_row(sums, grads, grad_pitch, ring + view.lead, top % taps.ring, width, taps, spec)
     for k in range(sums_count):
         total(plan.output + (item * sums_count + k) * 8, sums + k * step, spec)
@@ -312,42 +319,3 @@ def correlate_items(plan: Any, spec: Any) -> None:
     while item < plan.items:
         correlate_item(item, scratch, plan, spec)
         item = claim(plan.counters)
-
-
-_PLAN_POINTER = types.CPointer(from_dtype(PLAN))
-
-
-def _digest() -> str:
-    """A hash of the kernels' sources: machine code cached from other sources is not found."""
-    sources = (Path(__file__).with_name(f"cpu_{name}.py") for name in ("simd", "pack", "kernels"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-@cache
-def compiled(job: str, storage: str, kernel: int, taps: int, tile: int, lanes: int) -> Any:
-    """The machine code of a job ("forward" or "correlate"), from disk where it has been compiled before.
-
-    Returns:
-        a Numba cfunc that takes the address of a `PLAN`; its `address` is callable from any thread.
-    """
-    digest = _digest()
-
-    def forward(plan: Any) -> None:
-        digest  # noqa: B018 - part of the key under which Numba caches
-        forward_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes))
-
-    def correlate(plan: Any) -> None:
-        digest  # noqa: B018
-        correlate_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes))
-
-    function = forward if job == "forward" else correlate
-    # Symbols and cache files are named after it; two kernels of one name could be taken for one another.
-    function.__qualname__ = f"{job}_{storage}_{kernel}_{taps}_{tile}_{lanes}_{digest[:8]}"
-    signature = types.void(_PLAN_POINTER)
-    try:
-        return cfunc(signature, cache=True, **LEAN)(function)
-    except RuntimeError as error:
-        # Nowhere to write (a read-only installation without a home): compile for this process only.
-        if "cannot cache" not in str(error):
-            raise
-        return cfunc(signature, **LEAN)(function)

@@ -11,17 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from .cpu_simd import (
-    lanes_of,
-    stored_bytes_of,
-    tile_of,
-    vector_bytes_of,
-    wide_bytes_of,
-    widen_number,
-    widen_tile,
-    widen_vector,
-    zero_vector,
-)
+from .cpu_simd import widen_number, widen_tile, widen_vector, zero_vector
+from .cpu_vectors import lanes_of, stored_bytes_of, tile_of, vector_bytes_of, wide_bytes_of
 
 ZERO, REPLICATE, CIRCULAR, REFLECT = range(4)
 
@@ -30,7 +21,8 @@ FEED_COLUMNS = 144
 
 #: A tensor to be packed. Steps are bytes between neighbours; `up` spreads its elements with zeros
 #: between (the input gradient of a stride); `phase` is the packed distance between the columns that
-#: a stride visits first, second, ...; `lead` and `pitch` are bytes before and between packed rows.
+#: a stride visits first, second, ...; `lead` and `pitch` are bytes before and between packed rows; `pairs` is
+#: the address of the scale and shift of every channel (see `cpu_math`), of steps of its own.
 VIEW = np.dtype(
     [
         (name, np.int64)
@@ -38,6 +30,7 @@ VIEW = np.dtype(
             address batch_step volume_step depth_step row_step col_step
             depth_size depth_pad depth_mode row_size row_pad row_mode row_up
             col_size col_pad col_mode col_up col_stride phase lead pitch
+            pairs pairs_batch pairs_volume
         """.split()  # noqa: SIM905
     ]
 )
@@ -116,49 +109,54 @@ def clear(to: int, size: int, spec: Any) -> None:
 
 
 @inlined
-def pack_vector(to: int, origin: int, count: int, step: int, pitch: int, spec: Any) -> None:
+def pack_vector(to: int, origin: int, pairs: int, count: int, step: int, pitch: int, spec: Any) -> None:
     """Pack one vector of columns for `count` neighbours along depth, `step` bytes apart."""
-    tile = tile_of(spec)
+    tile, pair = tile_of(spec), 2 * wide_bytes_of(spec)
     if count >= tile:
-        widen_tile(to, pitch, origin, step, spec)
+        widen_tile(to, pitch, origin, step, pairs, spec)
         to += tile * pitch
         origin += tile * step
+        pairs += tile * pair
         count -= tile
     for _ in range(count):
-        widen_vector(to, origin, spec)
+        widen_vector(to, origin, pairs, spec)
         to += pitch
         origin += step
+        pairs += pair
 
 
 @inner
-def pack_columns(to: int, row: int, count: int, step: int, pitch: int, strip: Strip, spec: Any) -> None:
+def pack_columns(to: int, row: int, pairs: int, count: int, step: int, pitch: int, strip: Strip, spec: Any) -> None:
     """Pack the columns that exist, for `count` neighbours along depth."""
     wide, stored, lanes = wide_bytes_of(spec), stored_bytes_of(spec), lanes_of(spec)
     if strip.high - strip.low < lanes:
         for d in range(count):
             for k in range(strip.low, strip.high):
-                widen_number(to + d * pitch + k * wide, row + d * step + k * stored, spec)
+                at, pair = row + d * step + k * stored, pairs + 2 * d * wide
+                widen_number(to + d * pitch + k * wide, at, pair, spec)
         return
     k = strip.low
     while k < strip.high:
         # The last vector overlaps the one before it.
         k = min(k, strip.high - lanes)
-        pack_vector(to + k * wide, row + k * stored, count, step, pitch, spec)
+        pack_vector(to + k * wide, row + k * stored, pairs, count, step, pitch, spec)
         k += lanes
 
 
 @inner
-def pack_plain(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
+def pack_plain(to: int, row: int, pairs: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack a row whose columns lie side by side in memory; `row` is its address at depth 0."""
     wide, step, pitch = wide_bytes_of(spec), view.depth_step, view.pitch
     origin = row + strip.offset
     place = to + (strip.inside - strip.depth) * pitch
-    pack_columns(place, origin + strip.inside * step, strip.there, step, pitch, strip, spec)
+    first = pairs + 2 * strip.inside * wide
+    pack_columns(place, origin + strip.inside * step, first, strip.there, step, pitch, strip, spec)
     if view.depth_mode != ZERO and strip.there < strip.height:
         for d in range(strip.height):
             depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
             if depth_at != strip.depth + d and depth_at >= 0:
-                pack_columns(to + d * pitch, origin + depth_at * step, 1, step, pitch, strip, spec)
+                at, pair = origin + depth_at * step, pairs + 2 * depth_at * wide
+                pack_columns(to + d * pitch, at, pair, 1, step, pitch, strip, spec)
     if view.col_mode != ZERO and strip.high - strip.low < strip.columns:
         for k in range(strip.columns):
             if not strip.low <= k < strip.high:
@@ -166,26 +164,28 @@ def pack_plain(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
                 for d in range(strip.height):
                     depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
                     if depth_at >= 0:
-                        widen_number(to + d * pitch + k * wide, at + depth_at * step, spec)
+                        pair = pairs + 2 * depth_at * wide
+                        widen_number(to + d * pitch + k * wide, at + depth_at * step, pair, spec)
 
 
 @inner
-def pack_apart(to: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
+def pack_apart(to: int, row: int, pairs: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack a row column by column: any layout, stride or spreading."""
     wide = wide_bytes_of(spec)
     for d in range(strip.height):
         depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
         if depth_at >= 0:
+            pair = pairs + 2 * depth_at * wide
             for k in range(strip.columns):
                 at = source(strip.first + k - view.col_pad, view.col_size, view.col_mode, view.col_up)
                 if at >= 0:
                     place = to + (k % view.col_stride) * view.phase + (k // view.col_stride) * wide
-                    widen_number(place, row + depth_at * view.depth_step + at * view.col_step, spec)
+                    widen_number(place, row + depth_at * view.depth_step + at * view.col_step, pair, spec)
         to += view.pitch
 
 
 @inner
-def pack(to: int, base: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
+def pack(to: int, base: int, pairs: int, row: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack padded row `row` of a strip.
 
     Zeros along depth and columns are there already: an item clears its buffer and nothing overwrites them.
@@ -193,15 +193,16 @@ def pack(to: int, base: int, row: int, strip: Strip, view: Any, spec: Any) -> No
     Args:
         to: address of the packed row's slot, `view.lead` bytes before its first column.
         base: address of the volume's first element.
+        pairs: address of the volume's first scale and shift.
     """
     row_at = source(row - view.row_pad, view.row_size, view.row_mode, view.row_up)
     base += row_at * view.row_step
     if row_at < 0:
         clear(to, strip.height * view.pitch, spec)
     elif view.col_step == stored_bytes_of(spec) and view.col_stride == 1 and view.col_up == 1:
-        pack_plain(to + view.lead, base, strip, view, spec)
+        pack_plain(to + view.lead, base, pairs, strip, view, spec)
     else:
-        pack_apart(to + view.lead, base, strip, view, spec)
+        pack_apart(to + view.lead, base, pairs, strip, view, spec)
 
 
 @inner
@@ -215,18 +216,19 @@ def feed_of(to: int, base: int, row: int, strip: Strip, view: Any) -> tuple[int,
 
 
 @inlined
-def feed(to: int, origin: int, x: int, strip: Strip, step: int, pitch: int, spec: Any) -> None:
-    """Pack the vector of columns at `x`.
+def feed(to: int, origin: int, pairs: int, x: int, strip: Strip, step: int, pitch: int, spec: Any) -> None:
+    """Pack the vector of columns at `x`; `pairs` belong to the first depth position that exists.
 
     Done between vectors that are computed, its memory accesses take place while arithmetic goes on.
     """
     k = min(strip.low + x, strip.high - lanes_of(spec))
-    pack_vector(to + k * wide_bytes_of(spec), origin + k * stored_bytes_of(spec), strip.there, step, pitch, spec)
+    to += k * wide_bytes_of(spec)
+    pack_vector(to, origin + k * stored_bytes_of(spec), pairs, strip.there, step, pitch, spec)
 
 
 @inner
-def feed_rest(to: int, origin: int, x: int, strip: Strip, view: Any, spec: Any) -> None:
+def feed_rest(to: int, origin: int, pairs: int, x: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack what `feed` has left of a row from the vector at `x` on."""
     while strip.low + x < strip.high:
-        feed(to, origin, x, strip, view.depth_step, view.pitch, spec)
+        feed(to, origin, pairs, x, strip, view.depth_step, view.pitch, spec)
         x += lanes_of(spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from . import cpu_threads
 from .axes import input_grad_shape
 from .cpu import vector_bytes
-from .cpu_kernels import PLAN, compiled
+from .cpu_compile import CpuJob, compiled
+from .cpu_kernels import PLAN
 from .cpu_plan import TILE, Number, Template, template_of
 from .padding import dense_as, empty_as, fold
 from .problem import Problem
@@ -26,7 +28,27 @@ _WIDE = {torch.float64: torch.float64}
 _Bias = tuple[Tensor, int, int]
 
 
-def forward(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """What happens to the input while it is packed.
+
+    Args:
+        pairs: scale and shift of every channel, (B, C, 2) in the type computed in.
+        name: see `cpu_vectors.Spec`.
+    """
+
+    pairs: Tensor
+    name: str
+
+
+def forward(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    problem: Problem,
+    packing: Packing | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
     """The operator.
 
     Args:
@@ -34,6 +56,8 @@ def forward(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) ->
         weight: (Q, P, K_C, K_H, K_W) or (K_C, K_H, K_W).
         bias: (Q,), (Q*V,) or None.
         problem: what `make_problem` says of these.
+        packing: what the operator sees instead of `u`, which must be contiguous then.
+        residual: what is added, laid out as the output.
 
     Returns:
         (B, Q*V, H', W'), channels last where `u` is.
@@ -41,12 +65,12 @@ def forward(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) ->
     output = empty_as(u, (problem.batch, problem.volumes[1] * problem.depth, *problem.size_out))
     if output.numel() == 0:
         return output
-    number = _number(u.dtype)
+    number = number_of(u.dtype)
     template = template_of(problem, "forward", u.stride(), output.stride(), number, torch.get_num_threads())
     # One bias a channel runs along depth; where channels are not the depth, it is added afterwards.
     inside = bias is None or problem.bias_size == problem.volumes[1] or template.stencil.order[1] == 1
     numbers = _bias(bias if inside else None, problem, u.dtype)
-    _stencil(template, number, u, weight, output, numbers, problem.macs)
+    _stencil(template, number, u, weight, output, numbers, problem.macs, packing, residual)
     if bias is not None and not inside:
         output += bias[:, None, None]
     return output
@@ -58,7 +82,7 @@ def input_grad(grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
     output = empty_as(grad, shape)
     if output.numel() > 0:
         grad = dense_as(grad, grad)
-        number = _number(grad.dtype)
+        number = number_of(grad.dtype)
         threads = torch.get_num_threads()
         template = template_of(problem, "input_grad", grad.stride(), output.stride(), number, threads)
         _stencil(template, number, grad, weight, output, _bias(None, problem, grad.dtype), problem.macs)
@@ -66,9 +90,9 @@ def input_grad(grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
 
 
 def weight_grad(
-    grad: Tensor, u: Tensor, problem: Problem, weight_shape: tuple[int, ...]
+    grad: Tensor, u: Tensor, problem: Problem, weight_shape: tuple[int, ...], packing: Packing | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of weight and bias (None without one) from the output's gradient and the input.
+    """The gradients of weight and bias (None without one) from the output's gradient and the (packed) input.
 
     Work is cut into pieces whatever the number of threads; a piece adds up in the type computed in, the
     pieces are added in float64 and in order.
@@ -77,11 +101,11 @@ def weight_grad(
         bias = grad.new_zeros(problem.bias_size) if problem.bias_size else None
         return grad.new_zeros(weight_shape), bias
     grad = dense_as(grad, u)
-    number = _number(u.dtype)
+    number = number_of(u.dtype)
     template = template_of(problem, "weight_grad", u.stride(), grad.stride(), number, 0)
     partials = np.empty(template.partials)
     bias_partials = np.empty(template.bias_partials) if problem.bias_size else None
-    _correlation(template, number, u, grad, partials, bias_partials, problem.macs)
+    _correlation(template, number, u, grad, partials, bias_partials, problem.macs, packing)
     with np.errstate(all="ignore"):
         sums = partials.sum((0, 2, 3, 4))
         bias = None if bias_partials is None else _bias_grad(bias_partials, grad, template, problem)
@@ -105,14 +129,17 @@ def _bias_grad(partials: Any, grad: Tensor, template: Template, problem: Problem
 
 
 @cache
-def _number(dtype: torch.dtype) -> Number:
+def number_of(dtype: torch.dtype) -> Number:
     wide = 8 if dtype == torch.float64 else 4
     return Number(str(dtype).removeprefix("torch."), dtype.itemsize, wide, vector_bytes())
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def as_wide(tensor: Tensor) -> Tensor:
     """Contiguous, in the type the kernels compute in."""
-    return tensor.to(_WIDE.get(tensor.dtype, torch.float32)).contiguous()
+    dtype = _WIDE.get(tensor.dtype, torch.float32)
+    if tensor.dtype == dtype and tensor.is_contiguous():
+        return tensor
+    return tensor.to(dtype).contiguous()
 
 
 @cache
@@ -126,10 +153,10 @@ def _bias(bias: Tensor | None, problem: Problem, dtype: torch.dtype) -> _Bias:
         return _no_bias(dtype)
     volumes = problem.volumes[1]
     if problem.bias_size == volumes:
-        return _wide(bias), 1, 0
+        return as_wide(bias), 1, 0
     # A tile reads TILE numbers even where fewer channels are left.
     padded = torch.nn.functional.pad(bias.reshape(volumes, problem.depth), (0, -problem.depth % TILE))
-    return _wide(padded), padded.shape[1], 1
+    return as_wide(padded), padded.shape[1], 1
 
 
 def _word(name: str) -> int:
@@ -146,34 +173,58 @@ _BIAS, _BIAS_OUT, _BIAS_DEPTH, _SUMS = (_word(n) for n in ("bias", "bias_out", "
 
 
 def _stencil(
-    template: Template, number: Number, source: Tensor, weight: Tensor, output: Tensor, bias: _Bias, macs: int
+    template: Template,
+    number: Number,
+    source: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    bias: _Bias,
+    macs: int,
+    packing: Packing | None = None,
+    residual: Tensor | None = None,
 ) -> None:
-    weight = _wide(weight)
+    weight = as_wide(weight)
     words = array("q", template.words)
     words[_INPUT], words[_OUTPUT] = source.data_ptr(), output.data_ptr()
     words[_WEIGHT] = weight.data_ptr() + template.stencil.weight_start * number.wide_bytes
     words[_BIAS] = bias[0].data_ptr()
     words[_BIAS_OUT], words[_BIAS_DEPTH] = bias[1] * number.wide_bytes, bias[2] * number.wide_bytes
-    _launch("forward", template, number, words, macs)
+    if residual is not None:
+        words[_RESIDUAL] = residual.data_ptr() - output.data_ptr()
+    _launch("forward", template, number, words, macs, packing)
 
 
 def _correlation(
-    template: Template, number: Number, u: Tensor, grad: Tensor, partials: Any, bias_partials: Any, macs: int
+    template: Template,
+    number: Number,
+    u: Tensor,
+    grad: Tensor,
+    partials: Any,
+    bias_partials: Any,
+    macs: int,
+    packing: Packing | None,
 ) -> None:
     words = array("q", template.words)
     words[_INPUT], words[_GRAD], words[_OUTPUT] = u.data_ptr(), grad.data_ptr(), partials.ctypes.data
     words[_SUMS] = 0 if bias_partials is None else bias_partials.ctypes.data
-    _launch("correlate", template, number, words, macs)
+    _launch("correlate", template, number, words, macs, packing)
 
 
-_SCRATCH, _COUNTERS = _word("scratch"), _word("counters")
+_SCRATCH, _COUNTERS, _RESIDUAL = _word("scratch"), _word("counters"), _word("residual")
+_PAIRS, _PAIRS_BATCH, _PAIRS_VOLUME = (_word(f"input.pairs{n}") for n in ("", "_batch", "_volume"))
 
 
-def _launch(job: str, template: Template, number: Number, words: array[int], macs: int) -> None:
+def _launch(
+    job: CpuJob, template: Template, number: Number, words: array[int], macs: int, packing: Packing | None
+) -> None:
     threads = 1 if macs < SERIAL_MACS else min(torch.get_num_threads(), template.items)
     scratch = torch.empty(threads * template.scratch_size + 64, dtype=torch.uint8)
     address, length = words.buffer_info()
     words[_SCRATCH] = -(-scratch.data_ptr() // 64) * 64
     words[_COUNTERS] = address + 8 * (length - 2)
-    entry = compiled(job, number.storage, *template.spec)
+    if packing is not None:
+        step = 2 * number.wide_bytes * template.stencil.axes[1].size
+        words[_PAIRS], words[_PAIRS_VOLUME] = packing.pairs.data_ptr(), step
+        words[_PAIRS_BATCH] = step * template.stencil.volumes[0]
+    entry = compiled(job, number.storage, *template.spec, "plain" if packing is None else packing.name)
     cpu_threads.run(entry.address, address, threads)

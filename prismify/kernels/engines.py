@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..errors import PrismifyError
 from . import cpu, cuda
-from .problem import Problem
+from .fusion import FusedRun
+from .problem import NormAct, Problem
 
 
 class Run(Protocol):
@@ -29,6 +30,10 @@ class Run(Protocol):
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
+def _no_fusion(problem: Problem, block: NormAct, dtype: torch.dtype) -> str:
+    return "this engine computes norm, activation, operator and sum one after the other"
+
+
 @dataclass(frozen=True)
 class Engine:
     """A way to compute the operator.
@@ -41,6 +46,9 @@ class Engine:
         why_not: why it does not serve a problem of an element type, or None.
         run: imports and returns what computes.
         describe: versions and settings, in words.
+        fused: imports and returns what computes norm, activation, operator and residual sum in one; None where
+            nothing does.
+        why_not_fused: why that does not serve a problem that the engine serves, or None.
     """
 
     name: str
@@ -50,12 +58,20 @@ class Engine:
     why_not: Callable[[Problem, torch.dtype], str | None]
     run: Callable[[], Run]
     describe: Callable[[], dict[str, str]]
+    fused: Callable[[], FusedRun] | None = None
+    why_not_fused: Callable[[Problem, NormAct, torch.dtype], str | None] = _no_fusion
 
 
 def _cpu_run() -> Run:
     from . import cpu_run
 
     return cpu_run
+
+
+def _cpu_fused() -> FusedRun:
+    from . import cpu_fused
+
+    return cpu_fused
 
 
 def _cuda_run() -> Run:
@@ -95,11 +111,14 @@ ENGINES: dict[str, Engine] = {
         Engine(
             "numba",
             ("cpu",),
-            "a stencil compiled by Numba; rows packed in the cache, vectors reused over neighbouring channels",
+            "a stencil compiled by Numba; rows packed in the cache, vectors reused over neighbouring channels; "
+            "fuses norm, activation and residual sum",
             cpu.unavailable,
             cpu.why_not,
             _cpu_run,
             cpu.describe,
+            _cpu_fused,
+            cpu.why_not_fused,
         ),
         Engine(
             "triton",
@@ -147,6 +166,23 @@ def refusal(engine: Engine, problem: Problem, device: str, dtype: torch.dtype) -
     return engine.unavailable() or engine.why_not(problem, dtype)
 
 
+def fusing(problem: Problem, block: NormAct, device: str, dtype: torch.dtype) -> FusedRun | None:
+    """What computes a fused block, or None where its parts are computed one after the other."""
+    engine = choose(problem, device, dtype)
+    if engine.fused is None or engine.why_not_fused(problem, block, dtype) is not None:
+        return None
+    return engine.fused()
+
+
+def fuser(device: str) -> str | None:
+    """The engine that fuses on a device type, or None."""
+    forced = _forced.get()
+    for engine in ENGINES.values() if forced is None else (ENGINES[forced],):
+        if engine.fused is not None and device in engine.devices and engine.unavailable() is None:
+            return engine.name
+    return None
+
+
 def opaque(device: str) -> bool:
     """Whether a device type has an engine of its own, rather than torch's operators."""
     name = _forced.get()
@@ -158,6 +194,7 @@ def opaque(device: str) -> bool:
 # A compiler asks once and keeps the answer, as if marked by `torch.compiler.assume_constant_result`, which
 # would import all of torch._dynamo here.
 opaque._dynamo_marked_constant = True  # type: ignore[attr-defined]
+fuser._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -189,8 +226,9 @@ def use_engine(name: str) -> Iterator[None]:
 def engines_report() -> list[dict[str, Any]]:
     """What this machine computes the operator with: one dict an engine, in order of preference.
 
-    Each has `engine`, `devices` ([] for all), `summary`, `available`, `reason` (why not; None where it is)
-    and `details` (versions and settings, by name; empty where it is not available).
+    Each has `engine`, `devices` ([] for all), `summary`, `available`, `reason` (why not; None where it is),
+    `details` (versions and settings, by name; empty where it is not available) and `fuses` (whether it computes
+    `norm_act_deep_prism` in one, rather than part by part).
     """
     rows: list[dict[str, Any]] = []
     for engine in ENGINES.values():
@@ -203,17 +241,25 @@ def engines_report() -> list[dict[str, Any]]:
                 "available": reason is None,
                 "reason": reason,
                 "details": engine.describe() if reason is None else {},
+                "fuses": engine.fused is not None and reason is None,
             }
         )
     return rows
 
 
-def explain(problem: Problem, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Which engine serves a problem, as `engine`, and why others before it do not, as `passed_over`."""
+def explain(problem: Problem, device: str, dtype: torch.dtype, block: NormAct | None = None) -> dict[str, Any]:
+    """Which engine serves a problem, as `engine`, and why others before it do not, as `passed_over`.
+
+    With the norm and activation of a fused `block` before it, also `why_not_fused`: None where the engine
+    computes them in one.
+    """
     passed_over: dict[str, str] = {}
     for engine in ENGINES.values():
         reason = refusal(engine, problem, device, dtype)
         if reason is None:
-            return {"engine": engine.name, "passed_over": passed_over}
+            told: dict[str, Any] = {"engine": engine.name, "passed_over": passed_over}
+            if block is not None:
+                told["why_not_fused"] = engine.why_not_fused(problem, block, dtype)
+            return told
         passed_over[engine.name] = reason
     raise AssertionError("the last engines serve everything")

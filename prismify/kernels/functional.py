@@ -51,7 +51,7 @@ def deep_prism(
         >>> deep_prism(u, torch.randn(3, 3, 3), padding=(1, 1)).shape
         torch.Size([2, 16, 8, 8])
     """
-    if torch.compiler.is_compiling() or _seen_by_others(u, weight, bias):
+    if torch.compiler.is_compiling() or seen_by_others(u, weight, bias):
         return _registered(u, weight, bias, Geometry(stride, padding, dilation, padding_mode, topology))
     device = u.device.type
     if torch.is_autocast_enabled(device):
@@ -67,7 +67,7 @@ def deep_prism(
     if engine.name in TRANSPARENT:
         return run.forward(u, weight, bias, problem)
     learns = u.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    if (learns and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active() or _dual():
+    if (learns and torch.is_grad_enabled()) or differentiates_otherwise():
         return autograd.forward(u, weight, bias, problem, run)
     return run.forward(u, weight, bias, problem)
 
@@ -154,18 +154,17 @@ def _cast(x: Tensor | None, device: str, dtype: torch.dtype) -> Tensor | None:
     return x.to(dtype)
 
 
-def _dual() -> bool:
-    """Whether forward-mode differentiation is on: its tensors look like any other."""
-    return forward_ad._current_level >= 0
+def differentiates_otherwise() -> bool:
+    """Whether a function transform or forward-mode differentiation is on: tensors may look like any other."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def _seen_by_others(u: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def seen_by_others(u: Tensor, *others: Tensor | None) -> bool:
     """Whether a call is on fake tensors or subclasses, or a dispatch mode watches it."""
     kinds = (Tensor, nn.Parameter)
     return (
         type(u) not in kinds
-        or type(weight) not in kinds
-        or (bias is not None and type(bias) not in kinds)
+        or any(t is not None and type(t) not in kinds for t in others)
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_tracing()
         or u.device.type == "meta"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import ShapeError
-from .types import PADDING_MODES, TOPOLOGIES, PaddingMode, Topology
+from .types import PADDING_MODES, TOPOLOGIES, Activation, PaddingMode, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,21 @@ class Geometry:
     dilation: tuple[int, int] = (1, 1)
     padding_mode: PaddingMode = "zeros"
     topology: Topology = "zero"
+
+
+@dataclass(frozen=True, slots=True)
+class NormAct:
+    """What a fused block does before the operator.
+
+    Args:
+        groups: of channels normalised together.
+        eps: added to the variance.
+        activation: what follows the norm.
+    """
+
+    groups: int
+    eps: float
+    activation: Activation
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -27,25 +28,33 @@ class ByAutograd:
     def input_grad(self, grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
         """The input's gradient, (B, P*V, H, W), from the output's."""
         shape = (problem.batch, problem.volumes[0] * problem.depth, *problem.size)
-        with torch.enable_grad():
+        with recording():
             u = grad.new_zeros(shape).requires_grad_()
             output = self.forward(u, weight.detach(), None, problem)
-        return torch.autograd.grad(output, u, grad)[0]
+            return torch.autograd.grad(output, u, grad)[0]
 
     def weight_grad(
         self, grad: Tensor, u: Tensor, problem: Problem, weight_shape: tuple[int, ...]
     ) -> tuple[Tensor, Tensor | None]:
         """The gradients of weight and bias (None without one) from the output's gradient and the input."""
-        with torch.enable_grad():
+        with recording():
             weight = grad.new_zeros(weight_shape).requires_grad_()
             output = self.forward(u.detach(), weight, None, problem)
-        weight_grad = torch.autograd.grad(output, weight, grad)[0]
+            weight_grad = torch.autograd.grad(output, weight, grad)[0]
         if not problem.bias_size:
             return weight_grad, None
         channels = grad.sum((0, 2, 3))
         volumes = problem.volumes[1]
         scalar = problem.bias_size == volumes
         return weight_grad, channels.view(volumes, -1).sum(1) if scalar else channels
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Let autograd record, also inside an operator of torch's registry, which runs beneath autograd."""
+    excluded = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
+    with excluded, torch.enable_grad():
+        yield
 
 
 def _fast(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:

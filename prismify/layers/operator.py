@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from ..errors import ShapeError
 from ..kernels import Topology
 from .deep_prism import Bias, DeepPrism
+from .deep_prism_nd import (
+    DeepPrism1d,
+    DeepPrism3d,
+    DeepPrismTranspose1d,
+    DeepPrismTranspose2d,
+    DeepPrismTranspose3d,
+)
+from .multihead import PROJECTIONS, PrismMultihead, Projection
 from .prism import Prism, is_pointwise
 from .prism_conv import PrismConv
 from .volumes import check_channel_kernel, check_words
+from .within import within
 
-OperatorType = Literal["DeepPrism", "Prism", "PrismConv"]
+#: Every layer of this package that takes another's place.
+LAYERS: tuple[type[nn.Module], ...] = (
+    DeepPrism,
+    DeepPrism1d,
+    DeepPrism3d,
+    DeepPrismTranspose1d,
+    DeepPrismTranspose2d,
+    DeepPrismTranspose3d,
+    Prism,
+    PrismConv,
+    PrismMultihead,
+)
+#: The DeepPrism for each convolution but Conv2d, which has its own.
+_BY_CONVOLUTION: dict[type[nn.Module], Any] = {
+    nn.Conv1d: DeepPrism1d,
+    nn.Conv3d: DeepPrism3d,
+    nn.ConvTranspose1d: DeepPrismTranspose1d,
+    nn.ConvTranspose2d: DeepPrismTranspose2d,
+    nn.ConvTranspose3d: DeepPrismTranspose3d,
+}
+
+OperatorType = Literal["DeepPrism", "Prism", "PrismConv", "PrismMultihead"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +52,16 @@ class Operator:
     """A replacement, apart from the geometry it takes from the layer it replaces.
 
     Args:
-        type: "DeepPrism" (Eq. 3), "Prism" (Eq. 1) or "PrismConv" (Eq. 2).
-        volumes: (P, Q) input and output volumes; PrismConv has one of each.
+        type: "DeepPrism" (Eq. 3), "Prism" (Eq. 1), "PrismConv" (Eq. 2) or "PrismMultihead" (Eq. 5).
+        volumes: (P, Q) input and output volumes; PrismConv has one of each; of a PrismMultihead, those of
+            the queries' projection.
         channel_kernel_size: K along the channels; odd.
         topology: padding of the channel axis (Table 1).
         bias: the form a bias takes where the replaced layer has one.
         form: of a PrismConv, "composition" or "sum".
+        interleave: of a Prism that makes q, k and v in one: into how many runs its output volumes are cut
+            and dealt out in turn, so that channels lie as the replaced layer's did.
+        projections: of a PrismMultihead, which of "q", "k", "v" are Prisms; the others keep their weights.
     """
 
     type: OperatorType
@@ -36,6 +70,8 @@ class Operator:
     topology: Topology = "zero"
     bias: Bias = "scalar"
     form: Literal["composition", "sum"] = "composition"
+    interleave: int = 1
+    projections: tuple[Projection, ...] = PROJECTIONS
 
     def __post_init__(self) -> None:
         if self.type not in get_args(OperatorType):
@@ -45,16 +81,33 @@ class Operator:
 
 
 def operator_for(layer: nn.Module) -> OperatorType:
-    """Prism for a linear layer or pointwise convolution, DeepPrism for any other convolution."""
+    """Prism for a linear layer or pointwise convolution, DeepPrism for any other convolution, else PrismMultihead."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return "PrismMultihead"
     return "Prism" if isinstance(layer, nn.Linear) or is_pointwise(layer) else "DeepPrism"
 
 
 def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
-    """The module that takes the place of `layer` (a Conv2d or Linear): same geometry, device and dtype.
+    """The module that takes the place of `layer`: same geometry, device and dtype.
+
+    A convolution of a class of its own keeps its forward, around the operator.
 
     Raises:
         ShapeError: the operator cannot take the place of such a layer.
     """
+    base = convolution_base(layer)
+    if base is not None and type(layer).forward is not base.forward:
+        return within(layer, _bare_operator(operator, layer))
+    return _bare_operator(operator, layer)
+
+
+def convolution_base(layer: nn.Module) -> type[nn.Module] | None:
+    """Which of torch's convolutions a module is, or is derived from; None for none."""
+    bases: tuple[type[nn.Module], ...] = (nn.Conv2d, *_BY_CONVOLUTION)
+    return next((base for base in bases if isinstance(layer, base)), None)
+
+
+def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
     if operator.type == "Prism" and isinstance(layer, nn.Linear):
         return Prism.from_linear(
             layer,
@@ -62,15 +115,30 @@ def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             volumes=operator.volumes,
             topology=operator.topology,
             bias=operator.bias,
+            interleave=operator.interleave,
         )
-    if operator.type == "Prism" and isinstance(layer, nn.Conv2d):
-        return Prism.from_conv2d(
+    if operator.type == "Prism" and isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return Prism.from_conv(
             layer,
             kernel_size=operator.channel_kernel_size,
             volumes=operator.volumes,
             topology=operator.topology,
             bias=operator.bias,
+            interleave=operator.interleave,
         )
+    if operator.type == "PrismMultihead" and isinstance(layer, nn.MultiheadAttention):
+        if layer.embed_dim % operator.volumes[1] or operator.volumes[0] != operator.volumes[1]:
+            raise ShapeError(f"{layer.embed_dim} channels are not {operator.volumes} volumes of one depth")
+        return PrismMultihead.from_multihead(
+            layer,
+            projections=operator.projections,
+            depth=layer.embed_dim // operator.volumes[1],
+            kernel_size=operator.channel_kernel_size,
+            topology=operator.topology,
+            bias=operator.bias,
+        )
+    if operator.interleave != 1:
+        raise ShapeError(f"only a Prism interleaves its volumes, not a {operator.type}")
     if operator.type == "DeepPrism" and isinstance(layer, nn.Conv2d):
         return DeepPrism.from_conv2d(
             layer,
@@ -79,6 +147,16 @@ def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             topology=operator.topology,
             bias=operator.bias,
         )
+    kind = next((cls for base, cls in _BY_CONVOLUTION.items() if isinstance(layer, base)), None)
+    if operator.type == "DeepPrism" and kind is not None:
+        converted: nn.Module = kind.from_conv(
+            layer,
+            channel_kernel_size=operator.channel_kernel_size,
+            volumes=operator.volumes,
+            topology=operator.topology,
+            bias=operator.bias,
+        )
+        return converted
     if operator.type == "PrismConv" and isinstance(layer, nn.Conv2d):
         if tuple(operator.volumes) != (1, 1):
             raise ShapeError("a PrismConv has one volume on each side")

@@ -22,15 +22,19 @@ class Prism(nn.Module):
         in_channels: C_in.
         out_channels: C_out; `in_channels` when left out.
         kernel_size: K; odd.
-        dim: the channel axis: -1 for tokens (..., C), 1 for feature maps (B, C, H, W) and (C, H, W).
+        dim: the channel axis: -1 for tokens (..., C), 1 for feature maps (B, C, ...) and (C, ...).
+        spatial_dims: with `dim=1`, how many axes follow the channels: 1, 2 or 3.
+        interleave: each output volume is cut into this many runs, and the volumes' runs are dealt out in
+            turn: with one run a head, q, k and v lie head by head, as fused projections often have them.
         bias: "scalar" (one number a volume), "channel" (one a channel), or None.
         topology: padding of the channel axis: "zero", "replicate" or "circular" (Table 1).
         volumes: (P, Q); None takes the greatest common divisor of the widths as depth.
 
-    Shape: tokens (..., C_in) -> (..., C_out), or feature maps (B, C_in, H, W) -> (B, C_out, H, W).
+    Shape: tokens (..., C_in) -> (..., C_out), or feature maps (B, C_in, ...) -> (B, C_out, ...).
 
     Raises:
-        ShapeError: the volumes do not fit the widths, or the kernel is even or too large.
+        ShapeError: the volumes do not fit the widths, the kernel is even or too large, or the runs do not
+            come out even.
 
     Example:
         >>> layer = Prism(64)
@@ -48,6 +52,8 @@ class Prism(nn.Module):
         bias: Bias | None = "scalar",
         topology: Topology = "zero",
         volumes: tuple[int, int] | None = None,
+        spatial_dims: int = 2,
+        interleave: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -58,12 +64,17 @@ class Prism(nn.Module):
         p, q = volumes_of(in_channels, out_channels) if volumes is None else volumes
         self.volumes = (p, q)
         check_words(topology, bias)
-        check_channel_kernel(kernel_size, check_volumes(in_channels, out_channels, self.volumes))
+        depth = check_volumes(in_channels, out_channels, self.volumes)
+        check_channel_kernel(kernel_size, depth)
+        if interleave < 1 or depth % interleave:
+            raise ShapeError(f"volumes of {depth} channels do not split into {interleave} runs")
         # Both vocabularies: callers of a replaced Linear ask for features, of a Conv2d for channels.
         self.in_channels = self.in_features = in_channels
         self.out_channels = self.out_features = out_channels
         self.kernel_size = kernel_size
         self.dim = dim
+        self.spatial_dims = spatial_dims
+        self.interleave = interleave
         self.topology: Topology = topology
         self.weight = nn.Parameter(torch.empty(q, p, kernel_size, device=device, dtype=dtype))
         self.bias_kind: Bias | None = bias
@@ -82,6 +93,7 @@ class Prism(nn.Module):
         topology: Topology = "zero",
         volumes: tuple[int, int] | None = None,
         bias: Bias = "scalar",
+        interleave: int = 1,
     ) -> Self:
         """The Prism with the widths, device and dtype of `linear`; freshly initialised.
 
@@ -94,25 +106,27 @@ class Prism(nn.Module):
             bias=bias if linear.bias is not None else None,
             topology=topology,
             volumes=volumes,
+            interleave=interleave,
             device=linear.weight.device,
             dtype=linear.weight.dtype,
         )
         return layer.train(linear.training)
 
     @classmethod
-    def from_conv2d(
+    def from_conv(
         cls,
-        conv: nn.Conv2d,
+        conv: PointwiseConv,
         *,
         kernel_size: int = 3,
         topology: Topology = "zero",
         volumes: tuple[int, int] | None = None,
         bias: Bias = "scalar",
+        interleave: int = 1,
     ) -> Self:
-        """The Prism with the widths, device and dtype of a 1x1 `conv`; freshly initialised.
+        """The Prism with the widths, device and dtype of a pointwise `conv` (1-D, 2-D or 3-D); freshly initialised.
 
         Raises:
-            ShapeError: `conv` is not 1x1 with stride 1, no padding and one group.
+            ShapeError: `conv` is not of kernel size 1 with stride 1, no padding and one group.
         """
         if not is_pointwise(conv):
             raise ShapeError(f"{conv} is not a pointwise convolution; DeepPrism takes its place, not Prism")
@@ -124,10 +138,15 @@ class Prism(nn.Module):
             bias=bias if conv.bias is not None else None,
             topology=topology,
             volumes=volumes,
+            spatial_dims=len(conv.kernel_size),
+            interleave=interleave,
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
         return layer.train(conv.training)
+
+    #: The name that goes with `DeepPrism.from_conv2d`.
+    from_conv2d = from_conv
 
     def reset_parameters(self) -> None:
         """Draw weights that keep the variance of the signal (fan-in P*K); biases start at zero."""
@@ -137,26 +156,34 @@ class Prism(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         u = input
-        # A pointwise nn.Conv2d also takes (C, H, W); there the channels come first.
-        if self.dim == 1 and u.dim() == 3:
+        # A pointwise convolution also takes an input without a batch; there the channels come first.
+        if self.dim == 1 and u.dim() == self.spatial_dims + 1:
             return self.forward(u[None]).squeeze(0)
         if u.shape[self.dim] != self.in_channels:
             raise ShapeError(f"Prism expects {self.in_channels} channels on axis {self.dim}, got {tuple(u.shape)}")
-        return prism(u, self.weight, self.bias, dim=self.dim, topology=self.topology)
+        y = prism(u, self.weight, self.bias, dim=self.dim, topology=self.topology)
+        if self.interleave == 1:
+            return y
+        runs = torch.unflatten(y, self.dim, (self.volumes[1], self.interleave, -1))
+        return runs.transpose(1, 2).flatten(1, 3) if self.dim == 1 else runs.transpose(-3, -2).flatten(-3)
 
     def extra_repr(self) -> str:
         p, q = self.volumes
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, dim={self.dim}"
         text += f", topology={self.topology}, bias={self.bias_kind}"
+        text += f", interleave={self.interleave}" if self.interleave > 1 else ""
         return text if (p, q) == (1, 1) else text + f", volumes={p}->{q}"
 
 
+PointwiseConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
 def is_pointwise(conv: nn.Module) -> bool:
-    """Whether a module is an ungrouped 1x1 `Conv2d` with stride 1 and no padding."""
+    """Whether a module is an ungrouped `Conv1d`, `Conv2d` or `Conv3d` of kernel size 1 with stride 1 and no padding."""
     return (
-        isinstance(conv, nn.Conv2d)
-        and tuple(conv.kernel_size) == (1, 1)
-        and tuple(conv.stride) == (1, 1)
-        and conv.padding in ((0, 0), "same", "valid")
+        isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        and set(conv.kernel_size) == {1}
+        and set(conv.stride) == {1}
+        and (isinstance(conv.padding, str) or set(conv.padding) == {0})
         and conv.groups == 1
     )

@@ -35,7 +35,12 @@ def open_model(source: ModelSource) -> nn.Module:
     )
     if isinstance(opened, Pipeline):
         raise SourceError(f"{source.source} is a pipeline: name the folder of one of its models")
-    model = opened.build().float()
+    model = opened.build()
+    if not isinstance(model, nn.Module):
+        raise SourceError(
+            f"{source.source} is an exported program, whose training graph is gone: name the model itself"
+        )
+    model = model.float()
     if source.convert is not None:
         model = convert(model, policy=source.convert)
     return model.requires_grad_(True)

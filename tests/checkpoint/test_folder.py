@@ -148,12 +148,6 @@ def test_a_model_that_cannot_be_pickled_says_what_to_do(tmp_path: Path, make_pla
     assert not (tmp_path / "out").exists()
 
 
-def test_a_graph_module_says_what_to_do(tmp_path: Path, make_plain: Callable[..., Any]) -> None:
-    converted = prismify.convert(torch.fx.symbolic_trace(make_plain()))
-    with pytest.raises(SourceError, match="give save a reference to a factory"):
-        prismify.save(converted, tmp_path / "out")
-
-
 def test_code_runs_only_when_trusted(tmp_path: Path, net: Path) -> None:
     prismify.save(prismify.convert(made(net)), tmp_path / "out", reference=f"{net}:Net")
     marker = tmp_path / "ran"

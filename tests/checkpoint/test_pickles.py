@@ -21,7 +21,7 @@ import torchvision
 from diffusers.configuration_utils import FrozenDict
 from torch import nn
 
-from prismify.checkpoint.pickles import read_pickle
+from prismify.checkpoint.pickles import Inert, read_pickle
 from prismify.checkpoint.weights import read_weights
 from prismify.errors import SourceError, UnsafePickleError
 
@@ -139,11 +139,13 @@ def test_a_trusted_file_needs_no_list(package: str) -> None:
     assert len(read_pickle(pickled_module(package, "Net", "Other"), trust=True)) == 2
 
 
-def test_what_training_scripts_leave_behind_can_be_allowed(tmp_path: Path) -> None:
+def test_what_training_scripts_leave_behind_is_not_made(tmp_path: Path) -> None:
     torch.save({"args": argparse.Namespace(lr=1.0), "state_dict": {"w": torch.ones(2)}}, tmp_path / "c.pt")
     with pytest.raises(UnsafePickleError, match=r"--allow argparse\.Namespace"):
-        read_weights(tmp_path / "c.pt")
-    state = read_weights(tmp_path / "c.pt", allow=["argparse.Namespace"])
+        read_pickle(tmp_path / "c.pt")
+    assert isinstance(read_pickle(tmp_path / "c.pt", inert=True)["args"], Inert)
+    assert read_pickle(tmp_path / "c.pt", allow=["argparse.Namespace"])["args"].lr == 1.0
+    state = read_weights(tmp_path / "c.pt")
     assert isinstance(state, dict)
     assert torch.equal(state["w"], torch.ones(2))
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from prismify import bench
+from prismify.report import slower
 
 Run = Callable[..., Any]
 
@@ -23,6 +31,61 @@ def test_a_model(run: Run) -> None:
     assert ran.code == 0, ran.err
     assert ran.json["model"] == "AutoencoderKL"
     assert ran.json["forward and backward"]["converted"]["peak_bytes"] > 0
+
+
+def _small_vae(folder: Path) -> Path:
+    diffusers = pytest.importorskip("diffusers")
+    vae = diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, sample_size=16)
+    vae.save_pretrained(folder)
+    return folder
+
+
+def test_a_converted_folder_against_its_original(run: Run, tmp_path: Path) -> None:
+    source, folder = _small_vae(tmp_path / "vae"), tmp_path / "converted"
+    assert run("convert", source, "-o", folder).code == 0
+    ran = run("bench", folder, "--seconds", "0.01", "--json")
+    assert ran.code == 0, ran.err
+    assert list(ran.json["forward"]) == ["original", "converted", "fused"]
+    assert ran.json["method"] == "forward"
+    decoded = run("bench", folder, "--method", "decode", "--input", "1,4,8,8", "--seconds", "0.01", "--json")
+    assert decoded.json["inputs"] == "z 1×4×8×8"
+
+
+def test_a_folder_that_holds_only_a_skeleton_finds_the_file_it_came_from(run: Run, tmp_path: Path) -> None:
+    model, folder = tmp_path / "model.pt", tmp_path / "converted"
+    torch.save(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 3, 3)), model)
+    assert run("convert", model, "-o", folder, "--input", "1,3,16,16").code == 0
+    arguments = ("--input", "1,3,16,16", "--seconds", "0.01", "--json")
+    assert run("bench", folder, *arguments).json["model"] == "Sequential"
+    moved = model.rename(tmp_path / "moved.pt")
+    assert "name it with --original SOURCE" in run("bench", folder, *arguments).line
+    assert run("bench", folder, "--original", moved, *arguments).code == 0
+    assert "--original belongs to a folder" in run("bench", moved, "--original", moved, *arguments).line
+
+
+def test_convert_measures_before_and_after(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "latency", partial(bench.latency, seconds=0.01))
+    source, folder = _small_vae(tmp_path / "vae"), tmp_path / "converted"
+    ran = run("convert", source, "-o", folder, "--bench", "--json")
+    assert ran.code == 0, ran.err
+    latency = ran.json["latency"]
+    assert latency["forward"]["converted"]["median_ms"] > 0
+    names = [name for row in latency["layers"] for name in row["names"]]
+    assert sorted(names) == sorted(d["name"] for d in ran.json["layers"] if d["decision"] == "replace")
+    assert "| forward and backward |" in (folder / "report.md").read_text()
+    shown = run("report", folder)
+    assert "times original" in " ".join(shown.out.split())
+    assert "latency" not in run("scan", source, "--json").json
+
+
+def test_what_became_slower_is_said_in_words() -> None:
+    row = {"converted": {"times_original": 0.5}}
+    layer = {"names": ["a", "b"], "before_ms": 1.0, "after_ms": 2.0, "faster": 0.5, "input_shape": [1, 8, 4, 4]}
+    fine = {**layer, "names": ["c"], "faster": 1.5}
+    lines = slower({"forward": row, "forward and backward": row, "layers": [layer, fine]})
+    assert lines[0] == "The converted model is slower here: a forward pass takes 2.00 times as long."
+    assert len(lines) == 3
+    assert lines[2].startswith("a and 1 more: slower here, 1 → 2 ms at 1×8×4×4")
 
 
 def test_what_cannot_be_measured_is_said_so(run: Run) -> None:

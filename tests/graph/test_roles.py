@@ -125,7 +125,7 @@ def test_packed_attention_has_a_row_of_its_own():
     assert rows["1.self_attn"].kind == "attention"
     assert rows["1.self_attn"].attention.startswith("self q, k, v")
     assert rows["1.self_attn"].parameters_before == 4 * 16 * 16 - 16 * 16 + 48
-    assert all(rows[n].decision == "keep" for n in rows)
+    assert rows["1.self_attn.out_proj"].attention == "self out"
 
 
 def test_a_part_is_replaced_only_once_per_module_with_its_calls_counted():

@@ -198,13 +198,13 @@ def test_machine_code_is_kept_on_disk(tmp_path):
     """Two kernels compiled by two processes are found, and told apart, by a third."""
     code = """
 import sys, torch
-from prismify.kernels import cpu, cpu_kernels, deep_prism, reference
+from prismify.kernels import cpu, cpu_compile, deep_prism, reference
 for name in sys.argv[1:]:
     dtype = getattr(torch, name)
     u, w = torch.randn(1, 9, 5, 20, dtype=dtype), torch.randn(3, 3, 3, dtype=dtype)
     torch.testing.assert_close(deep_prism(u, w, padding=(1, 1)), reference.deep_prism(u, w, padding=(1, 1)))
     lanes = cpu.vector_bytes() // dtype.itemsize
-    print(cpu_kernels.compiled("forward", name, 3, 3, 8, lanes).cache_hits)
+    print(cpu_compile.compiled("forward", name, 3, 3, 8, lanes, "plain").cache_hits)
 """
     folder = str(tmp_path)
     assert run(code, "float32", NUMBA_CACHE_DIR=folder).split() == ["0"]

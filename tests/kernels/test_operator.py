@@ -206,3 +206,18 @@ def test_tokens_are_not_copied_into_another_order():
     maps = torch.randn(2, 12, 3, 4).to(memory_format=torch.channels_last)
     for result in (prism(maps, torch.randn(3), dim=1), deep_prism(maps, torch.randn(3, 3, 3), padding=(1, 1))):
         assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_gradients_of_what_no_fast_engine_serves(backend):
+    u = torch.randn(1, 32 * 16, 5, 5, requires_grad=True)
+    weight = torch.randn(32, 32, 3, 3, 3, requires_grad=True)
+
+    def run(u, weight):
+        return deep_prism(u, weight, padding=(1, 1))
+
+    wanted = torch.autograd.grad(run(u, weight).square().sum(), (u, weight))
+    got = torch.autograd.grad(torch.compile(run, backend=backend)(u, weight).square().sum(), (u, weight))
+    for mine, right in zip(got, wanted, strict=True):
+        rounded(mine, right.double())
+    torch._dynamo.reset()

@@ -1,0 +1,74 @@
+"""Machine code of the CPU kernels: Numba compiles on first use and keeps it on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from numba import cfunc, types
+from numba.np.numpy_support import from_dtype
+
+from .cpu_kernels import PLAN, correlate_items, forward_items
+from .cpu_norm import NORM, all_activated, all_grads, all_moments
+from .cpu_pack import LEAN
+from .cpu_simd import record_at
+from .cpu_vectors import make_spec
+
+#: "forward" and "correlate" take a `PLAN`, the others a `NORM`.
+CpuJob = Literal["forward", "correlate", "moments", "activated", "norm_grads"]
+
+_SOURCES = ("vectors", "math", "simd", "pack", "kernels", "norm")
+
+
+def _digest() -> str:
+    """A hash of the kernels' sources: machine code cached from other sources is not found."""
+    sources = (Path(__file__).with_name(f"cpu_{name}.py") for name in _SOURCES)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+@cache
+def compiled(job: CpuJob, storage: str, kernel: int, taps: int, tile: int, lanes: int, packing: str) -> Any:
+    """The machine code of a job, from disk where it has been compiled before.
+
+    Returns:
+        a Numba cfunc that takes the address of a record; its `address` is callable from any thread.
+    """
+    digest = _digest()
+
+    # The digest is part of the key under which Numba caches; functions handed in would make the key a new one
+    # in every process, so there is one entry a job.
+    def forward(plan: Any) -> None:
+        digest  # noqa: B018
+        forward_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
+
+    def correlate(plan: Any) -> None:
+        digest  # noqa: B018
+        correlate_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
+
+    def moments(plan: Any) -> None:
+        digest  # noqa: B018
+        all_moments(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
+
+    def activated(plan: Any) -> None:
+        digest  # noqa: B018
+        all_activated(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
+
+    def norm_grads(plan: Any) -> None:
+        digest  # noqa: B018
+        all_grads(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
+
+    entries = (forward, correlate, moments, activated, norm_grads)
+    function: Any = next(entry for entry in entries if entry.__name__ == job)
+    # Symbols and cache files are named after it; two kernels of one name could be taken for one another.
+    function.__qualname__ = f"{job}_{storage}_{kernel}_{taps}_{tile}_{lanes}_{packing}_{digest[:8]}"
+    record = PLAN if job in ("forward", "correlate") else NORM
+    signature = types.void(types.CPointer(from_dtype(record)))
+    try:
+        return cfunc(signature, cache=True, **LEAN)(function)
+    except RuntimeError as error:
+        # Nowhere to write (a read-only installation without a home): compile for this process only.
+        if "cannot cache" not in str(error):
+            raise
+        return cfunc(signature, **LEAN)(function)

@@ -1,0 +1,115 @@
+"""GroupNorm, activation, operator and residual sum as one function: what a graph pass puts in their place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from . import fused_autograd, fused_ops, unfused
+from .engines import ENGINES, fuser, fusing
+from .functional import differentiates_otherwise, seen_by_others
+from .fusion import Tensors
+from .problem import Geometry, NormAct, Problem, cached_problem, make_problem
+from .types import ACTIVATIONS, Activation, PaddingMode, Topology
+
+
+def norm_act_deep_prism(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    num_groups: int,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: Activation = "silu",
+    residual: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    padding_mode: PaddingMode = "zeros",
+    topology: Topology = "zero",
+) -> Tensor:
+    """`deep_prism(activation(group_norm(x)), weight, bias) + residual`: the block diffusion models are made of.
+
+    Args:
+        x: feature map, shape (B, P*V, H, W).
+        weight, bias, stride, padding, dilation, padding_mode, topology: as for `deep_prism`.
+        num_groups: groups of channels that are normalised together.
+        norm_weight, norm_bias: scale and shift of the norm, shape (P*V,), or None for 1 and 0.
+        eps: added to the variance.
+        activation: "silu" (Elfwing et al. 2018) or "none".
+        residual: what is added to the result, of its shape.
+
+    Returns:
+        shape (B, Q*V, H', W'), as `deep_prism`.
+
+    Raises:
+        ShapeError: as `deep_prism`; there is no such activation, or the residual has another shape than the result.
+        RuntimeError: torch's own, where the channels do not split into `num_groups`.
+
+    Example:
+        >>> import torch
+        >>> x, weight = torch.randn(2, 16, 8, 8), torch.randn(3, 3, 3)
+        >>> norm_act_deep_prism(x, weight, num_groups=4, residual=x, padding=(1, 1)).shape
+        torch.Size([2, 16, 8, 8])
+    """
+    block, geometry = _block(num_groups, eps, activation), Geometry(stride, padding, dilation, padding_mode, topology)
+    tensors = (x, weight, bias, residual, norm_weight, norm_bias)
+    problem = _problem(x, weight, bias, residual, geometry)
+    device = x.device.type
+    name = fuser(device)
+    if name is None or not _suits(tensors, num_groups) or ENGINES[name].why_not_fused(problem, block, x.dtype):
+        return unfused.norm_act_deep_prism(*tensors, block, geometry)
+    if torch.compiler.is_compiling():
+        return _registered(tensors, block, geometry)
+    if differentiates_otherwise() or torch.is_autocast_enabled(device):
+        return unfused.norm_act_deep_prism(*tensors, block, geometry)
+    if seen_by_others(*tensors):
+        return _registered(tensors, block, geometry)
+    run = fusing(problem, block, device, x.dtype)
+    if run is None:
+        return unfused.norm_act_deep_prism(*tensors, block, geometry)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return fused_autograd.forward(*tensors, block, problem, run)
+    return run.forward(*tensors, block, problem)[0]
+
+
+def _registered(tensors: Tensors, block: NormAct, geometry: Geometry) -> Tensor:
+    """The call as compilers and modes should see it."""
+    x = tensors[0]
+    # An exported model runs without this package; autocast types each part by itself.
+    exporting = torch.compiler.is_exporting() or torch._C._is_tracing()
+    if exporting or torch.is_autocast_enabled(x.device.type):
+        return unfused.norm_act_deep_prism(*tensors, block, geometry)
+    output: Tensor = fused_ops.norm_act_deep_prism(*tensors, *fused_ops.words(block, geometry))[0]
+    return output
+
+
+def _block(num_groups: int, eps: float, activation: Activation) -> NormAct:
+    if activation not in ACTIVATIONS:
+        raise ShapeError(f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    return NormAct(num_groups, eps, activation)
+
+
+def _problem(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, geometry: Geometry) -> Problem:
+    make = make_problem if torch.compiler.is_compiling() else cached_problem
+    problem = make(x.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
+    shape = (problem.batch, problem.volumes[1] * problem.depth, *problem.size_out)
+    if residual is not None and tuple(residual.shape) != shape:
+        raise ShapeError(f"the residual is {tuple(residual.shape)}, the result {shape}; they must be alike")
+    return problem
+
+
+def _suits(tensors: Tensors, groups: int) -> bool:
+    """Whether a fused engine takes these; the composition, or its errors, serve the rest."""
+    x, *_, norm_weight, norm_bias = tensors
+    channels = x.shape[1]
+    return (
+        all(t is None or (t.dtype == x.dtype and t.device == x.device) for t in tensors)
+        and all(p is None or p.shape == (channels,) for p in (norm_weight, norm_bias))
+        and groups > 0
+        and channels % groups == 0
+        and x.numel() > 1
+    )
