@@ -67,11 +67,12 @@ def take_turns(competitors: dict[str, Callable[[], Any]], rounds: int, seconds: 
     times: dict[str, list[float]] = {name: [] for name in competitors}
     repeats = {}
     for name, call in competitors.items():
-        call()
+        for _ in range(3):
+            call()
         begun = time.perf_counter()
         call()
-        # Calls of microseconds are timed by the dozen.
-        repeats[name] = max(1, min(200, int(2e-4 / (time.perf_counter() - begun + 1e-9))))
+        # Short calls are timed by the dozen, as a training loop makes them.
+        repeats[name] = max(1, min(200, int(5e-3 / (time.perf_counter() - begun + 1e-9))))
     begun = time.perf_counter()
     for done in range(rounds):
         if done >= 3 and time.perf_counter() - begun > seconds:

@@ -1,8 +1,9 @@
 """`prismify bench` on a few feature maps and on whole models, on this machine's processor.
 
-    python benchmarks/performance.py
+    python benchmarks/operator.py && python benchmarks/fusion.py && python benchmarks/performance.py
 
-writes benchmarks/results/performance-cpu.json and docs/performance.md.
+The last writes benchmarks/results/performance-cpu.json and, with the others' results, docs/performance.md; with
+--page-only it measures nothing and writes the page from the results that are there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SHAPES = ("8,256,32,32", "4,256,64,64", "1,256,128,128", "8,64,32,32")
 MODELS = (("examples/configs/ldm-autoencoder-256", "8,3,32,32"),)
+RESULTS = ROOT / "benchmarks" / "results"
 PASSES = ("forward", "forward and backward")
 THREADS = "2"
 
@@ -49,14 +51,49 @@ def shape_lines(report: dict[str, Any]) -> list[str]:
 def model_lines(report: dict[str, Any]) -> list[str]:
     rows = []
     for name in PASSES:
-        before, after = report[name]["original"], report[name]["converted"]
-        memory = f"{before['peak_bytes'] / 2**20:.0f} → {after['peak_bytes'] / 2**20:.0f} MiB"
-        ratio = f"{after['times_original']:.1f}×"
-        rows.append(f"| {report['source']} | {name} | {ms(before)} | {ms(after)} | {ratio} | {memory} |")
+        before, after, fused = (report[name][k] for k in ("original", "converted", "fused"))
+        memory = " → ".join(f"{row['peak_bytes'] / 2**20:.0f}" for row in (before, after, fused)) + " MiB"
+        rows.append(
+            f"| {report['source']} | {name} | {ms(before)} | {ms(after)} | {after['times_original']:.1f}× | "
+            f"{ms(fused)} | {fused['times_original']:.1f}× | {memory} |"
+        )
     return rows
 
 
-def main() -> None:
+def read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / name).read_text())
+    return content
+
+
+def operator_lines(report: dict[str, Any]) -> list[str]:
+    """Every shape of the sweep: times faster than the dense layer and the listing, with quartiles."""
+    lines = []
+    for row in report["rows"]:
+        layout = ", channels last" if row["channels_last"] else ""
+        ratios = (row["times_ours"][name] for name in ("dense", "listing"))
+        cells = (f"{r['median']:.1f}× ({r['low']:.1f}-{r['high']:.1f})" for r in ratios)
+        limit = f"{row['share_of_limit']:.0%} of {row['binds']}" if "binds" in row else ""
+        shape = "×".join(map(str, row["shape"]))
+        lines.append(
+            f"| {shape} {row['dtype']}{layout} | {row['pass']} | {row['ms']['ours']['median']:.3g} | "
+            f"{' | '.join(cells)} | {limit} |"
+        )
+    return lines
+
+
+def fusion_lines(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for row in report["rows"]:
+        cells = []
+        for job in ("forward_ms", "forward_backward_ms"):
+            apart, one = (row[job][form]["median"] for form in ("unfused", "fused"))
+            cells += [f"{apart:.3g} → {one:.3g}", f"{apart / one:.2f}×"]
+        kept = " → ".join(f"{row['saved_bytes'][form] / 2**20:.3g}" for form in ("unfused", "fused"))
+        lines.append(f"| {'×'.join(map(str, row['shape']))} {row['dtype']} | {' | '.join(cells)} | {kept} MiB |")
+    return lines
+
+
+def measure() -> dict[str, Any]:
     shapes = [bench(shape) for shape in SHAPES]
     models = [bench(source, "--input", size, "--seconds", "3") for source, size in MODELS]
     import numba
@@ -68,13 +105,21 @@ def main() -> None:
         f"2048-square float32 product {max(s['machine']['matmul_flops_per_s'] for s in shapes) / 1e9:.0f} Gflop/s"
     )
     result = {"machine": machine, "shapes": shapes, "models": models}
-    (ROOT / "benchmarks" / "results" / "performance-cpu.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "performance-cpu.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def main() -> None:
+    result = read("performance-cpu.json") if "--page-only" in sys.argv[1:] else measure()
+    sweep, fusion = read("operator-cpu.json"), read("fusion-cpu.json")
+    seconds = sweep["first_call_seconds"]
+    machine, shapes, models = result["machine"], result["shapes"], result["models"]
     page = [
         "# Performance",
         "",
         "Written by `python benchmarks/performance.py`, which runs `prismify bench`. Milliseconds are medians over",
-        "five rounds in which the candidates take turns, with the fastest and slowest round behind; ratios compare",
-        "medians of one run.",
+        "five rounds in which the candidates take turns, with the fastest and slowest round behind; ratios are the",
+        "medians of the rounds' ratios.",
         "",
         f"Machine: {machine}. No GPU was at hand: the Triton engine is not measured.",
         "",
@@ -89,9 +134,31 @@ def main() -> None:
         "",
         "## Whole models",
         "",
-        "| model | pass | original ms | converted ms | faster | tensors at the peak |",
-        "|---|---|---:|---:|---:|---:|",
+        "Fused is the same converted model under `prismify.fuse`.",
+        "",
+        "| model | pass | original ms | converted ms | faster | fused ms | faster | tensors at the peak |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
         *(line for report in models for line in model_lines(report)),
+        "",
+        "## More shapes",
+        "",
+        "From `python benchmarks/operator.py`: medians of the rounds' ratios with their quartiles. Shapes of three",
+        "axes are tokens: `Prism` against `Linear(C, C)` and `Conv1d(1, 1, 3)`. The limit is the time of a copy or of",
+        "the multiply-adds at the peak that registers allow, whichever is longer; a measured peak moves with the load.",
+        f"The first call compiles: {seconds['cold']} s for a training step, {seconds['cached']} s once it is on disk.",
+        "",
+        "| shape | pass | prismify ms | over dense | over listing | share of the limit |",
+        "|---|---|---:|---:|---:|---:|",
+        *operator_lines(sweep),
+        "",
+        "## Fused blocks",
+        "",
+        "From `python benchmarks/fusion.py`: GroupNorm, SiLU, DeepPrism and residual sum one after the other → in one",
+        "pass (`prismify.fuse`), milliseconds; and what is kept for the backward pass besides the arguments.",
+        "",
+        "| shape | forward | faster | forward and backward | faster | kept |",
+        "|---|---:|---:|---:|---:|---:|",
+        *fusion_lines(fusion),
     ]
     (ROOT / "docs" / "performance.md").write_text("\n".join(page) + "\n")
     print("\n".join(page))

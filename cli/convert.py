@@ -102,11 +102,10 @@ def convert(
     )
     with steps() as begin:
         begin("loading libraries")
-        report = (
-            _plan_only(wanted, output, plan, force, begin)
-            if plan_only
-            else _convert(wanted, output, plan, seed, force, bench, begin)
-        )
+        if plan_only:
+            report = _plan_only(wanted, output, plan, force, begin)
+        else:
+            report = _convert(wanted, output, plan, seed, force, bench, begin)
     from ..checkpoint.manifest import read_manifest
     from .render import print_json, print_report, print_written
 

@@ -10,12 +10,15 @@ from .. import __version__
 from .bench import bench
 from .convert import convert
 from .doctor import doctor
+from .evaluate import evaluate
+from .recipes import recipes
+from .reconstruct import reconstruct
 from .report import report
 from .scan import scan
 from .train import train
 
 app = typer.Typer(
-    help="Make generative models hundreds of times smaller: scan, convert, report, bench.",
+    help="Make generative models hundreds of times smaller: scan, convert, retrain, evaluate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,6 +28,9 @@ app.command()(scan)
 app.command()(convert)
 app.command()(report)
 app.command()(train)
+app.command()(evaluate)
+app.command()(reconstruct)
+app.add_typer(recipes)
 app.command()(bench)
 app.command()(doctor)
 
@@ -41,4 +47,4 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Make generative models hundreds of times smaller: scan, convert, report, bench."""
+    """Make generative models hundreds of times smaller: scan, convert, retrain, evaluate."""

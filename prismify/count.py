@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
@@ -15,6 +15,9 @@ from .layers import Operator
 
 if TYPE_CHECKING:
     from .inventory import Layer
+
+
+_RECURRENT = {f"{kind}{cell}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for cell in ("", "_cell")}
 
 
 def unique(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -55,7 +58,12 @@ def count_operator(operator: Operator, layer: Layer) -> Counted:
     """The numbers and multiply-adds of a layer's replacement; a layer is described by `inventory.Layer`."""
     if operator.type != "PrismMultihead":
         weights = operator_weights(operator, layer.kernel_size)
-        macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
+        if layer.kind.startswith("conv_transpose"):  # each input element goes to so many of the output
+            macs = layer.input_numel * operator_macs(
+                replace(operator, volumes=operator.volumes[::-1]), layer.kernel_size
+            )
+        else:
+            macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
         return Counted(weights, operator_bias(operator, layer.out_channels), macs)
     weights = biases = macs = 0
     channels = layer.out_channels
@@ -95,7 +103,11 @@ def node_macs(node: fx.Node) -> int:
     operands = data_operands(node)
     if CONVOLUTION.match(name):
         data, weight = operands[0], operands[1]
-        transposed = "transpose" in name or (name.endswith("convolution") and node.args[6] is True)
+        transposed = (
+            "transpose" in name
+            or name.endswith("input_grad")
+            or (name.endswith("convolution") and node.args[6] is True)
+        )
         return prod(shape(data) if transposed else shape(node)) * prod(shape(weight)[1:])
     if ATTENTION.search(name):
         query, key, value = (shape(n) for n in operands[:3])
@@ -105,6 +117,16 @@ def node_macs(node: fx.Node) -> int:
         return out * shape(operands[1])[-1]
     if name in ("addmm", "baddbmm"):
         return out * shape(operands[1])[-1]
+    if name in _RECURRENT:
+        # Every step multiplies by every matrix; packed sequences have their steps in one axis.
+        return prod(shape(operands[0])[:-1]) * sum(
+            prod(shape(n)) for n in operands if n.op == "get_attr" and len(shape(n)) == 2
+        )
+    if name == "bilinear":
+        return out * prod(shape(operands[2])[1:])
+    if name == "tensordot":
+        dims: Any = node.args[2] if len(node.args) > 2 else node.kwargs["dims_self"]
+        return out * prod(shape(operands[0])[int(d)] for d in dims)
     if name in MATMUL - {"einsum", "tensordot"}:
         return out * shape(operands[0])[-1]
     if name == "einsum" and len(operands) == 2:

@@ -14,7 +14,7 @@ from .count import node_macs, unique
 from .graph import Attention, Capture, LayerUse, Role, find_attention, merge_roles, roles
 from .graph.flow import operands, operator_name, shape
 from .graph.stand_in import layer_of
-from .layers import DeepPrism, Prism, PrismConv, PrismMultihead, operator_for
+from .layers import LAYERS, PrismMultihead, operator_for
 from .obstacles import class_name, is_layer, kind_of, obstacle_of, widths_of
 from .projections import AttentionPart, InProjection, attention_parts, in_projections
 
@@ -35,7 +35,8 @@ class Layer:
         within: name of the `nn.MultiheadAttention` that applies it without calling it; they change together.
         projections: of a packed attention.
         pointwise: whether it acts on each position by itself, with stride 1.
-        macs: multiply-adds of one pass over the entry points that make up the whole model.
+        macs: multiply-adds of one pass over the entry points that make up the whole model; input_numel and
+            output_numel are the elements it reads and makes in it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Layer:
     input_shape: tuple[int, ...] | None = None
     output_shape: tuple[int, ...] | None = None
     macs: int = 0
+    input_numel: int = 0
     output_numel: int = 0
 
 
@@ -72,6 +74,10 @@ class Inventory:
     macs_elsewhere: int
 
 
+#: Kinds of layers that have a row; the others count only in the model's totals.
+_KINDS = ("convolution", "linear")
+
+
 @dataclass
 class _Uses:
     """What the graphs say about one layer, gathered over entry points and calls."""
@@ -81,6 +87,7 @@ class _Uses:
     foreign: list[str] = field(default_factory=list)  # modules that use the weight behind the owner's back
     partial: set[str] = field(default_factory=set)
     macs: int = 0
+    input_numel: int = 0
     output_numel: int = 0
     numel_by_weight: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -110,7 +117,7 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         for use in uses:
             _gather(gathered, modules, use, entry.method in counted)
         if entry.method in counted:
-            layer_nodes = {use.node for use in uses}
+            layer_nodes = {use.node for use in uses if use.kind in _KINDS}
             elsewhere += sum(node_macs(n) for n in graph.nodes if n not in layer_nodes)
     context = _Context(
         modules,
@@ -125,7 +132,7 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
 
 
 def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: LayerUse, counted: bool) -> None:
-    if use.kind not in ("convolution", "linear"):
+    if use.kind not in _KINDS:
         return
     name = _row_name(use, modules)
     found = gathered[name]
@@ -138,6 +145,7 @@ def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: Laye
     found.partial.update(use.partial)
     if counted:
         found.macs += node_macs(use.node)
+        found.input_numel += prod(shape(use.data))
         found.output_numel += prod(shape(use.node))
         found.numel_by_weight[use.parameters[0][0].rpartition(".")[2]] += prod(shape(use.node))
 
@@ -162,6 +170,16 @@ def _row_name(use: LayerUse, modules: dict[str, nn.Module]) -> str:
     return use.module if use.module in rows else rows[0]
 
 
+def _adapter_around(name: str, modules: dict[str, nn.Module]) -> str | None:
+    """The adapter (peft's protocol: a `base_layer` that it can `merge` into) that a layer is part of."""
+    parents = name.split(".")[:-1]
+    for length in range(len(parents), 0, -1):
+        parent = modules.get(".".join(parents[:length]))
+        if isinstance(getattr(parent, "base_layer", None), nn.Module) and callable(getattr(parent, "merge", None)):
+            return ".".join(parents[:length])
+    return None
+
+
 def _names(modules: dict[str, nn.Module], gathered: dict[str, _Uses]) -> list[str]:
     """Modules in the order they are registered, then the weights that only the graphs know."""
     names = [name for name, module in modules.items() if is_layer(module) or name in gathered]
@@ -178,6 +196,8 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         obstacle = obstacle_of(module if within is None else context.modules[within])
         if isinstance(context.modules.get(name.rpartition(".")[0]), PrismMultihead) and not name.endswith("out_proj"):
             obstacle = "an earlier conversion of its attention kept it"
+        if (adapter := _adapter_around(name, context.modules)) is not None:
+            obstacle = f"it is part of the adapter {adapter}: merge that first (peft: merge_and_unload)"
         if within is not None and obstacle is not None:
             obstacle = f"{within or 'the model'} applies it and stays: {obstacle}"
         if found.foreign and obstacle is None:
@@ -186,7 +206,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         assert first is not None
         own = _operator_parameters(found.uses, context.parameters)
         obstacle = f"{class_name(module or model)} applies the weight itself ({operator_name(first.node)})"
-        if isinstance(module, (DeepPrism, Prism, PrismConv, PrismMultihead)):
+        if isinstance(module, LAYERS):
             obstacle = f"a {class_name(module)} already"
         module = None
         if isinstance(model, fx.GraphModule):
@@ -220,6 +240,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         input_shape=shape(first.data) if first else None,
         output_shape=shape(first.node) if first else None,
         macs=found.macs,
+        input_numel=found.input_numel,
         output_numel=found.output_numel,
     )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from .layers.prism import is_pointwise
+from .layers.operator import convolution_base
+from .layers.within import WithinConvolution, can_stay_around
 
 
 def is_layer(module: nn.Module | None) -> bool:
     """Whether a module is a convolution, linear or packed attention layer by itself."""
-    return isinstance(module, (_ConvNd, nn.Linear, nn.MultiheadAttention))
+    kinds = (_ConvNd, nn.Linear, nn.MultiheadAttention)
+    return isinstance(module, kinds) and not isinstance(module, WithinConvolution)
 
 
 def widths_of(module: nn.Module) -> tuple[int, int]:
@@ -29,9 +31,8 @@ def obstacle_of(module: nn.Module) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
         return _multihead_obstacle(module)
     if isinstance(module, _ConvNd):
-        base = next((kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, kind)), None)
-        if base is None or (base is not nn.Conv2d and not is_pointwise(module)):
-            return f"{class_name(module)}: DeepPrism takes the place of 2-D convolutions"
+        base = convolution_base(module)
+        assert base is not None
         if module.groups > 1:
             depthwise = module.groups == module.in_channels
             return "depthwise convolution" if depthwise else f"grouped convolution ({module.groups} groups)"
@@ -41,8 +42,9 @@ def obstacle_of(module: nn.Module) -> str | None:
         return "its weight is parametrised (weight or spectral norm, LoRA): merge or remove that first"
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
-    own = ("forward", "_conv_forward") if isinstance(module, _ConvNd) else ("forward",)
-    if any(getattr(type(module), name) is not getattr(base, name) for name in own):
+    own = ("forward", "_conv_forward", "_output_padding")
+    inside = isinstance(module, _ConvNd) and not module.transposed and can_stay_around(module, base)
+    if not inside and any(getattr(type(module), name, None) is not getattr(base, name, None) for name in own):
         return f"{class_name(module)} computes more than a {base.__name__}"
     if set(module._parameters) != {"weight", "bias"} or module._modules or module._buffers:
         return f"{class_name(module)} holds more than a weight and a bias"

@@ -35,7 +35,8 @@ class Policy:
         min_volume: layers that would split into volumes narrower than this are kept.
         include, exclude: patterns over qualified names (`*` and `?`); only included and no excluded
             layers are replaced.
-        convolution: what takes the place of spatial C->C convolutions, "DeepPrism" or "PrismConv".
+        convolution: what takes the place of spatial C->C convolutions in two dimensions, "DeepPrism" or
+            "PrismConv"; the others are DeepPrisms.
 
     Raises:
         PlanError: a field has no such value.
@@ -79,7 +80,10 @@ class Verdict(NamedTuple):
 
 
 def decide(layer: Layer, policy: Policy) -> Verdict:
-    """What `policy` makes of one layer."""
+    """What `policy` makes of one layer. Where its role is not known, a person may name it: `include` makes it inner."""
+    if layer.role == "unknown" and _matches(layer.name, policy.include):
+        verdict = decide(dataclasses.replace(layer, role="inner"), policy)
+        return verdict._replace(reason=f"{verdict.reason}; taken for inner by --include, its role is not known")
     if layer.role in _KEPT_ROLES:
         return Verdict(None, *_kept_role(layer))
     if layer.obstacle is not None:
@@ -114,7 +118,8 @@ def _kept_role(layer: Layer) -> tuple[str, str]:
     if layer.role == "unknown":
         return (
             "unknown",
-            "no captured method shows it, so its role is not known: give --input, or edit the plan by hand",
+            "no captured method shows it, so its role is not known: give --input, name it by --include, or edit the "
+            "plan by hand",
         )
     if layer.role == "dead":
         if layer.calls == 0:
@@ -197,7 +202,9 @@ def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:
         check_channel_kernel(policy.channel_kernel_size, depth)
     except ShapeError as error:
         return Verdict(None, "volumes", str(error))
-    kind: OperatorType = "Prism" if layer.pointwise else policy.convolution if volumes == (1, 1) else "DeepPrism"
+    kind: OperatorType = "Prism" if layer.pointwise else "DeepPrism"
+    if kind == "DeepPrism" and layer.kind == "conv2d" and volumes == (1, 1):
+        kind = policy.convolution
     operator = _operator(kind, volumes, policy)
     return _settle(layer, policy, reason, replace(operator, interleave=1 if layout is None else layout.repeats))
 

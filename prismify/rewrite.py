@@ -100,7 +100,7 @@ def convert(
         return _carried_out(model, graph, plan, capture if check else None)
     inner = unwrap(model)
     capture = capture_all(inner, args, kwargs)
-    plan = _decided(inner, capture, plan, policy)
+    plan = _decided(model, capture, plan, policy)  # which notes what was unwrapped
     return converted_copy(inner, plan, capture, check=check)
 
 
@@ -160,7 +160,7 @@ def convert_(
     if isinstance(inner, fx.GraphModule):
         raise PlanError("a GraphModule is rewritten as a copy: use prismify.convert")
     capture = capture_all(inner, args, kwargs)
-    plan = _decided(inner, capture, plan, policy)
+    plan = _decided(model, capture, plan, policy)  # which notes what was unwrapped
     carry_out(inner, plan, capture if check else None)
     return model
 

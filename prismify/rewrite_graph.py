@@ -14,13 +14,28 @@ from .plan import Decision
 
 _aten = torch.ops.aten
 _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED_ARGUMENTS = (*_CONV_ARGUMENTS[:5], "output_padding", "groups", "dilation")
 _CONVOLUTION_ARGUMENTS = (*_CONV_ARGUMENTS[:6], "transposed", "output_padding", "groups")
+_TRANSPOSED = (
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    torch.conv_transpose1d,
+    torch.conv_transpose2d,
+    torch.conv_transpose3d,
+    _aten.conv_transpose1d.default,
+    _aten.conv_transpose2d.input,
+    _aten.conv_transpose3d.input,
+)
 #: The calls a graph may hold, with the order of their arguments.
 _SIGNATURES: dict[Any, tuple[str, ...]] = {
-    F.conv2d: _CONV_ARGUMENTS,
-    torch.conv2d: _CONV_ARGUMENTS,
-    _aten.conv2d.default: _CONV_ARGUMENTS,
-    _aten.conv2d.padding: _CONV_ARGUMENTS,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d), _CONV_ARGUMENTS),
+    **{
+        getattr(op, kind): _CONV_ARGUMENTS
+        for op in (_aten.conv1d, _aten.conv2d, _aten.conv3d)
+        for kind in ("default", "padding")
+    },
+    **dict.fromkeys(_TRANSPOSED, _TRANSPOSED_ARGUMENTS),
     _aten.convolution.default: _CONVOLUTION_ARGUMENTS,
     F.linear: ("input", "weight", "bias"),
     _aten.linear.default: ("input", "weight", "bias"),
@@ -112,6 +127,7 @@ def _weights(node: fx.Node) -> list[fx.Node]:
 def _layer(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     bound = bound_arguments(node)
     weight = model.get_parameter(str(bound["weight"].target))
+    bound.setdefault("transposed", node.target in _TRANSPOSED)
     layer = layer_from(bound, tuple(weight.shape), weight.dtype)
     if layer is not None:
         layer.weight = weight

@@ -84,6 +84,8 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False) -> 
                     "pixels a side (lower loss.discriminator.layers)"
                 )
             judge = Judged(PatchDiscriminator(recipe.data.channels, loss.discriminator)).to(run.device)
+            if run.shares.processes > 1 and run.device.type == "cuda":
+                judge = nn.SyncBatchNorm.convert_sync_batchnorm(judge)  # where it has batch norms
             judge_optimizer = adam(judge, recipe.train, loss.discriminator.learning_rate)
             parts |= {"judge": judge, "judge_optimizer": judge_optimizer}
 

@@ -169,11 +169,28 @@ def _layers_behind(start: fx.Node, layers: dict[fx.Node, LayerUse], live: set[fx
             return ()
         found = [behind(operand) for operand in data_operands(node) if operand in live]
         if operator_name(node) in _SUMS and len({frozenset(u.node for u in part) for part in found}) > 1:
-            return ()
+            return _adapted(found, layers)
         return tuple({use.node: use for part in found for use in part}.values())
 
     # Graphs are deep but what stands between a projection and the product is not.
     return list(behind(start))
+
+
+def _adapted(found: list[tuple[LayerUse, ...]], layers: dict[fx.Node, LayerUse]) -> tuple[LayerUse, ...]:
+    """The base of a low-rank adapter where a sum is that: both summands read one source, one through two layers."""
+    if any(len(part) != 1 for part in found) or len(found) != 2:
+        return ()
+    for (base,), (up,) in (found, found[::-1]):
+        down = layers.get(_through_scaling(up.data))
+        if down is not None and _through_scaling(down.data) is _through_scaling(base.data):
+            return (base,)
+    return ()
+
+
+def _through_scaling(node: fx.Node) -> fx.Node:
+    while node.op == "call_function" and operator_name(node) in VIEWS | {"dropout", "mul"} and data_operands(node):
+        node = data_operands(node)[0]
+    return node
 
 
 def _layers_after(start: fx.Node, layers: dict[fx.Node, LayerUse], live: set[fx.Node]) -> list[LayerUse]:

@@ -70,12 +70,15 @@ def given_inputs(args: tuple[Any, ...] | Tensor | None, kwargs: dict[str, Any] |
 
 
 def completed(model: nn.Module, method: str, given: ExampleInputs) -> Iterator[ExampleInputs]:
-    """The caller's inputs as they are; where they leave out a required argument, with guesses for the rest."""
+    """The caller's inputs as they are, where no required argument is left out; then with guesses for the rest."""
     if is_complete(model, method, given):
-        return iter([given])
-    bound = inspect.signature(getattr(model, method)).bind_partial(*given.args, **given.kwargs).arguments
+        yield given
+    try:
+        bound = inspect.signature(getattr(model, method)).bind_partial(*given.args, **given.kwargs).arguments
+    except (TypeError, ValueError):
+        return
     names = dict(parameters_of(getattr(model, method)))
-    return candidates(model, method, given={n: v for n, v in bound.items() if n in names})
+    yield from candidates(model, method, given={n: v for n, v in bound.items() if n in names})
 
 
 def is_complete(model: nn.Module, method: str, given: ExampleInputs) -> bool:
@@ -106,15 +109,21 @@ def candidates(
     if not unknown and not given and not any(isinstance(v, Tensor) and v.dim() >= 2 for v in known.values()):
         unknown = [(n, p) for n, p in parameters if n not in known][:1]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    batch = next((v.shape[0] for v in (*given.values(), *(like or [])) if isinstance(v, Tensor) and v.dim() > 1), 1)
+    positional = [n for n, p in parameters if p.kind is p.POSITIONAL_ONLY]
     for data in _data(hints, like or []) if unknown else [noise(1)]:
-        guess = {**known, **{n: data for n, _ in unknown}}
-        guess = ExampleInputs((), guess).map(lambda t: t.to(dtype) if t.is_floating_point() else t).kwargs
-        guess.update(given)
-        positional = [n for n, p in parameters if p.kind is p.POSITIONAL_ONLY and n in guess]
-        yield ExampleInputs(
-            tuple(guess[n] for n in positional),
-            {n: guess[n] for n, _ in parameters if n in guess and n not in positional},
-        )
+        guess = ExampleInputs((), {**known, **{n: data for n, _ in unknown}})
+        guess = guess.map(lambda t: t.to(dtype) if t.is_floating_point() else t)
+        for version in (guess.map(lambda t: _repeated(t, batch)), guess) if batch > 1 else (guess,):
+            values = {n: {**version.kwargs, **given}.get(n) for n, _ in parameters if n in version.kwargs or n in given}
+            yield ExampleInputs(tuple(values.pop(n) for n in positional if n in values), values)
+
+
+def _repeated(tensor: Tensor, batch: int) -> Tensor:
+    """A guess made for one picture, for as many as were given."""
+    if tensor.dim() == 0 or tensor.shape[0] != 1:
+        return tensor
+    return tensor.repeat(batch, *[1] * (tensor.dim() - 1))
 
 
 def _known(

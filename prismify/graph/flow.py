@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 from torch.utils import _pytree as pytree
 
-CONVOLUTION = re.compile(r"^(conv[123]d|conv_transpose[123]d|_?convolution|deep_prism)$")
+CONVOLUTION = re.compile(r"^(conv[123]d|conv_transpose[123]d|_?convolution|deep_prism|deep_prism_input_grad)$")
 MATMUL = {"linear", "addmm", "mm", "bmm", "matmul", "baddbmm", "einsum", "tensordot", "mv", "dot"}
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "bilinear"}
 ATTENTION = re.compile(r"scaled_dot_product")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import sys
 import types
 import warnings
 from collections import OrderedDict, deque
@@ -17,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..errors import CaptureError
 from .known import remember
 
+_EMPTY = types.CellType()
 #: Values that a snapshot does not look into.
 _OPAQUE = (Tensor, type, types.ModuleType, types.FunctionType, str, bytes, int, float, logging.Logger)
 
@@ -61,6 +64,20 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         logging.disable(quiet)
         torch.backends.mha.set_fastpath_enabled(fastpath)
         snapshot.restore()
+        _forget_cached(model)
+
+
+def _forget_cached(model: nn.Module) -> None:
+    """Empty the `functools.lru_cache`s of the model's classes and their files: they may hold fake tensors now."""
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+    files = {kind.__module__ for kind in kinds} - {"builtins", "torch.nn.modules.module"}
+    holders = [*kinds, *(sys.modules[name] for name in files if name in sys.modules)]
+    for value in [value for holder in holders for value in list(vars(holder).values())]:
+        # A decorator of a library's own may keep the cache among its variables.
+        inside = [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if cell != _EMPTY]
+        for cache in (value, *inside):
+            if isinstance(cache, functools._lru_cache_wrapper):
+                cache.cache_clear()
 
 
 class Snapshot:

@@ -8,6 +8,8 @@ and Triton are loaded by the first call that they serve.
 from .engines import engines_report, explain, use_engine
 from .functional import deep_prism, prism
 from .fused import norm_act_deep_prism
+from .spatial import deep_prism_nd, deep_prism_transposed_nd
+from .transposed import deep_prism_transposed
 from .types import Activation, PaddingMode, Topology
 
 __all__ = [
@@ -15,6 +17,9 @@ __all__ = [
     "PaddingMode",
     "Topology",
     "deep_prism",
+    "deep_prism_nd",
+    "deep_prism_transposed",
+    "deep_prism_transposed_nd",
     "engines_report",
     "explain",
     "norm_act_deep_prism",

@@ -23,7 +23,7 @@ MAX_ROWS = 256
 #: Groups to be normalised below which torch's norm, which cuts groups, finds more threads work.
 MIN_GROUPS = 8
 #: Numbers in the input below which what surrounds the kernels takes longer than torch's norm and activation.
-MIN_NUMBERS = 1 << 16
+MIN_NUMBERS = 1 << 18
 
 
 @cache

@@ -29,7 +29,7 @@ def _digest() -> str:
 
 
 @cache
-def compiled(job: CpuJob, storage: str, kernel: int, taps: int, tile: int, lanes: int, packing: str = "plain") -> Any:
+def compiled(job: CpuJob, storage: str, kernel: int, taps: int, tile: int, lanes: int, packing: str) -> Any:
     """The machine code of a job, from disk where it has been compiled before.
 
     Returns:

@@ -174,11 +174,13 @@ def fusing(problem: Problem, block: NormAct, device: str, dtype: torch.dtype) ->
     return engine.fused()
 
 
-def fuses(device: str) -> bool:
-    """Whether a device type has an engine that fuses."""
-    name = _forced.get()
-    engines = ENGINES.values() if name is None else (ENGINES[name],)
-    return any(e.fused is not None and device in e.devices and e.unavailable() is None for e in engines)
+def fuser(device: str) -> str | None:
+    """The engine that fuses on a device type, or None."""
+    forced = _forced.get()
+    for engine in ENGINES.values() if forced is None else (ENGINES[forced],):
+        if engine.fused is not None and device in engine.devices and engine.unavailable() is None:
+            return engine.name
+    return None
 
 
 def opaque(device: str) -> bool:
@@ -192,7 +194,7 @@ def opaque(device: str) -> bool:
 # A compiler asks once and keeps the answer, as if marked by `torch.compiler.assume_constant_result`, which
 # would import all of torch._dynamo here.
 opaque._dynamo_marked_constant = True  # type: ignore[attr-defined]
-fuses._dynamo_marked_constant = True  # type: ignore[attr-defined]
+fuser._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from . import fused_autograd, fused_ops, unfused
-from .engines import fuses, fusing
+from .engines import ENGINES, fuser, fusing
 from .functional import differentiates_otherwise, seen_by_others
 from .fusion import Tensors
 from .problem import Geometry, NormAct, Problem, cached_problem, make_problem
@@ -59,7 +59,8 @@ def norm_act_deep_prism(
     tensors = (x, weight, bias, residual, norm_weight, norm_bias)
     problem = _problem(x, weight, bias, residual, geometry)
     device = x.device.type
-    if not fuses(device) or not _suits(tensors, num_groups):
+    name = fuser(device)
+    if name is None or not _suits(tensors, num_groups) or ENGINES[name].why_not_fused(problem, block, x.dtype):
         return unfused.norm_act_deep_prism(*tensors, block, geometry)
     if torch.compiler.is_compiling():
         return _registered(tensors, block, geometry)

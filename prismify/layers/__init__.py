@@ -1,15 +1,28 @@
 """The paper's operators as `nn.Module`s, and the one function that builds a layer's replacement."""
 
 from .deep_prism import Bias, DeepPrism
+from .deep_prism_nd import (
+    DeepPrism1d,
+    DeepPrism3d,
+    DeepPrismTranspose1d,
+    DeepPrismTranspose2d,
+    DeepPrismTranspose3d,
+)
 from .multihead import PrismMultihead
-from .operator import Operator, OperatorType, build_operator, operator_for
+from .operator import LAYERS, Operator, OperatorType, build_operator, operator_for
 from .prism import Prism
 from .prism_attn import PrismAttn
 from .prism_conv import PrismConv
 
 __all__ = [
+    "LAYERS",
     "Bias",
     "DeepPrism",
+    "DeepPrism1d",
+    "DeepPrism3d",
+    "DeepPrismTranspose1d",
+    "DeepPrismTranspose2d",
+    "DeepPrismTranspose3d",
     "Operator",
     "OperatorType",
     "Prism",

@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from ..errors import ShapeError
 from ..kernels import Topology
 from .deep_prism import Bias, DeepPrism
+from .deep_prism_nd import (
+    DeepPrism1d,
+    DeepPrism3d,
+    DeepPrismTranspose1d,
+    DeepPrismTranspose2d,
+    DeepPrismTranspose3d,
+)
 from .multihead import PROJECTIONS, PrismMultihead, Projection
 from .prism import Prism, is_pointwise
 from .prism_conv import PrismConv
 from .volumes import check_channel_kernel, check_words
+from .within import within
+
+#: Every layer of this package that takes another's place.
+LAYERS: tuple[type[nn.Module], ...] = (
+    DeepPrism,
+    DeepPrism1d,
+    DeepPrism3d,
+    DeepPrismTranspose1d,
+    DeepPrismTranspose2d,
+    DeepPrismTranspose3d,
+    Prism,
+    PrismConv,
+    PrismMultihead,
+)
+#: The DeepPrism for each convolution but Conv2d, which has its own.
+_BY_CONVOLUTION: dict[type[nn.Module], Any] = {
+    nn.Conv1d: DeepPrism1d,
+    nn.Conv3d: DeepPrism3d,
+    nn.ConvTranspose1d: DeepPrismTranspose1d,
+    nn.ConvTranspose2d: DeepPrismTranspose2d,
+    nn.ConvTranspose3d: DeepPrismTranspose3d,
+}
 
 OperatorType = Literal["DeepPrism", "Prism", "PrismConv", "PrismMultihead"]
 
@@ -61,9 +90,24 @@ def operator_for(layer: nn.Module) -> OperatorType:
 def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
     """The module that takes the place of `layer`: same geometry, device and dtype.
 
+    A convolution of a class of its own keeps its forward, around the operator.
+
     Raises:
         ShapeError: the operator cannot take the place of such a layer.
     """
+    base = convolution_base(layer)
+    if base is not None and type(layer).forward is not base.forward:
+        return within(layer, _bare_operator(operator, layer))
+    return _bare_operator(operator, layer)
+
+
+def convolution_base(layer: nn.Module) -> type[nn.Module] | None:
+    """Which of torch's convolutions a module is, or is derived from; None for none."""
+    bases: tuple[type[nn.Module], ...] = (nn.Conv2d, *_BY_CONVOLUTION)
+    return next((base for base in bases if isinstance(layer, base)), None)
+
+
+def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
     if operator.type == "Prism" and isinstance(layer, nn.Linear):
         return Prism.from_linear(
             layer,
@@ -103,6 +147,16 @@ def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             topology=operator.topology,
             bias=operator.bias,
         )
+    kind = next((cls for base, cls in _BY_CONVOLUTION.items() if isinstance(layer, base)), None)
+    if operator.type == "DeepPrism" and kind is not None:
+        converted: nn.Module = kind.from_conv(
+            layer,
+            channel_kernel_size=operator.channel_kernel_size,
+            volumes=operator.volumes,
+            topology=operator.topology,
+            bias=operator.bias,
+        )
+        return converted
     if operator.type == "PrismConv" and isinstance(layer, nn.Conv2d):
         if tuple(operator.volumes) != (1, 1):
             raise ShapeError("a PrismConv has one volume on each side")

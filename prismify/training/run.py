@@ -82,6 +82,7 @@ class Run:
         self._updating = False
         self._signal = 0
         self._fingerprint = ""
+        self._noise: tuple[int, Tensor] | None = None
         self._divergence = Divergence(train.divergence)
         self._pace: tuple[float, int] = (time.monotonic(), 0)
 
@@ -135,9 +136,11 @@ class Run:
     def noise(self, step: int, part: Part, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers for this process's images: the same for an image whoever computes it."""
         shares = self.shares
-        whole = (shares.processes * shares.size, *shape)
-        drawn = torch.randn(whole, generator=torch.Generator().manual_seed(mixed(self.seed, 2, step, part.index)))
-        return drawn[shares.rank * shares.size :][: shares.size].to(self.device)
+        if self._noise is None or self._noise[0] != step:
+            drawn = torch.Generator().manual_seed(mixed(self.seed, 2, step))
+            self._noise = (step, torch.randn((shares.batch_size, *shape), generator=drawn))
+        mine = shares.positions(0, part.index)
+        return self._noise[1][mine.start : mine.stop].to(self.device)
 
     @property
     def seed(self) -> int:
@@ -365,7 +368,7 @@ class Run:
 
     def close(self, error: BaseException | None) -> None:
         """Keep what was reached when the run ends early, unless weights were just moving."""
-        if error is not None and not self._updating and 0 <= self._saved < self.step:
+        if error is not None and not self._updating and self.step > max(0, self._saved):
             with suppress(PrismifyError):
                 self.save()
         if self._journal is not None:

@@ -96,13 +96,19 @@ class Stream(Dataset[Any]):
         return stacked([image_tensor(self.images.picture(0), self.data, None)], self.images.where)
 
     def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Tensor]:
-        """Batches of this process's share of the images, each image once, neither turned nor shifted."""
-        size = size if self.data.size is not None else 1
-        mine = range(rank, len(self.images), processes)
-        for begin in range(0, len(mine), size):
-            yield torch.stack(
-                [image_tensor(self.images.picture(i), self.data, None) for i in mine[begin : begin + size]]
-            )
+        """Batches of this process's share of the images, each image once, neither turned nor shifted.
+
+        A batch holds at most `size` images, of one height and width.
+        """
+        waiting: list[Tensor] = []
+        for index in range(rank, len(self.images), processes):
+            image = image_tensor(self.images.picture(index), self.data, None)
+            if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
+                yield torch.stack(waiting)
+                waiting = []
+            waiting.append(image)
+        if waiting:
+            yield torch.stack(waiting)
 
 
 def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -382,3 +384,62 @@ class Blocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tail(self.blocks(self.head(x)))
+
+
+@functools.lru_cache(maxsize=2)
+def _positions(size: int) -> torch.Tensor:
+    return torch.linspace(0, 1, size)
+
+
+def _memoised(function):
+    """A cache behind a decorator's own function."""
+    cached = functools.lru_cache(maxsize=2)(function)
+
+    def inner(*args):
+        return cached(*args)
+
+    return inner
+
+
+class Memoised(Chain):
+    """Keeps tables of positions in the caches of a function and of a method."""
+
+    def forward(self, x):
+        return super().forward(x + _positions(x.shape[-1]) * self.scale(x.shape[-2]))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def scale(self, size):
+        return torch.ones(size, 1) * self.half()
+
+    @_memoised
+    def half(self):
+        return torch.full((1,), 0.5)
+
+
+class CutsByMask(Chain):
+    """As text encoders do: the mask's sum cuts, its positions pick."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        (length,) = mask.sum(1).tolist()
+        positions = torch.nonzero(mask.flatten()).flatten()
+        if len(positions) != length:
+            raise ValueError("the mask has gaps")
+        return super().forward(x[..., positions][..., :length][..., mask.bool()[0, :length]])
+
+
+class CutsByWrittenMask(Chain):
+    """Begins with a known mask, and writes what nobody knows into it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones(4, dtype=torch.long)
+        mask[:2] = (self.head(x).mean() > 0).long()
+        return super().forward(x[..., : int(mask.sum())])
+
+
+class Picky(Chain):
+    """Takes what nobody would guess."""
+
+    def forward(self, picture: Tensor, size: tuple[int, int]) -> Tensor:
+        if not isinstance(size, tuple):
+            raise TypeError("size is two numbers")
+        return super().forward(F.interpolate(picture, size=size))

@@ -135,7 +135,9 @@ def test_the_model_and_the_process_come_back_as_they_were(net):
         assert model.nested == {"tables": []}
 
 
-@pytest.mark.parametrize("net", [nets.RegistersOnFirstCall, nets.WritesItsWeights, nets.MergesWhenEvaluated])
+@pytest.mark.parametrize(
+    "net", [nets.RegistersOnFirstCall, nets.WritesItsWeights, nets.MergesWhenEvaluated, nets.Memoised]
+)
 def test_conversion_leaves_no_trace_either(net):
     model, x = net(), torch.randn(1, 3, 8, 8)
     before, given = state_of(model), x.clone()
@@ -216,3 +218,49 @@ def test_nested_outputs_are_found():
 def test_scanning_twice_gives_the_same_plan():
     model = nets.Autoencoder()
     assert scan(model) == scan(copy.deepcopy(model))
+
+
+def test_values_that_masks_fix_are_known_on_meta():
+    with torch.device("meta"):
+        model = nets.CutsByMask()
+    x, mask = torch.randn(1, 3, 8, 8), torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])
+    (entry,) = capture_all(model, (x, mask)).entries
+    assert (entry.technique, entry.failed) == ("recorder on fake tensors", ())
+    assert entry.output_shapes == ((1, 3, 8, 5),)
+    assert torch.equal(mask, torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]]))
+    real = nets.CutsByMask()
+    assert real(x, mask).shape == (1, 3, 8, 5)
+    assert {row.name: row.role for row in scan(real, (x, mask)).layers} == {
+        "head": "input",
+        "tail": "output",
+        "body.0": "inner",
+        "body.2": "inner",
+    }
+
+
+def test_values_that_data_or_weights_fix_are_not_known():
+    for net in (nets.DataDependent, nets.CutsByWrittenMask):
+        with torch.device("meta"):
+            model = net()
+        with pytest.raises(CaptureError, match="DataDependentOutput"):
+            capture_all(model, (torch.randn(1, 3, 8, 8),))
+
+
+def test_missing_arguments_are_guessed_around_the_given_ones():
+    capture_ = capture_all(nets.Timed(), (), {"x": torch.randn(2, 3, 8, 8)})
+    assert capture_.entries[0].inputs.describe() == "x 2×3×8×8, timestep 2"
+
+
+def test_the_message_says_how_to_give_the_inputs():
+    capture_ = capture_all(nets.Picky())
+    assert capture_.entries[0].technique == "list of modules"
+    (line,) = capture_.skipped
+    assert line.endswith("give the inputs yourself: --input picture=1,3,32,32 --input size=1,3,32,32")
+    plan = scan(nets.Picky())
+    assert line in plan.notes
+    assert {row.role for row in plan.layers} == {"unknown"}
+    assert all("role is not known" in row.reason for row in plan.layers)
+    with pytest.raises(PlanError, match="--input picture="):
+        convert(nets.Picky())
+    scanned = scan(nets.Picky(), (), {"picture": torch.randn(1, 3, 8, 8), "size": (16, 16)})
+    assert [row.role for row in scanned.layers] == ["input", "output", "inner", "inner"]

@@ -204,7 +204,7 @@ for name in sys.argv[1:]:
     u, w = torch.randn(1, 9, 5, 20, dtype=dtype), torch.randn(3, 3, 3, dtype=dtype)
     torch.testing.assert_close(deep_prism(u, w, padding=(1, 1)), reference.deep_prism(u, w, padding=(1, 1)))
     lanes = cpu.vector_bytes() // dtype.itemsize
-    print(cpu_compile.compiled("forward", name, 3, 3, 8, lanes).cache_hits)
+    print(cpu_compile.compiled("forward", name, 3, 3, 8, lanes, "plain").cache_hits)
 """
     folder = str(tmp_path)
     assert run(code, "float32", NUMBA_CACHE_DIR=folder).split() == ["0"]

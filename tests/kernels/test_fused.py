@@ -28,6 +28,9 @@ from tests.tolerances import exact, rounded
 
 F32 = torch.float32
 
+#: These look at the kernels themselves; without Numba there are none, and the composition serves all calls.
+needs_numba = pytest.mark.skipif(cpu.unavailable() is not None, reason="numba is not installed")
+
 
 @pytest.fixture(autouse=True)
 def _fuse_small_cases(monkeypatch):
@@ -130,6 +133,7 @@ def test_large_enough_for_threads(layout, groups):
         check(Block(case, groups, residual=residual))
 
 
+@needs_numba
 def test_it_is_fused():
     """One autograd function, which keeps no activated tensor; the composition where nothing fuses."""
     block = Block(Case(2, depth=16, size=(16, 24), dtype=F32), 4, residual="contiguous")
@@ -150,6 +154,7 @@ def test_it_is_fused():
         assert type(block.call(leaves).grad_fn).__name__ != "_FusedBackward"
 
 
+@needs_numba
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 def test_threads_do_not_matter(dtype, padding_mode):
@@ -222,6 +227,7 @@ def test_nan_and_inf_travel(value, place, size):
     assert torch.equal(ours.isfinite(), theirs.isfinite())
 
 
+@needs_numba
 # opcheck itself reads the gradients of its copies, which are no leaves.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -273,6 +279,7 @@ def test_gradients_only_where_asked(wanted):
     rounded(ours, theirs)
 
 
+@needs_numba
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compile(backend):
     block = Block(Case(2, depth=16, size=(8, 24), dtype=F32), 4, residual="contiguous")
@@ -305,6 +312,29 @@ def test_compile(backend):
     }
     torch.testing.assert_close(compiled(other), call(other))
     torch.compiler.reset()
+
+
+def test_compiled_gradients_of_what_is_not_fused():
+    """Inside the registered operator too, should the sizes of a compiled call become small ones."""
+    block = Block(Case(2, depth=16, size=(8, 24), dtype=F32), 4, residual="contiguous")
+    leaves = block.inputs()
+    wanted = [block.definition(leaves), *torch.autograd.grad(block.definition(leaves).sum(), list(leaves.values()))]
+    targets = set()
+
+    def look(module, _):
+        targets.update(str(node.target) for node in module.graph.nodes)
+        return module.forward
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "MIN_NUMBERS", 1 << 30)
+        torch.compile(block.call, fullgraph=True, backend=look)(leaves)
+        assert "prismify.norm_act_deep_prism.default" not in targets
+        tensors = [leaves.get(n) for n in ("x", "weight", "bias", "residual", "norm_weight", "norm_bias")]
+        words = fused_ops.words(NormAct(4, 1e-5, "silu"), Geometry(padding=(1, 1)))
+        output = fused_ops.norm_act_deep_prism(*tensors, *words)[0]
+        ours = [output, *torch.autograd.grad(output.sum(), list(leaves.values()))]
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_export_needs_no_prismify():
@@ -351,6 +381,7 @@ def test_autocast(dtype):
     assert all(leaf.grad.dtype == leaf.dtype for leaf in leaves.values())
 
 
+@needs_numba
 def test_modes_and_fakes_see_one_operator():
     seen = []
 
@@ -386,6 +417,7 @@ def test_empty_and_single(shape):
             ours()
 
 
+@needs_numba
 def test_who_fuses_is_told(monkeypatch):
     rows = {row["engine"]: row["fuses"] for row in engines_report()}
     assert rows == {"numba": True, "triton": False, "torch": False, "reference": False}

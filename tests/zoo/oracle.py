@@ -59,7 +59,7 @@ def flow_of(model: nn.Module, entry: EntryPoint, data: set[str]) -> Flow:
             leaf = tensor.detach().requires_grad_()
             sources[id(leaf)] = names[module]
             kept.append(leaf)  # an id means nothing once its owner is gone
-            return leaf.view_as(leaf)  # in-place operators may not write to a leaf
+            return leaf.clone()  # in-place operators may not write to a leaf
 
         return tuple(map(cut, output)) if isinstance(output, tuple) else cut(output)
 

@@ -48,7 +48,7 @@ class Row:
     source: str
     small: dict[str, Any] | None
     full: dict[str, Any] | None = None
-    inputs: dict[str, tuple[int, ...]] | None = None
-    full_inputs: dict[str, tuple[int, ...]] | None = None
+    inputs: dict[str, tuple[Any, ...]] | None = None
+    full_inputs: dict[str, tuple[Any, ...]] | None = None
     roles: Roles | None = None
     red: dict[str, str] = field(default_factory=dict)

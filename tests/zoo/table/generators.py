@@ -41,8 +41,8 @@ ROWS = (
         f"{_NETS}/gan.py:BigGAN",
         {"latent": 24, "width": 16, "image": 16, "classes": 5},
         {},
-        inputs={"z": (1, 24)},
-        full_inputs={"z": (1, 120)},
+        inputs={"z": (1, 24), "y": ("int", 1)},
+        full_inputs={"z": (1, 120), "y": ("int", 1)},
     ),
     Row(
         "pix2pix U-Net",

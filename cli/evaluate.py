@@ -1,0 +1,215 @@
+"""`prismify evaluate DIR [OTHER ...] --data IMAGES`: models measured side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as o
+from .terminal import one_line_errors, steps
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..metrics.evaluation import Evaluation
+    from ..metrics.networks import FeatureNetwork
+    from ..training.perceptual import LPIPS
+
+MODEL_HELP = "A converted folder, a run's folder (its best weights), a diffusers folder, or a model reference."
+RangeOption = Annotated[
+    str, typer.Option("--range", metavar="BLACK,WHITE", help="What black and white are for the model.")
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Side of the square cut out of each image; none takes them whole."),
+]
+
+
+@one_line_errors
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="DIR [OTHER ...]", help=MODEL_HELP, show_default=False)],
+    data: Annotated[
+        str, typer.Option("--data", metavar="IMAGES", help="A folder, tar or npz of images.", show_default=False)
+    ],
+    size: SizeOption = None,
+    range_: RangeOption = "-1,1",
+    select: Annotated[str | None, typer.Option(metavar="PATTERN", help="Names to take, as 'test/*'.")] = None,
+    count: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure on N images, drawn by --seed.")] = None,
+    lpips: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of LPIPS (alex or vgg).")] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights of a feature network: FID's InceptionV3, or a CIFAR-10 ResNet."),
+    ] = None,
+    splits: Annotated[int, typer.Option(metavar="N", min=1, help="Splits of the inception score.")] = 10,
+    subsets: Annotated[int, typer.Option(metavar="N", min=1, help="Subsets of KID.")] = 100,
+    subset_size: Annotated[int, typer.Option(metavar="N", min=10, help="Images in a subset of KID.")] = 1000,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1)] = 64,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Write evaluation.json and pictures.png here."),
+    ] = None,
+    trust_code: o.TrustCodeOption = False,
+    json_: o.JsonOption = False,
+) -> None:
+    """Measure autoencoders: PSNR, SSIM, LPIPS, IS, KID, FID; a metric whose weights are missing is named."""
+    with steps() as begin:
+        begin("loading libraries")
+        from ..metrics.evaluation import Judges
+        from ..metrics.evaluation import evaluate as measure
+
+        where = device_of(device)
+        images = images_of(data, size, range_, select, count, seed)
+        judged, network = _judges(lpips, features, where)
+        opened = {}
+        for name in models:
+            begin(f"opening {name}")
+            opened[name] = autoencoder(name, trust_code)
+        judges = Judges(judged and judged[0], network, splits, subsets, subset_size)
+        found = measure(opened, images, judges, batch_size=batch_size, device=where, watch=begin)
+    content = {
+        "data": {"path": data, "select": select, "images": found.images, "size": size, "seed": seed},
+        "lpips": judged and judged[1],
+        "features": network and {"network": network.name, "file": network.file, "sha256": network.sha256},
+        **_plain(found),
+    }
+    if output is not None:
+        _write(output, content, found)
+    from .render import print_json
+
+    if json_:
+        print_json(content)
+    else:
+        _print(found, content, output)
+
+
+def images_of(data: str, size: int | None, range_: str, select: str | None, count: int | None, seed: int) -> Any:
+    """The images that a command names, in order."""
+    from ..training.images import open_images
+    from ..training.schema import Data
+    from ..training.stream import Stream, order_of
+
+    settings = Data(path=data, size=size, select=select, range=_range(range_), validation=0)
+    images = open_images(settings)
+    if count is not None and count < len(images):
+        images = images.subset(order_of(len(images), seed, 0)[:count].sort().values.tolist())
+    return Stream(images, settings, seed)
+
+
+def autoencoder(name: str, trust_code: bool) -> nn.Module:
+    """The autoencoder that a command names."""
+    from ..errors import SourceError
+    from ..training.models import is_autoencoder, open_model
+    from ..training.schema import ModelSource
+
+    folder = Path(name)
+    if (folder / "run.json").is_file():
+        folder = next((folder / n for n in ("best", "model") if (folder / n).is_dir()), folder)
+        if folder == Path(name):
+            raise SourceError(f"{name} is a run that has not ended: it has no model yet")
+        name = str(folder)
+    model = open_model(ModelSource(source=name, trust_code=trust_code)).eval().requires_grad_(False)
+    if not is_autoencoder(model):
+        raise SourceError(f"{name} holds a {type(model).__name__}, which has no encode and decode")
+    return model
+
+
+def device_of(name: str) -> torch.device:
+    """The device a command names."""
+    import torch
+
+    from ..errors import TrainingError
+
+    if name not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"{name!r} is neither cpu nor cuda", param_hint="--device")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: torch sees no GPU here")
+    return torch.device(name)
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        black, white = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not BLACK,WHITE such as 0,1", param_hint="--range") from None
+    return black, white
+
+
+def _judges(
+    lpips: Path | None, features: Path | None, device: torch.device
+) -> tuple[tuple[LPIPS, str] | None, FeatureNetwork | None]:
+    from ..checkpoint.weights import read_state
+    from ..metrics.networks import load_network
+    from ..training.perceptual import load_lpips
+    from ..training.schema import Perceptual
+
+    judged = None
+    if lpips is not None:
+        first = read_state(lpips, shapes=True).get("features.0.weight")
+        net = "alex" if first is not None and tuple(first.shape) == (64, 3, 11, 11) else "vgg"
+        judged = load_lpips(Perceptual(net=net, weights=str(lpips)), "--lpips")  # type: ignore[arg-type]
+    return judged, None if features is None else load_network(features, device)
+
+
+def _plain(found: Evaluation) -> dict[str, Any]:
+    rows = {
+        model: {metric: {"mean": s.mean, "deviation": s.deviation, "over": s.over} for metric, s in row.items()}
+        for model, row in found.rows.items()
+    }
+    return {"models": rows, "parameters": found.parameters, "missing": found.missing}
+
+
+def _write(output: Path, content: dict[str, Any], found: Evaluation) -> None:
+    from ..checkpoint.atomic import whole_file
+    from ..checkpoint.manifest import write_json
+    from ..training.pictures import write_png
+
+    output.mkdir(parents=True, exist_ok=True)
+    with whole_file(output / "evaluation.json") as draft:
+        write_json(draft, content)
+    write_png(output / "pictures.png", found.pictures)
+
+
+def _print(found: Evaluation, content: dict[str, Any], output: Path | None) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    metrics = list(dict.fromkeys(m for row in found.rows.values() for m in row))
+    order = ["PSNR", "SSIM", "LPIPS"]
+    metrics.sort(key=lambda m: order.index(m) if m in order else len(order))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    for model in found.rows:
+        table.add_column(escape(model), justify="right", overflow="fold")
+    for metric in metrics:
+        table.add_row(metric, *(_cell(row.get(metric)) for row in found.rows.values()))
+    table.add_row("parameters", *(f"{found.parameters[m]:,}" if m in found.parameters else "" for m in found.rows))
+    console.print(table)
+    images = escape(str(content["data"]["path"]))
+    console.print(f"On {found.images} images of {images}; ± over images, splits or subsets.")
+    for key in ("lpips", "features"):
+        if content[key]:
+            said = content[key]
+            said = said if isinstance(said, str) else f"{said['network']}: {said['file']}, SHA-256 {said['sha256']}"
+            console.print(f"[dim]{key}: {escape(said)}[/]")
+    if found.missing:
+        reasons: dict[str, list[str]] = {}
+        for metric, why in found.missing.items():
+            reasons.setdefault(why, []).append(metric)
+        said = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+        console.print(f"[yellow]Not measured: {escape(said)}[/]")
+    if output is not None:
+        console.print(f"Pictures, originals in the first row: {escape(str(output / 'pictures.png'))}")
+
+
+def _cell(spread: Any) -> str:
+    if spread is None:
+        return ""
+    text = f"{spread.mean:.4g}"
+    return text if spread.deviation is None else f"{text} ± {spread.deviation:.2g}"

@@ -1,0 +1,59 @@
+"""`prismify recipes ls / cp / validate`: the recipes that come with prismify, and your own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import one_line_errors
+from .train import SetOption
+
+recipes = typer.Typer(name="recipes", help="List, copy and check recipes.", no_args_is_help=True)
+
+
+@recipes.command("ls")
+@one_line_errors
+def list_recipes() -> None:
+    """List the recipes that come with prismify."""
+    from ..training.recipe import shipped_configs
+
+    for name, file in shipped_configs().items():
+        first = file.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+        typer.echo(f"{name:24}{first}")
+
+
+@recipes.command("cp")
+@one_line_errors
+def copy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `prismify recipes ls` lists it.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.", show_default=False)],
+) -> None:
+    """Copy a recipe that comes with prismify, to edit it."""
+    from ..checkpoint.atomic import whole_file
+    from ..errors import OutputError, RecipeError
+    from ..training.recipe import shipped_configs
+
+    shipped = shipped_configs()
+    if name not in shipped:
+        raise RecipeError(f"prismify ships no recipe {name!r}; it has {', '.join(shipped)}")
+    if file.is_dir():
+        file = file / f"{name}.yaml"
+    if file.exists():
+        raise OutputError(f"{file} exists; name another file")
+    with whole_file(file) as draft:
+        draft.write_text(shipped[name].read_text(encoding="utf-8"), encoding="utf-8")
+    typer.echo(f"prismify train {file}")
+
+
+@recipes.command("validate")
+@one_line_errors
+def validate(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A file, or a shipped name.", show_default=False)],
+    set_: SetOption = None,
+) -> None:
+    """Check a recipe, and print it with every value it leaves to its default."""
+    from ..training.recipe import read_recipe, recipe_yaml
+
+    typer.echo(recipe_yaml(read_recipe(recipe, set_ or ())), nl=False)

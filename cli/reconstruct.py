@@ -1,0 +1,49 @@
+"""`prismify reconstruct DIR IMAGES -o OUT`: pictures beside what an autoencoder makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .evaluate import MODEL_HELP, RangeOption, SizeOption, autoencoder, device_of, images_of
+from .terminal import one_line_errors, steps
+
+
+@one_line_errors
+def reconstruct(
+    model: Annotated[str, typer.Argument(metavar="DIR", help=MODEL_HELP, show_default=False)],
+    images: Annotated[
+        str, typer.Argument(metavar="IMAGES", help="An image, or a folder, tar or npz of images.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The folder to write to.", show_default=False)
+    ],
+    size: SizeOption = None,
+    range_: RangeOption = "-1,1",
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many images, drawn by --seed.")] = 64,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    trust_code: o.TrustCodeOption = False,
+) -> None:
+    """Write each image beside its reconstruction, as OUT/NAME.png, and say how close they are."""
+    with steps() as begin:
+        begin("loading libraries")
+        from ..metrics.pairs import write_pairs
+
+        where = device_of(device)
+        single = Path(images).is_file() and Path(images).suffix.lower() not in (".npz", ".tar", ".gz", ".xz", ".bz2")
+        folder, select = (str(Path(images).parent), Path(images).name) if single else (images, None)
+        stream = images_of(folder, size, range_, select, count, seed)
+        begin(f"opening {model}")
+        opened = autoencoder(model, trust_code).to(where)
+        lines = []
+        for name, decibels in write_pairs(opened, stream, output, where):
+            begin(name)
+            lines.append((name, decibels))
+    for name, decibels in lines:
+        typer.echo(f"{decibels:6.2f} dB  {name}")
+    mean = sum(decibels for _, decibels in lines) / len(lines)
+    typer.echo(f"{mean:6.2f} dB  mean of {len(lines)}; originals on the left, in {output}")

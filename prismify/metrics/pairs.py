@@ -1,0 +1,62 @@
+"""Pictures beside what an autoencoder makes of them, at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import OutputError, SourceError
+from ..training.measure import psnr
+from ..training.models import encode, reconstruct
+from ..training.pictures import sheet, to_pixels, write_png
+from ..training.stream import Stream, image_tensor
+
+_PROBE = 64
+
+
+def write_pairs(model: nn.Module, images: Stream, folder: Path, device: torch.device) -> Iterator[tuple[str, float]]:
+    """Write each image beside its reconstruction as `folder/NAME.png`; yields its name and PSNR in dB.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        SourceError: the model does not take such images.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is not a folder; choose another output")
+    multiple = reduction(model, images.data.channels, device)
+    for index, name in enumerate(images.images.names):
+        image = image_tensor(images.images.picture(index), images.data, None)[None].to(device)
+        output = padded_reconstruction(model, image, multiple)
+        page = sheet([to_pixels(torch.cat([image, output]), images.data.range)])
+        try:
+            write_png(folder / Path(name).with_suffix(".png"), page)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+        yield name, float(psnr(output, image, images.data.range))
+
+
+def reduction(model: nn.Module, channels: int, device: torch.device) -> int:
+    """How many pixels a side one position of the latents stands for.
+
+    Raises:
+        SourceError: the model does not run on an image.
+    """
+    try:
+        with torch.no_grad():
+            mean, _ = encode(model, torch.zeros(1, channels, _PROBE, _PROBE, device=device))
+    except (RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise SourceError(f"{type(model).__name__} does not take images of {_PROBE}x{_PROBE}: {text}") from error
+    return max(1, _PROBE // mean.shape[-1]) if mean.dim() == 4 else 1
+
+
+def padded_reconstruction(model: nn.Module, image: Tensor, multiple: int) -> Tensor:
+    """The reconstruction of images whose sides need not divide: their edges are repeated, and cut off again."""
+    height, width = image.shape[-2:]
+    more = (-width % multiple, -height % multiple)
+    whole = F.pad(image, (0, more[0], 0, more[1]), mode="replicate") if any(more) else image
+    return reconstruct(model, whole)[..., :height, :width]
