@@ -67,10 +67,7 @@ def open_source(
     trusted, select = _Trust(tuple(allow), trust, trust_code), select or Selection()
     config = None if config is None else Path(config)
     if path.is_dir() and (model or config) and not any((path / name).is_file() for name in _DESCRIBED):
-        found: Path | None = family("diffusers").weights_file(path, select.variant)
-        if found is None:
-            raise SourceError(f"{source} holds no weights under a name such as model.safetensors")
-        return _weights(found, model, arguments, config, trusted, select)
+        return _weights(_weights_in(path, select), model, arguments, config, trusted, select)
     if path.is_dir():
         if model or arguments or config:
             raise SourceError(
@@ -92,9 +89,21 @@ def open_source(
         )
     if model or config or select != Selection():
         raise SourceError(
-            "--model, --config, --prefix and --ema belong to a weights file; SOURCE is a model reference itself"
+            "--model names the architecture of a weights file, and --config, --prefix and --ema speak of one; "
+            "SOURCE is a model reference itself"
         )
     return _reference(parse_reference(source, arguments))
+
+
+def _weights_in(folder: Path, select: Selection) -> Path:
+    """The only weights file of a folder that does not say what it holds, or the one under a usual name."""
+    files = [path for path in folder.iterdir() if path.is_file() and path.suffix in SUFFIXES]
+    if len(files) == 1 and select.variant is None:
+        return files[0]
+    found: Path | None = family("diffusers").weights_file(folder, select.variant)
+    if found is None:
+        raise SourceError(f"{folder} holds no weights under a name such as model.safetensors")
+    return found
 
 
 def _reference(reference: Reference) -> Source:
@@ -143,9 +152,9 @@ def _weights(
             return content
         if make_empty is None:
             raise SourceError(
-                f"{path} holds weights without an architecture ({groups_text(content)}): name it with --model, such as "
-                "--model diffusers:AutoencoderKL or --model file.py:factory, or with --config FOLDER, "
-                "a diffusers model's own"
+                f"{path} holds weights without an architecture: name it with --model, such as --model "
+                "diffusers:AutoencoderKL or --model file.py:factory, or with --config FOLDER, a diffusers model's own; "
+                f"it holds {groups_text(content)}"
             )
         built = (shapes_only if empty else build_empty)(make_empty)
         _fit(built, content, str(path), shapes, select.prefix, notes, stored)

@@ -59,8 +59,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "empty pickle": (["list_of_numbers.pt", *RESNET], "list_of_numbers.pt is damaged"),
     "misfit": (
         ["linear.pt", *RESNET],
-        "linear.pt does not fit the model: conv1.weight is missing (the model has (64, 3, 7, 7)); "
-        "bn1.weight is missing (the model has (64)); bn1.bias is missing (the model has (64)); and 121 more",
+        "linear.pt does not fit the model: it holds weight (1 tensor), bias (1 tensor), and none of the model's names, "
+        "such as conv1.weight (64, 3, 7, 7)",
     ),
     "bare state dict": (["linear.pt"], "linear.pt holds weights without an architecture: name it with --model"),
     "number": (["number.pt", *RESNET], "number.pt holds a int, neither a state dict nor a module"),
@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no such package": (["no_package.x:make"], "cannot import 'no_package.x'"),
     "module and model": (["linear_module.pt", *RESNET], "linear_module.pt holds a whole Linear: drop --model"),
     "reference and model": (["timm:test_resnet", *RESNET], "--model names the architecture of a weights file"),
-    "folder and model": (["photos", *RESNET], "drop --model and --arg"),
+    "folder and model": (["photos", *RESNET], "photos holds no weights under a name such as"),
     "factory fails": (["no_match.py:fails"], "no_match.py:fails failed: RuntimeError: first second"),
     "factory gives text": (["no_match.py:text"], "no_match.py:text returned a str, not an nn.Module"),
     "wrong argument": (["net.py:make", "--arg", "depth=3"], "net.py:make failed: TypeError"),
