@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -39,38 +40,38 @@ POLICIES = {
 }
 
 
-def scan(words: list[str]) -> tuple[dict, float, float]:
-    """(report, seconds, peak resident MiB) of one `prismify scan --json`; an empty report where it failed."""
+def scan(words: list[str]) -> tuple[dict, dict]:
+    """The report of one `prismify scan --json`, empty where it failed; and what it took: wall and processor seconds,
+    peak resident MiB."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", COMMAND, "scan", *words, "--json"]
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
-    return {} if status else json.loads(output), time.perf_counter() - begun, usage.ru_maxrss / 1024
+    took = {"seconds": time.perf_counter() - begun, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    return {} if status else json.loads(output), took | {"peak_mib": usage.ru_maxrss / 1024}
 
 
 def scan_configs() -> list[dict]:
     """The configs under examples, once for each policy."""
     rows = []
     for name, title in MODELS.items():
-        ratios, seconds, memory = {}, [], []
+        ratios, costs = {}, []
         for policy, options in POLICIES.items():
-            report, elapsed, peak = scan([str(CONFIGS / name), *options])
+            report, took = scan([str(CONFIGS / name), *options])
             ratios[policy] = report["parameters"]
-            seconds.append(elapsed)
-            memory.append(peak)
-        row = {"model": title, "config": name, "parameters": ratios}
-        rows.append(row | {"seconds": max(seconds), "peak_mib": max(memory)})
-        print(f"{title}: {max(seconds):.1f} s, {max(memory):.0f} MiB", flush=True)
+            costs.append(took)
+        most = {key: max(took[key] for took in costs) for key in costs[0]}
+        rows.append({"model": title, "config": name, "parameters": ratios, **most})
+        print(f"{title}: {most['seconds']:.1f} s, {most['peak_mib']:.0f} MiB", flush=True)
     return rows
 
 
-def scan_zoo() -> list[dict]:
+def scan_zoo() -> Iterator[dict]:
     """The zoo's architectures at their published size, by policy paper."""
     from tests.zoo.table import ROWS
 
-    rows = []
     for row in (row for row in ROWS if row.full is not None):
         words = [row.source]
         for key, value in row.full.items():
@@ -78,27 +79,31 @@ def scan_zoo() -> list[dict]:
         for name, shape in (row.full_inputs or {}).items():
             kind = ":int" if shape[0] == "int" else ""
             words += ["--input", f"{name}={','.join(str(n) for n in shape if n != 'int')}{kind}"]
-        report, seconds, peak = scan(words)
-        found = {"model": row.name, "source": row.source, "seconds": seconds, "peak_mib": peak}
+        report, took = scan(words)
+        found = {"model": row.name, "source": row.source, **took}
         if report:
             unknown = sum(layer["role"] == "unknown" for layer in report["layers"])
             found |= {"parameters": report["parameters"], "layers": len(report["layers"]), "unknown": unknown}
             found |= {"replaced": report["replaced"]["layers"], "technique": report["capture"][0]["technique"]}
-        within = report and not found["unknown"] and seconds < MOST_SECONDS and peak < MOST_MIB
-        rows.append(found | {"within": bool(within)})
-        print(f"{row.name}: {seconds:.1f} s, {peak:.0f} MiB{'' if within else '  <-- not as promised'}", flush=True)
-    return rows
+        cheap = took["cpu_seconds"] < MOST_SECONDS and took["peak_mib"] < MOST_MIB
+        within = bool(report) and not found["unknown"] and cheap
+        line = f"{row.name}: {took['cpu_seconds']:.1f} s of processor time, {took['peak_mib']:.0f} MiB"
+        print(line + ("" if within else "  <-- not as promised"), flush=True)
+        yield found | {"within": within}
 
 
 def main() -> None:
     import torch
 
+    os.environ["OMP_NUM_THREADS"] = "1"  # shapes need no more, and idle threads would count as processor time
     kept = json.loads(RESULTS.read_text()) if "--zoo" in sys.argv and RESULTS.is_file() else {}
     machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
     machine += f", Python {platform.python_version()}, torch {torch.__version__}"
-    results = {"machine": machine, "rows": kept.get("rows") or scan_configs(), "zoo": scan_zoo()}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    (ROOT / "docs" / "scan.md").write_text("\n".join([*page(results), *zoo_page(results)]) + "\n")
+    results = {"machine": machine, "rows": kept.get("rows") or scan_configs(), "zoo": []}
+    for row in scan_zoo():
+        results["zoo"].append(row)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        (ROOT / "docs" / "scan.md").write_text("\n".join([*page(results), *zoo_page(results)]) + "\n")
 
 
 def page(results: dict) -> list[str]:
@@ -132,13 +137,14 @@ def zoo_page(results: dict) -> list[str]:
         "",
         f"{within} of {len(rows)} architectures of [the zoo](zoo.md) are read whole in under {MOST_SECONDS} s and "
         f"{MOST_MIB / 1024:g} GiB.",
-        "Policy `paper`; time and memory as above, without weights.",
+        "Policy `paper`, without weights; seconds are processor time, which other work on the machine does not change,",
+        "from start to end, imports included.",
         "",
         "| model | parameters | after | ratio | layers | replaced | seconds | peak memory |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        cost = f"{row['seconds']:.1f} | {row['peak_mib']:.0f} MiB"
+        cost = f"{row['cpu_seconds']:.1f} | {row['peak_mib']:.0f} MiB"
         if "parameters" not in row:
             lines.append(f"| {row['model']} | could not be scanned | | | | | {cost} |")
             continue

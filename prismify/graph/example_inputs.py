@@ -70,12 +70,15 @@ def given_inputs(args: tuple[Any, ...] | Tensor | None, kwargs: dict[str, Any] |
 
 
 def completed(model: nn.Module, method: str, given: ExampleInputs) -> Iterator[ExampleInputs]:
-    """The caller's inputs as they are; where they leave out a required argument, with guesses for the rest."""
+    """The caller's inputs as they are, where no required argument is left out; then with guesses for the rest."""
     if is_complete(model, method, given):
-        return iter([given])
-    bound = inspect.signature(getattr(model, method)).bind_partial(*given.args, **given.kwargs).arguments
+        yield given
+    try:
+        bound = inspect.signature(getattr(model, method)).bind_partial(*given.args, **given.kwargs).arguments
+    except (TypeError, ValueError):
+        return
     names = dict(parameters_of(getattr(model, method)))
-    return candidates(model, method, given={n: v for n, v in bound.items() if n in names})
+    yield from candidates(model, method, given={n: v for n, v in bound.items() if n in names})
 
 
 def is_complete(model: nn.Module, method: str, given: ExampleInputs) -> bool:

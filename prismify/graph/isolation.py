@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..errors import CaptureError
 from .known import remember
 
+_EMPTY = types.CellType()
 #: Values that a snapshot does not look into.
 _OPAQUE = (Tensor, type, types.ModuleType, types.FunctionType, str, bytes, int, float, logging.Logger)
 
@@ -72,8 +73,11 @@ def _forget_cached(model: nn.Module) -> None:
     files = {kind.__module__ for kind in kinds} - {"builtins", "torch.nn.modules.module"}
     holders = [*kinds, *(sys.modules[name] for name in files if name in sys.modules)]
     for value in [value for holder in holders for value in list(vars(holder).values())]:
-        if isinstance(value, functools._lru_cache_wrapper):
-            value.cache_clear()
+        # A decorator of a library's own may keep the cache among its variables.
+        inside = [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if cell != _EMPTY]
+        for cache in (value, *inside):
+            if isinstance(cache, functools._lru_cache_wrapper):
+                cache.cache_clear()
 
 
 class Snapshot:

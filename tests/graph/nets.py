@@ -391,6 +391,16 @@ def _positions(size: int) -> torch.Tensor:
     return torch.linspace(0, 1, size)
 
 
+def _memoised(function):
+    """A cache behind a decorator's own function."""
+    cached = functools.lru_cache(maxsize=2)(function)
+
+    def inner(*args):
+        return cached(*args)
+
+    return inner
+
+
 class Memoised(Chain):
     """Keeps tables of positions in the caches of a function and of a method."""
 
@@ -399,7 +409,11 @@ class Memoised(Chain):
 
     @functools.lru_cache(maxsize=2)  # noqa: B019
     def scale(self, size):
-        return torch.ones(size, 1)
+        return torch.ones(size, 1) * self.half()
+
+    @_memoised
+    def half(self):
+        return torch.full((1,), 0.5)
 
 
 class CutsByMask(Chain):
