@@ -150,6 +150,9 @@ def _attention(layer: Layer, policy: Policy) -> Verdict:
     if part.context and not policy.context:
         text = f"{what}: {_widths(layer)} is not C->C and reads the context: --context replaces it"
         return Verdict(None, "attention_width", text)
+    if part.joined and not policy.feed_forward:
+        text = f"{what}: {_widths(layer)} reads more than the attention makes: --feed-forward replaces it"
+        return Verdict(None, "attention_width", text)
     return _replace(layer, policy, f"inner C->C' {what}, by volumes" + (f", fused as {layout}" if layout else ""))
 
 

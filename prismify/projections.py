@@ -10,7 +10,7 @@ from torch import nn
 
 from .graph import Attention, LayerUse
 from .graph.channels import Layout, layout_of
-from .graph.flow import shape
+from .graph.flow import numel, shape
 from .layers.multihead import PROJECTIONS, Projection
 
 
@@ -23,6 +23,8 @@ class AttentionPart:
         kind: "self", "cross", "joint" or "mixed".
         parts: "q", "k", "v", "out"; several for a fused projection.
         linear: the attention has no softmax.
+        joined: an output projection that reads something else beside the attention's result (Flux's single
+            blocks: their feed-forward's).
         layout: of a fused projection, how the parts lie in its channels; None where that cannot be told.
     """
 
@@ -30,6 +32,7 @@ class AttentionPart:
     kind: str
     parts: tuple[str, ...]
     linear: bool = False
+    joined: bool = False
     layout: Layout | None = None
 
     @property
@@ -78,10 +81,13 @@ def attention_parts(attentions: Iterable[Attention], name_of: Callable[[LayerUse
     seen: dict[str, _Seen] = {}
     for attention in attentions:
         played: dict[str, dict[str, None]] = defaultdict(dict)
+        joined = set()
         for part, use in attention.parts:
             played[name_of(use)][part] = None
+            if part == "out" and numel(use.data) > numel(attention.node):
+                joined.add(name_of(use))
         for name, parts in played.items():
-            here = AttentionPart(attention.module, attention.kind, tuple(parts), attention.linear)
+            here = AttentionPart(attention.module, attention.kind, tuple(parts), attention.linear, name in joined)
             # What is q, k or v of one attention is not told by being what follows another.
             if name not in seen or seen[name].part.parts == ("out",):
                 seen[name] = _Seen(here)

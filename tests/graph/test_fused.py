@@ -131,6 +131,13 @@ def test_channels_that_serve_something_else_as_well_are_not_dealt_out():
     assert "some are none of them" in row.reason
 
 
+def test_an_output_projection_that_is_the_feed_forwards_as_well_is_replaced_with_that():
+    for policy, decision in ((Policy("volumes"), "keep"), (Policy("volumes", feed_forward=True), "replace")):
+        row = rows_of(nets.WithFeedForward(), TOKENS, policy=policy)["out"]
+        assert (row.attention, row.decision) == ("self out", decision)
+    assert row.operator.volumes == (3, 1)
+
+
 def test_the_depth_asked_for_must_fit_the_order():
     model = nets.Fused(nets.by_head)
     row = rows_of(model, TOKENS, policy=Policy("volumes", depth=16, min_volume=8))["qkv"]
