@@ -52,7 +52,7 @@ def model_lines(report: dict[str, Any]) -> list[str]:
     rows = []
     for name in PASSES:
         before, after, fused = (report[name][k] for k in ("original", "converted", "fused"))
-        memory = f"{before['peak_bytes'] / 2**20:.0f} → {after['peak_bytes'] / 2**20:.0f} MiB"
+        memory = " → ".join(f"{row['peak_bytes'] / 2**20:.0f}" for row in (before, after, fused)) + " MiB"
         rows.append(
             f"| {report['source']} | {name} | {ms(before)} | {ms(after)} | {after['times_original']:.1f}× | "
             f"{ms(fused)} | {fused['times_original']:.1f}× | {memory} |"

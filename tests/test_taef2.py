@@ -89,3 +89,35 @@ def test_the_converted_folder_loads_in_a_fresh_process(taef2, shared_data, tmp_p
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)
     with torch.inference_mode():
         exact(torch.load(tmp_path / "y.pt"), converted(x))
+
+
+@pytest.mark.slow
+def test_an_exported_program_is_converted_by_the_command_line(pretrained, shared_data, tmp_path):
+    """No Python source of the model: from `.pt2` to `.pt2`, run in a process that has no prismify."""
+    from prismify.cli.main import app
+    from typer.testing import CliRunner
+
+    image = Image.open(shared_data / "kodak" / "23.png").convert("RGB").resize((96, 64))
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    shapes = ({0: torch.export.Dim("batch", min=1, max=16)},)
+    torch.export.save(torch.export.export(pretrained, (torch.cat([x, x]),), dynamic_shapes=shapes), tmp_path / "t.pt2")
+    ran = CliRunner().invoke(app, ["convert", str(tmp_path / "t.pt2"), "-o", str(tmp_path / "out"), "--json"])
+    assert ran.exit_code == 0, ran.stderr
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import sys, torch; sys.modules['prismify'] = None\n"
+        "program = torch.export.load(sys.argv[1] + '/out/model.pt2')\n"
+        "with torch.inference_mode():\n"
+        "    torch.save(program.module()(torch.load(sys.argv[1] + '/x.pt')), sys.argv[1] + '/y.pt')"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True)
+    program = prismify.load(tmp_path / "out")
+    assert sum(p.numel() for p in program.parameters()) == 242_005
+    assert len(program.prismify_plan.replaced) == 66
+    twin = convert(pretrained, program.prismify_plan, args=(x,))
+    assert not any(twin.load_state_dict(program.state_dict))
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.load(tmp_path / "y.pt"), twin(x))
+    kept = [n for n in program.state_dict if program.state_dict[n].shape == pretrained.state_dict()[n].shape]
+    for name in kept:
+        exact(program.state_dict[name], pretrained.state_dict()[name])

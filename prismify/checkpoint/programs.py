@@ -139,7 +139,9 @@ def _quiet() -> Iterator[list[BaseException]]:
             if record.exc_info and record.exc_info[1] is not None:
                 logged.append(record.exc_info[1])
 
-    keep, loggers = Keep(), [logging.getLogger(name) for name in ("torch.export", "torch._export")]
+    keep, known = Keep(), logging.root.manager.loggerDict
+    names = {"torch.export", "torch._export", *(n for n in known if n.startswith(("torch.export.", "torch._export.")))}
+    loggers = [logging.getLogger(name) for name in names]
     before = [(logger.propagate, logger.handlers) for logger in loggers]
     for logger in loggers:
         logger.propagate, logger.handlers = False, [keep]

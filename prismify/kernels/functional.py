@@ -133,13 +133,22 @@ def _channels_lie_last(u: Tensor) -> bool:
 
 def _registered(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """The call as compilers, transforms, modes and autocast should see it."""
-    exporting = torch.compiler.is_exporting() or torch._C._is_tracing()
-    if exporting or not opaque(u.device.type):
-        # An exported model runs without this package.
+    if in_plain_torch(u.device.type):
         make_problem(u.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
-        return plain.deep_prism(u, weight, bias, geometry, fused=torch.compiler.is_compiling() and not exporting)
+        fused = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        return plain.deep_prism(u, weight, bias, geometry, fused=fused)
     result: Tensor = ops.deep_prism(u, weight, bias, *_arguments(geometry))
     return result
+
+
+def in_plain_torch(device: str) -> bool:
+    """Whether a call that others see is to be torch's own operators, and not the registered one."""
+    if torch.compiler.is_exporting() or torch._C._is_tracing():
+        return True  # an exported model runs without this package
+    # Whoever records calls, as a scan does, is to find the layer that made them.
+    watched = not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() > 0
+    recorded = watched and not torch.is_grad_enabled()
+    return not recorded and not opaque(device)
 
 
 def _arguments(geometry: Geometry) -> tuple[list[int], list[int], list[int], str, str]:

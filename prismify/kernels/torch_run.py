@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import plain, reference
+from .adjoint import plain_adjoint
 from .problem import Problem
 
 Formulation = Callable[[Tensor, Tensor, Tensor | None, Problem], Tensor]
@@ -27,6 +28,8 @@ class ByAutograd:
 
     def input_grad(self, grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
         """The input's gradient, (B, P*V, H, W), from the output's."""
+        if problem.geometry.padding_mode == "zeros":  # also where autograd cannot follow, as in inference mode
+            return plain_adjoint(grad, weight, problem.size, problem.geometry)
         shape = (problem.batch, problem.volumes[0] * problem.depth, *problem.size)
         with recording():
             u = grad.new_zeros(shape).requires_grad_()

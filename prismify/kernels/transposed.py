@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from . import autograd, ops
-from .engines import choose, opaque
-from .functional import _arguments, _cast, seen_by_others
+from .adjoint import plain_adjoint
+from .engines import TRANSPARENT, choose
+from .functional import _arguments, _cast, in_plain_torch, seen_by_others
 from .problem import Geometry, cached_problem, depth_of
 from .types import Topology
 
@@ -81,17 +82,19 @@ def deep_prism_transposed(
 
 def _adjoint(u: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometry) -> Tensor:
     """The input of shape (B, Q*V, *size) that the gradient `u` of the operator's output goes to."""
-    compiling, device = torch.compiler.is_compiling(), u.device.type
-    exporting = torch.compiler.is_exporting() or torch._C._is_tracing()
+    device, seen = u.device.type, torch.compiler.is_compiling() or seen_by_others(u, weight, None)
     shape = (u.shape[0], u.shape[1] // weight.shape[0] * weight.shape[1], *size)
-    if exporting or ((compiling or seen_by_others(u, weight, None)) and not opaque(device)):
-        return _plain(u, weight, size, geometry)
-    if compiling or seen_by_others(u, weight, None):
+    if seen and in_plain_torch(device):
+        return plain_adjoint(u, weight, size, geometry)
+    if seen:
         with torch.autocast(device, enabled=False):
             result: Tensor = ops.input_grad(u, weight, list(shape), *_arguments(geometry))
         return result
     problem = cached_problem(shape, tuple(weight.shape), 0, geometry)
-    run = choose(problem, device, u.dtype).run()
+    engine = choose(problem, device, u.dtype)
+    if engine.name in TRANSPARENT:
+        return plain_adjoint(u, weight, size, geometry)
+    run = engine.run()
     learns = (u.requires_grad or weight.requires_grad) and torch.is_grad_enabled()
     if learns or torch._C._are_functorch_transforms_active() or _dual():
         return autograd.input_grad(u, weight, problem, run)
@@ -100,33 +103,3 @@ def _adjoint(u: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometr
 
 def _dual() -> bool:
     return bool(torch.autograd.forward_ad._current_level >= 0)
-
-
-def _plain(u: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometry) -> Tensor:
-    """The definition: `conv_transpose3d` over the volumes, with the adjoint of what pads the channels."""
-    half = weight.shape[2] // 2
-    x = torch.unflatten(u, 1, (weight.shape[0], -1))
-    depth, cut = x.shape[2], half
-    if geometry.topology == "circular" and half:
-        x, cut = F.pad(x, (0, 0, 0, 0, half, half), mode="circular"), 2 * half
-    if geometry.topology == "replicate":
-        cut = 0
-    missing = [
-        wanted - ((n - 1) * s - 2 * p + d * (k - 1) + 1)
-        for wanted, n, s, p, d, k in zip(
-            size, u.shape[2:], geometry.stride, geometry.padding, geometry.dilation, weight.shape[3:], strict=True
-        )
-    ]
-    y = F.conv_transpose3d(
-        x,
-        weight,
-        stride=(1, *geometry.stride),
-        padding=(cut, *geometry.padding),
-        output_padding=(0, *missing),
-        dilation=(1, *geometry.dilation),
-    )
-    if geometry.topology == "replicate" and half:
-        body, first, last = y.narrow(2, half, depth), y.narrow(2, 0, half), y.narrow(2, half + depth, half)
-        ends = [first.sum(2, keepdim=True), last.sum(2, keepdim=True)]
-        y = body + F.pad(ends[0], (0, 0, 0, 0, 0, depth - 1)) + F.pad(ends[1], (0, 0, 0, 0, depth - 1, 0))
-    return y.flatten(1, 2)

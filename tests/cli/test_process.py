@@ -49,12 +49,13 @@ def test_help_and_version_import_no_torch(python: Callable[..., Any]) -> None:
     code = """
 import sys
 from prismify.cli.main import app
-for words in (["--help"], ["--version"], ["scan", "--help"], ["convert", "--help"], ["report", "--help"]):
+commands = ("scan", "convert", "report", "train", "evaluate", "reconstruct", "recipes")
+for words in (["--help"], ["--version"], *([command, "--help"] for command in commands)):
     try:
         app(words)
     except SystemExit as end:
         assert end.code == 0
-heavy = {"torch", "numpy", "diffusers", "timm", "torchvision", "safetensors"} & set(sys.modules)
+heavy = {"torch", "numpy", "diffusers", "timm", "torchvision", "safetensors", "accelerate", "yaml"} & set(sys.modules)
 print("heavy", sorted(heavy))
 """
     ran = python(code)

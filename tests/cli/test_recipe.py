@@ -14,6 +14,8 @@ import yaml
 from torch import Tensor, nn
 
 import prismify
+from prismify.training.recipe import read_recipe
+from prismify.training.schema import SCHEMAS
 
 DOWN_UP: dict[str, Any] = {"layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8}
 
@@ -80,11 +82,13 @@ def test_the_recipe_fits_the_model(tmp_path: Path, name: str) -> None:
     assert isinstance(recipe["train"]["steps"], int)
     assert f"{sum(p.numel() for p in converted.parameters()):,} parameters" in text
     assert "prismify train recipe.yaml" in text
+    if wanted in SCHEMAS:
+        assert read_recipe(tmp_path / "out" / "recipe.yaml").model.source == str(tmp_path / "out")
     assert "$" not in text
 
 
 def test_every_recipe_that_there_is_is_chosen_for_some_model() -> None:
-    there = {entry.name.removesuffix(".yaml") for entry in files("prismify.recipes").joinpath("configs").iterdir()}
+    there = {entry.name.removesuffix(".yaml") for entry in files("prismify.recipes").joinpath("templates").iterdir()}
     assert there == {wanted for _, wanted in MODELS.values()}
 
 

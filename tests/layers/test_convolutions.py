@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prismify import Policy, convert, load, save, scan
 from prismify.errors import ShapeError
-from prismify.kernels import deep_prism, deep_prism_nd, deep_prism_transposed, deep_prism_transposed_nd, use_engine
+from prismify.kernels import deep_prism, deep_prism_nd, deep_prism_transposed, deep_prism_transposed_nd, ops, use_engine
 from prismify.layers import (
     DeepPrism,
     DeepPrism1d,
@@ -183,8 +183,13 @@ def test_every_engine_agrees_on_the_adjoint(geometry, topology):
     with use_engine("reference"):
         expected = layer(u)
     equivalent(layer(u), expected)
-    with use_engine("torch"):
-        equivalent(layer(u), expected)
+    for name in ("torch", "reference"):
+        with use_engine(name), torch.inference_mode():
+            equivalent(layer(u), expected)
+            size = [*expected.shape[2:]]
+            rest = [list(layer.stride), list(layer.padding), list(layer.dilation), "zeros", topology]
+            again = ops.input_grad(u, layer.weight, [2, 9, *size], *rest)
+            equivalent(again + layer.bias[:, None, None], expected)
     exported = torch.export.export(layer, (u,))
     assert not any("prismify" in str(node.target) for node in exported.graph.nodes)
     equivalent(exported.module()(u), expected)
