@@ -1,7 +1,7 @@
 """Time and memory of scanning well-known models, each in a fresh process: from their configs, and the zoo's full sizes.
 
     python benchmarks/scan.py          both tables
-    python benchmarks/scan.py --zoo    the zoo's only, the other as it was
+    python benchmarks/scan.py --zoo [WORD ...]    the zoo's only, of rows whose name holds a word; others stay
 
 writes benchmarks/results/scan.json and docs/scan.md.
 """
@@ -68,18 +68,20 @@ def scan_configs() -> list[dict]:
     return rows
 
 
-def scan_zoo() -> Iterator[dict]:
-    """The zoo's architectures at their published size, by policy paper."""
+def scan_zoo(words: list[str]) -> Iterator[dict]:
+    """The zoo's architectures at their published size, by policy paper; with words, only those they name."""
     from tests.zoo.table import ROWS
 
-    for row in (row for row in ROWS if row.full is not None):
-        words = [row.source]
+    for row in ROWS:
+        if row.full is None or (words and not any(word.lower() in row.name.lower() for word in words)):
+            continue
+        options = []
         for key, value in row.full.items():
-            words += ["--arg", f"{key}={json.dumps(value)}"]
+            options += ["--arg", f"{key}={json.dumps(value)}"]
         for name, shape in (row.full_inputs or {}).items():
             kind = ":int" if shape[0] == "int" else ""
-            words += ["--input", f"{name}={','.join(str(n) for n in shape if n != 'int')}{kind}"]
-        report, took = scan(words)
+            options += ["--input", f"{name}={','.join(str(n) for n in shape if n != 'int')}{kind}"]
+        report, took = scan([row.source, *options])
         found = {"model": row.name, "source": row.source, **took}
         if report:
             unknown = sum(layer["role"] == "unknown" for layer in report["layers"])
@@ -96,12 +98,15 @@ def main() -> None:
     import torch
 
     os.environ["OMP_NUM_THREADS"] = "1"  # shapes need no more, and idle threads would count as processor time
-    kept = json.loads(RESULTS.read_text()) if "--zoo" in sys.argv and RESULTS.is_file() else {}
+    only_zoo, words = "--zoo" in sys.argv, [word for word in sys.argv[1:] if word != "--zoo"]
+    kept = json.loads(RESULTS.read_text()) if only_zoo and RESULTS.is_file() else {}
+    zoo = {row["model"]: row for row in kept.get("zoo", ())}
     machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
     machine += f", Python {platform.python_version()}, torch {torch.__version__}"
-    results = {"machine": machine, "rows": kept.get("rows") or scan_configs(), "zoo": []}
-    for row in scan_zoo():
-        results["zoo"].append(row)
+    results = {"machine": machine, "rows": kept.get("rows") or scan_configs(), "zoo": list(zoo.values())}
+    for row in scan_zoo(words):
+        zoo[row["model"]] = row
+        results["zoo"] = list(zoo.values())
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         (ROOT / "docs" / "scan.md").write_text("\n".join([*page(results), *zoo_page(results)]) + "\n")
 

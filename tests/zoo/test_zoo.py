@@ -32,7 +32,8 @@ WHOLE = (
     "ResNet (timm)",
     "ViT (timm)",
 )
-_UP_TO_BACKWARD = STEPS[: STEPS.index("save")]
+#: Conversion itself compares the shapes and sees that gradients arrive.
+_UP_TO_CONVERT = STEPS[: STEPS.index("forward")]
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def test_one_of_each_kind_goes_all_the_way(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
-def test_the_others_convert_and_train(group: str, tmp_path: Path) -> None:
+def test_the_others_convert(group: str, tmp_path: Path) -> None:
     for row in GROUPS[group]:
         if row.small is not None and row.name not in WHOLE:
-            assert_as_expected(row, walk(row, tmp_path, _UP_TO_BACKWARD), _UP_TO_BACKWARD)
+            assert_as_expected(row, walk(row, tmp_path, _UP_TO_CONVERT), _UP_TO_CONVERT)

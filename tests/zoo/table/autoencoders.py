@@ -165,5 +165,6 @@ ROWS = (
             "decoder_input_channels": 16,
         },
         {},
+        red={"convert": "all its convolutions are weight-normalised, and kept: the norm has to be removed first"},
     ),
 )
