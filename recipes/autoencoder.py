@@ -19,7 +19,7 @@ from prismify.training.begin import freeze_unused, introduce
 from prismify.training.discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
 from prismify.training.ending import end_run
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
-from prismify.training.models import decode, encode, is_autoencoder, open_model
+from prismify.training.models import decode, encode, fuse_if, is_autoencoder, open_model
 from prismify.training.perceptual import LPIPS, load_lpips
 from prismify.training.rates import adam
 from prismify.training.run import Part, Run, Watch, open_run
@@ -70,6 +70,7 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False) -> 
         latent_shape = tuple(autoencoding(probe, None)[1].shape[1:])
         freeze_unused(run, autoencoding, (probe, torch.zeros(1, *latent_shape, device=run.device)))
         average = Average(model, recipe.train.ema)
+        fuse_if(model, recipe.train.fuse)
         optimizer = adam(model, recipe.train)
         parts: dict[str, Any] = {"model": model, "average": average.model, "optimizer": optimizer}
 

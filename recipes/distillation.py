@@ -18,7 +18,7 @@ from prismify.training.average import Average
 from prismify.training.begin import freeze_unused, introduce
 from prismify.training.ending import end_run
 from prismify.training.measure import measure_reconstruction, unit_range
-from prismify.training.models import is_autoencoder, open_model, teacher_of
+from prismify.training.models import fuse_if, is_autoencoder, open_model, teacher_of
 from prismify.training.perceptual import LPIPS, load_lpips
 from prismify.training.rates import adam
 from prismify.training.run import Part, Run, Watch, open_run
@@ -57,6 +57,7 @@ def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False) ->
             distances(student(probe), teaching(probe))  # shapes that differ are an error before the first step
         freeze_unused(run, student, (probe,))
         average = Average(model, recipe.train.ema)
+        fuse_if(model, recipe.train.fuse)
         optimizer = adam(model, recipe.train)
 
         run.begin(images, {"model": model, "average": average.model, "optimizer": optimizer}, [optimizer])

@@ -15,6 +15,8 @@ from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, write_json
 from ..checkpoint.weights import write_safetensors
 from ..errors import RecipeError, SourceError
 from ..families import family
+from ..fusion import fuse
+from ..layers import DeepPrism, Prism, PrismConv
 from ..rewrite import convert
 from .schema import ModelSource
 
@@ -66,6 +68,12 @@ def teacher_of(folder: Path) -> ModelSource:
         arguments = origin.get("arguments", {})
         return ModelSource(source=path, architecture=origin.get("reference"), arguments=arguments)
     raise RecipeError(f"teacher is not set, and {folder} was made from a {kind}, which has no path: set teacher.source")
+
+
+def fuse_if(model: nn.Module, wanted: bool) -> None:
+    """Fuse a converted model's blocks in place; a model without operators of prismify runs as it is."""
+    if wanted and any(isinstance(module, (DeepPrism, Prism, PrismConv)) for module in model.modules()):
+        fuse(model)
 
 
 def is_autoencoder(model: nn.Module) -> bool:

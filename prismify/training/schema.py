@@ -113,6 +113,7 @@ class Train:
         seed: of everything random.
         device: "auto" takes CUDA where there is one.
         mixed_precision: of the forward pass.
+        fuse: run norm, activation, operator and residual sum in one pass (`prismify.fuse`); compiles at the start.
         divergence: a loss term this many times above its own running mean, for ten steps, has diverged.
     """
 
@@ -135,6 +136,7 @@ class Train:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    fuse: bool = False
     divergence: float = 1000.0
 
     def __post_init__(self) -> None:

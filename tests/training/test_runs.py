@@ -331,6 +331,16 @@ def test_a_model_is_converted_on_the_way(recipe: Recipe, train: Train) -> None:
     assert any(isinstance(m, prismify.DeepPrism) for m in prismify.load(folder / "model").modules())
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks
+def test_fused_blocks_train_to_the_same(recipe: Recipe, train: Train, tmp_path: Path) -> None:
+    options = {"steps": 4, "eps": 1e-5, "ema": None}
+    plain, _ = train(recipe(train=options, output=str(tmp_path / "plain")))
+    fused, _ = train(recipe(train={**options, "fuse": True}, output=str(tmp_path / "fused")))
+    losses = [[row["reconstruction"] for row in records(folder)] for folder in (plain, fused)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert any(isinstance(m, prismify.DeepPrism) for m in prismify.load(fused / "model").modules())
+
+
 def test_grey_images(recipe: Recipe, train: Train, tmp_path: Path) -> None:
     (tmp_path / "grey.py").write_text(
         "from torch import nn\nclass Grey(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
