@@ -20,9 +20,10 @@ from prismify.training.discriminator import Judged, PatchDiscriminator, mean_log
 from prismify.training.ending import end_run
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
 from prismify.training.models import decode, encode, fuse_if, is_autoencoder, open_model
+from prismify.training.opening import open_run
 from prismify.training.perceptual import LPIPS, load_lpips
 from prismify.training.rates import adam
-from prismify.training.run import Part, Run, Watch, open_run
+from prismify.training.run import Part, Run, Watch
 from prismify.training.schema import AutoencoderRecipe
 from prismify.training.stream import open_data
 
