@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import prismify
 from prismify import checkpoint
+from prismify.checkpoint import Source
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -124,6 +126,17 @@ def inputs_for(kind: Kind, model: nn.Module) -> tuple[Any, ...]:
     return (image[..., :16, :16], torch.tensor([3, 5])) if kind.inputs == "timed" else (image,)
 
 
+def whole(model: nn.Module, source: Source) -> nn.Module:
+    """A converted model with all its weights: those that are streamed from the source are on `meta` till then."""
+    away = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if not away:
+        return model
+    state = source.build().state_dict()
+    model = copy.deepcopy(model)
+    model.load_state_dict({name: state[name] for name in away}, strict=False, assign=True)
+    return model
+
+
 def output_of(model: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
     with torch.no_grad():
         output = model(*inputs)
@@ -172,11 +185,11 @@ def everything(
         patch.chdir(folder)
 
         def keep(model: nn.Module, output: Path, **options: Any) -> None:
-            kept[Path(output).name] = model
+            kept[Path(output).name] = whole(model, options["source"])
             save(model, output, **options)
 
         def keep_parts(pipeline: Any, models: dict[str, nn.Module], output: Path, **options: Any) -> None:
-            kept.update(models)
+            kept.update({name: whole(model, pipeline.parts[name]) for name, model in models.items()})
             save_pipeline(pipeline, models, output, **options)
 
         patch.setattr(checkpoint, "save", keep)

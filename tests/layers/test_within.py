@@ -90,7 +90,8 @@ def test_it_is_copied_pickled_saved_loaded_and_scanned_again(tmp_path):
     expected = converted(X)
     for other in (copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
         exact(other(X), expected)
-        assert type(other.body) is type(converted.body)
+        # By name: pickle imports this file once more, under the name that pytest gave it.
+        assert type(other.body).__qualname__ == type(converted.body).__qualname__
     rows = {row.name: row for row in scan(converted, (X,)).layers}
     assert "already" in rows["body.operator"].reason
     assert "body" not in rows
