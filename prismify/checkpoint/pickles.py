@@ -23,7 +23,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from ..errors import SourceError, UnsafePickleError
 from ..families import family
 from .imports import current_folder
-from .zips import check_unpacked
+from .zips import check_unpacked, is_archive
 
 _TRUSTED_ROOTS = ("torch.nn.", "torchvision.", "timm.", "diffusers.", "prismify.layers.")
 _FROZEN_DICT = "diffusers.configuration_utils.FrozenDict"
@@ -83,7 +83,7 @@ def read_pickle(
     """
     if is_torchscript(path):
         raise SourceError(f"{path} is a TorchScript file, which holds no Python module: {_WAY_OUT}")
-    mmap = mmap and zipfile.is_zipfile(path)
+    mmap = mmap and is_archive(path)
     check_unpacked(path)
     if trust:
         with current_folder():
@@ -112,7 +112,7 @@ class _NotAllowedError(Exception):
 
 def _listed(path: Path) -> list[str]:
     """The classes and functions a file needs, apart from tensors; [] where only reading it can tell."""
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         return []  # the format before torch 1.6
     try:
         return list(get_unsafe_globals_in_checkpoint(str(path)))

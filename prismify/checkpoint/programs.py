@@ -23,6 +23,7 @@ from ..graph import ExampleInputs
 from ..graph.program import memory
 from .pickles import is_torchscript
 from .program_check import check_program
+from .zips import is_archive
 
 PROGRAM_SUFFIX = ".pt2"
 #: Kernels choose by alignment, and round differently then.
@@ -41,7 +42,7 @@ def read_program(path: Path, *, trust: bool = False) -> ExportedProgram:
     """
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         raise SourceError(f"{path} is damaged or no exported program: it is not an archive")
     if is_torchscript(path):
         raise SourceError(
