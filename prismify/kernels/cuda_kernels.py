@@ -131,7 +131,9 @@ def stencil_kernel(
                         third += value * numbers[(2 * ROW_TAPS + a) * COL_TAPS + c]
             d = d0 + e - 2
             depths = d + tl.zeros([BLOCK], tl.int32)
-            result = older + third + tl.load(bias + q * bias_out + tl.maximum(d, 0) * bias_depth)
+            # A block may begin before the first output and end behind the last; neither has a bias.
+            bias_at = tl.minimum(tl.maximum(d, 0), depth_out - 1)
+            result = older + third + tl.load(bias + q * bias_out + bias_at * bias_depth)
             done = valid & (depths >= d0) & (depths < depth_out)
             tl.store(target + d.to(tl.int64) * y_depth + out_pixel, result.to(y.dtype.element_ty), mask=done)
             older = newer + second
