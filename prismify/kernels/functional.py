@@ -143,12 +143,20 @@ def _registered(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geomet
 
 def in_plain_torch(device: str) -> bool:
     """Whether a call that others see is to be torch's own operators, and not the registered one."""
-    if torch.compiler.is_exporting() or torch._C._is_tracing():
-        return True  # an exported model runs without this package
+    if exporting():
+        return True
     # Whoever records calls, as a scan does, is to find the layer that made them.
     watched = not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() > 0
     recorded = watched and not torch.is_grad_enabled()
     return not recorded and not opaque(device)
+
+
+def exporting() -> bool:
+    """Whether the model will run without this package: by `torch.export` or `torch.jit.trace`."""
+    if torch.compiler.is_exporting():
+        return True
+    # A compiler cannot follow the private question.
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
 def _arguments(geometry: Geometry) -> tuple[list[int], list[int], list[int], str, str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import ShapeError
 from . import fused_autograd, fused_ops, unfused
 from .engines import ENGINES, fuser, fusing
-from .functional import differentiates_otherwise, seen_by_others
+from .functional import differentiates_otherwise, exporting, seen_by_others
 from .fusion import Tensors
 from .problem import Geometry, NormAct, Problem, cached_problem, make_problem
 from .types import ACTIVATIONS, Activation, PaddingMode, Topology
@@ -80,8 +80,7 @@ def _registered(tensors: Tensors, block: NormAct, geometry: Geometry) -> Tensor:
     """The call as compilers and modes should see it."""
     x = tensors[0]
     # An exported model runs without this package; autocast types each part by itself.
-    exporting = torch.compiler.is_exporting() or torch._C._is_tracing()
-    if exporting or torch.is_autocast_enabled(x.device.type):
+    if exporting() or torch.is_autocast_enabled(x.device.type):
         return unfused.norm_act_deep_prism(*tensors, block, geometry)
     output: Tensor = fused_ops.norm_act_deep_prism(*tensors, *fused_ops.words(block, geometry))[0]
     return output
