@@ -25,13 +25,12 @@ from torch import fx, nn
 from .errors import PrismifyError
 from .graph import unwrap
 from .kernels import norm_act_deep_prism
-from .layers import DeepPrism, Prism, PrismConv
+from .layers import LAYERS
 
 M = TypeVar("M", bound=nn.Module)
 #: Set to 0, models run as they are written, `fuse` or not.
 SWITCH = "PRISMIFY_FUSION"
 
-_OPERATORS = (DeepPrism, Prism, PrismConv)
 _GROUP_NORM = (F.group_norm, torch.group_norm)
 _SILU = (F.silu,)
 _SIGMOID = (torch.sigmoid, F.sigmoid, "sigmoid")
@@ -79,6 +78,7 @@ def fuse(model: M, *, inner: str | None = None, dynamic: bool | None = None) -> 
 
     Example:
         >>> from torch import nn
+        >>> from prismify import DeepPrism
         >>> net = nn.Sequential(nn.GroupNorm(4, 16), nn.SiLU(), DeepPrism(16))
         >>> fuse(net)(torch.zeros(1, 16, 8, 8)).shape
         torch.Size([1, 16, 8, 8])
@@ -113,8 +113,8 @@ def fuse_graph(graph_module: fx.GraphModule) -> int:
 
 def _compiled_apart(model: nn.Module) -> list[nn.Module]:
     """The model, and the children that methods other than `forward` may call."""
-    children = [c for c in model.children() if not isinstance(c, (nn.ModuleList, nn.ModuleDict, *_OPERATORS))]
-    return [m for m in (model, *children) if any(isinstance(s, _OPERATORS) for s in m.modules())]
+    children = [c for c in model.children() if not isinstance(c, (nn.ModuleList, nn.ModuleDict, *LAYERS))]
+    return [m for m in (model, *children) if any(isinstance(s, LAYERS) for s in m.modules())]
 
 
 def _backend(graph_module: fx.GraphModule, example_inputs: list[Any], *, inner: str | None) -> Callable[..., Any]:

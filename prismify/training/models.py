@@ -16,7 +16,7 @@ from ..checkpoint.weights import write_safetensors
 from ..errors import RecipeError, SourceError
 from ..families import family
 from ..fusion import fuse
-from ..layers import DeepPrism, Prism, PrismConv
+from ..layers import LAYERS
 from ..rewrite import convert
 from .schema import ModelSource
 
@@ -72,7 +72,7 @@ def teacher_of(folder: Path) -> ModelSource:
 
 def fuse_if(model: nn.Module, wanted: bool) -> None:
     """Fuse a converted model's blocks in place; a model without operators of prismify runs as it is."""
-    if wanted and any(isinstance(module, (DeepPrism, Prism, PrismConv)) for module in model.modules()):
+    if wanted and any(isinstance(module, LAYERS) for module in model.modules()):
         fuse(model)
 
 

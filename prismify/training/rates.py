@@ -7,10 +7,11 @@ import math
 import torch
 from torch import nn
 
-from ..layers import DeepPrism, Prism, PrismConv
+from ..layers import LAYERS, PrismMultihead
 from .schema import Train
 
-_KERNELS = (DeepPrism, Prism, PrismConv)
+#: A packed attention is made of these, and of what it keeps.
+_KERNELS = tuple(layer for layer in LAYERS if layer is not PrismMultihead)
 _NORMS = ("Norm",)
 
 

@@ -84,7 +84,7 @@ class Rates:
     """Factors on the learning rate, by kind of layer.
 
     Args:
-        kernel: DeepPrism, Prism and PrismConv.
+        kernel: the paper's operators, in every form.
         norm: normalisation layers.
         dense: everything else: input, output and other dense layers.
     """
