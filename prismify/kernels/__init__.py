@@ -10,9 +10,10 @@ from .functional import deep_prism, prism
 from .fused import norm_act_deep_prism
 from .spatial import deep_prism_nd, deep_prism_transposed_nd
 from .transposed import deep_prism_transposed
-from .types import Activation, PaddingMode, Topology
+from .types import PADDING_MODES, Activation, PaddingMode, Topology
 
 __all__ = [
+    "PADDING_MODES",
     "Activation",
     "PaddingMode",
     "Topology",

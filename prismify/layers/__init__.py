@@ -1,13 +1,7 @@
 """The paper's operators as `nn.Module`s, and the one function that builds a layer's replacement."""
 
-from .deep_prism import Bias, DeepPrism
-from .deep_prism_nd import (
-    DeepPrism1d,
-    DeepPrism3d,
-    DeepPrismTranspose1d,
-    DeepPrismTranspose2d,
-    DeepPrismTranspose3d,
-)
+from .deep_prism import Bias, DeepPrism, DeepPrism1d, DeepPrism3d
+from .deep_prism_transposed import DeepPrismTranspose1d, DeepPrismTranspose2d, DeepPrismTranspose3d
 from .multihead import PrismMultihead
 from .operator import LAYERS, Operator, OperatorType, build_operator, operator_for
 from .prism import Prism

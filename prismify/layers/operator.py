@@ -9,14 +9,8 @@ from torch import nn
 
 from ..errors import ShapeError
 from ..kernels import Topology
-from .deep_prism import Bias, DeepPrism
-from .deep_prism_nd import (
-    DeepPrism1d,
-    DeepPrism3d,
-    DeepPrismTranspose1d,
-    DeepPrismTranspose2d,
-    DeepPrismTranspose3d,
-)
+from .deep_prism import Bias, DeepPrism, DeepPrism1d, DeepPrism3d
+from .deep_prism_transposed import DeepPrismTranspose1d, DeepPrismTranspose2d, DeepPrismTranspose3d
 from .multihead import PROJECTIONS, PrismMultihead, Projection
 from .prism import Prism, is_pointwise
 from .prism_conv import PrismConv
@@ -35,9 +29,10 @@ LAYERS: tuple[type[nn.Module], ...] = (
     PrismConv,
     PrismMultihead,
 )
-#: The DeepPrism for each convolution but Conv2d, which has its own.
+#: The DeepPrism for each convolution.
 _BY_CONVOLUTION: dict[type[nn.Module], Any] = {
     nn.Conv1d: DeepPrism1d,
+    nn.Conv2d: DeepPrism,
     nn.Conv3d: DeepPrism3d,
     nn.ConvTranspose1d: DeepPrismTranspose1d,
     nn.ConvTranspose2d: DeepPrismTranspose2d,
@@ -103,8 +98,7 @@ def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
 
 def convolution_base(layer: nn.Module) -> type[nn.Module] | None:
     """Which of torch's convolutions a module is, or is derived from; None for none."""
-    bases: tuple[type[nn.Module], ...] = (nn.Conv2d, *_BY_CONVOLUTION)
-    return next((base for base in bases if isinstance(layer, base)), None)
+    return next((base for base in _BY_CONVOLUTION if isinstance(layer, base)), None)
 
 
 def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
@@ -139,17 +133,9 @@ def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
         )
     if operator.interleave != 1:
         raise ShapeError(f"only a Prism interleaves its volumes, not a {operator.type}")
-    if operator.type == "DeepPrism" and isinstance(layer, nn.Conv2d):
-        return DeepPrism.from_conv2d(
-            layer,
-            channel_kernel_size=operator.channel_kernel_size,
-            volumes=operator.volumes,
-            topology=operator.topology,
-            bias=operator.bias,
-        )
-    kind = next((cls for base, cls in _BY_CONVOLUTION.items() if isinstance(layer, base)), None)
-    if operator.type == "DeepPrism" and kind is not None:
-        converted: nn.Module = kind.from_conv(
+    base = convolution_base(layer)
+    if operator.type == "DeepPrism" and base is not None:
+        converted: nn.Module = _BY_CONVOLUTION[base].from_conv(
             layer,
             channel_kernel_size=operator.channel_kernel_size,
             volumes=operator.volumes,

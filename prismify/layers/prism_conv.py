@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ShapeError
-from ..kernels import PaddingMode, Topology, deep_prism
+from ..kernels import PaddingMode, Topology, deep_prism_nd
 from .deep_prism import Bias, DeepPrism
 from .volumes import check_channel_kernel
 
@@ -140,9 +140,9 @@ class PrismConv(nn.Module):
             return self.forward(u[None]).squeeze(0)
         if u.dim() != 4 or u.shape[1] != self.in_channels:
             raise ShapeError(f"PrismConv expects (B, {self.in_channels}, H, W), got {tuple(u.shape)}")
-        return deep_prism(
+        return deep_prism_nd(
             u,
-            self.kernel(),
+            self.kernel()[None, None],
             self.bias,
             stride=self.stride,
             padding=self.padding,

@@ -1,0 +1,209 @@
+"""What every DeepPrism is made of, forward and transposed, over one, two or three spatial axes."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from ..errors import ShapeError
+from ..kernels import PADDING_MODES, PaddingMode, Topology, deep_prism_nd
+from .volumes import check_channel_kernel, check_volumes, check_words, volumes_of
+
+Bias = Literal["scalar", "channel"]
+Size = int | tuple[int, ...]
+_NAMES = {1: "(B, C, L)", 2: "(B, C, H, W)", 3: "(B, C, T, H, W)"}
+
+
+class Volumetric(nn.Module):
+    """What all forms share: geometry, weight and bias. The weight is (volumes, volumes, K_C, *kernel_size)."""
+
+    spatial_dims: ClassVar[int]
+    transposed: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None,
+        kernel_size: Size,
+        channel_kernel_size: int,
+        stride: Size,
+        dilation: Size,
+        bias: Bias | None,
+        topology: Topology,
+        volumes: tuple[int, int] | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        out_channels = in_channels if out_channels is None else out_channels
+        self.in_channels, self.out_channels = in_channels, out_channels
+        p, q = volumes_of(in_channels, out_channels) if volumes is None else volumes
+        self.volumes = (p, q)
+        check_channel_kernel(channel_kernel_size, check_volumes(in_channels, out_channels, self.volumes))
+        check_words(topology, bias)
+        self.kernel_size, self.channel_kernel_size = self._sizes(kernel_size), channel_kernel_size
+        self.stride, self.dilation = self._sizes(stride), self._sizes(dilation)
+        self.groups = 1
+        self.topology: Topology = topology
+        ends = (p, q) if self.transposed else (q, p)
+        shape = (*ends, channel_kernel_size, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias_kind: Bias | None = bias
+        if bias is None:
+            self.register_parameter("bias", None)
+        else:
+            self.bias = nn.Parameter(torch.empty(q if bias == "scalar" else out_channels, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    @classmethod
+    def _fits(cls, conv: nn.Module) -> bool:
+        """Whether a convolution is ungrouped, and of this form's direction and spatial axes."""
+        return (
+            isinstance(conv, _ConvNd)
+            and conv.transposed == cls.transposed
+            and conv.groups == 1
+            and len(conv.kernel_size) == cls.spatial_dims
+        )
+
+    @classmethod
+    def _like(cls, conv: Any, bias: Bias, **options: Any) -> Self:
+        """The form with the geometry, device, dtype and mode of `conv`; with a bias where it has one."""
+        make: Any = cls  # the forms differ in what else they take
+        layer: Self = make(
+            conv.in_channels,
+            conv.out_channels,
+            kernel_size=conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            bias=bias if conv.bias is not None else None,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+            **options,
+        )
+        return layer.train(conv.training)
+
+    def reset_parameters(self) -> None:
+        """Draw weights that keep the variance of the signal; biases start at zero."""
+        fan_in = self.volumes[0] * self.channel_kernel_size * prod(self.kernel_size)
+        if self.transposed:  # each output comes from one in so many of the kernel's elements
+            fan_in = max(1, fan_in // prod(self.stride))
+        nn.init.normal_(self.weight, std=fan_in**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def _sizes(self, value: Size) -> tuple[int, ...]:
+        sizes = (value,) * self.spatial_dims if isinstance(value, int) else tuple(value)
+        if len(sizes) != self.spatial_dims:
+            raise ShapeError(f"{type(self).__name__} has {self.spatial_dims} spatial axes, got {value}")
+        return sizes
+
+    def _check(self, u: Tensor) -> None:
+        if u.dim() != self.spatial_dims + 2 or u.shape[1] != self.in_channels:
+            raise ShapeError(
+                f"{type(self).__name__} expects {_NAMES[self.spatial_dims]} with C = {self.in_channels}, "
+                f"or the same without B, got {tuple(u.shape)}"
+            )
+
+    def extra_repr(self) -> str:
+        p, q = self.volumes
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        text += f", channel_kernel_size={self.channel_kernel_size}, stride={self.stride}"
+        text += f", topology={self.topology}, bias={self.bias_kind}"
+        return text if (p, q) == (1, 1) else text + f", volumes={p}->{q}"
+
+
+class DeepPrismNd(Volumetric):
+    """The forward forms: `DeepPrism` and its like for sequences and videos, which say what each argument means."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: Size = 3,
+        *,
+        channel_kernel_size: int = 3,
+        stride: Size = 1,
+        padding: Size | str | None = None,
+        dilation: Size = 1,
+        padding_mode: PaddingMode = "zeros",
+        bias: Bias | None = "scalar",
+        topology: Topology = "zero",
+        volumes: tuple[int, int] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, channel_kernel_size, stride, dilation, bias,
+                         topology, volumes, device, dtype)  # fmt: skip
+        if padding_mode not in PADDING_MODES:
+            raise ShapeError(f"padding_mode {padding_mode!r} is not one of {', '.join(PADDING_MODES)}")
+        self.padding_mode: PaddingMode = padding_mode
+        self.padding, self._extra_padding = self._resolve(padding)
+
+    @classmethod
+    def from_conv(
+        cls,
+        conv: nn.Conv1d | nn.Conv2d | nn.Conv3d,
+        *,
+        channel_kernel_size: int = 3,
+        topology: Topology = "zero",
+        volumes: tuple[int, int] | None = None,
+        bias: Bias = "scalar",
+    ) -> Self:
+        """The form with the geometry, device and dtype of `conv`; freshly initialised.
+
+        A bias is kept only where `conv` has one, in the form `bias` names.
+
+        Raises:
+            ShapeError: `conv` is grouped, transposed or has another number of spatial axes.
+        """
+        if not cls._fits(conv):
+            raise ShapeError(f"{conv} is not an ungrouped {cls.spatial_dims}-D convolution; {cls.__name__} is")
+        options: dict[str, Any] = {"channel_kernel_size": channel_kernel_size, "topology": topology, "volumes": volumes}
+        return cls._like(conv, bias, padding_mode=conv.padding_mode, **options)
+
+    def forward(self, input: Tensor) -> Tensor:
+        u = input
+        if u.dim() == self.spatial_dims + 1:
+            return self.forward(u[None]).squeeze(0)
+        self._check(u)
+        if any(self._extra_padding):
+            u = F.pad(u, self._extra_padding)
+        return deep_prism_nd(
+            u,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            padding_mode=self.padding_mode,
+            topology=self.topology,
+        )
+
+    def _resolve(self, padding: Size | str | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Symmetric padding for the operator, and what "same" with an even kernel adds beside it."""
+        none = (0,) * (2 * self.spatial_dims)
+        total = [d * (k - 1) for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        if padding is None:
+            return tuple(k // 2 * d for k, d in zip(self.kernel_size, self.dilation, strict=True)), none
+        if padding == "valid":
+            return (0,) * self.spatial_dims, none
+        if padding == "same":
+            if set(self.stride) != {1}:
+                raise ShapeError("padding='same' needs stride 1, as in torch's convolutions")
+            if not any(t % 2 for t in total):
+                return tuple(t // 2 for t in total), none
+            if self.padding_mode != "zeros":
+                raise ShapeError("padding='same' with an even kernel needs padding_mode='zeros'")
+            return (0,) * self.spatial_dims, tuple(n for t in reversed(total) for n in (t // 2, t - t // 2))
+        if isinstance(padding, str):
+            raise ShapeError(f"padding {padding!r} is neither numbers, 'same' nor 'valid'")
+        return self._sizes(padding), none
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + f", padding={self.padding}"
