@@ -19,7 +19,7 @@ from .cpu_vectors import make_spec
 #: "forward" and "correlate" take a `PLAN`, the others a `NORM`.
 CpuJob = Literal["forward", "correlate", "moments", "activated", "norm_grads"]
 
-_SOURCES = ("vectors", "math", "simd", "pack", "kernels", "norm")
+_SOURCES = ("vectors", "math", "simd", "pack", "sums", "kernels", "norm")
 
 
 def _digest() -> str:

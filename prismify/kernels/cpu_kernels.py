@@ -32,6 +32,7 @@ from .cpu_simd import (
     store_wide,
     total,
 )
+from .cpu_sums import write_gradients
 from .cpu_vectors import (
     kernel_of,
     lanes_of,
@@ -44,7 +45,8 @@ from .cpu_vectors import (
 )
 
 #: What one call computes. `blocks` says how many parts an axis is cut into and `block` how long they are;
-#: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` is a table of byte offsets;
+#: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` and `order` are tables of byte
+#: offsets; `grads` and `bias_grads` are where gradients go, and `output` then holds the sums they are made of;
 #: `residual` is how many bytes after an output the number lies that is added to it, or 0 for none.
 PLAN = np.dtype(
     [
@@ -55,7 +57,7 @@ PLAN = np.dtype(
             for name in """
                 items scratch scratch_size counters
                 weight weight_out weight_in weight_depth weight_row weight_col
-                bias bias_out bias_depth bias_sums
+                bias bias_out bias_depth bias_sums bias_grads bias_count grads grads_count order
                 output output_batch output_volume output_depth output_row output_col residual
                 volumes_in volumes_out depth_size depth_blocks
                 rows_size rows_taps rows_stride rows_dilation rows_block rows_blocks reach ring
@@ -318,4 +320,6 @@ def correlate_items(plan: Any, spec: Any) -> None:
     item = claim(plan.counters)
     while item < plan.items:
         correlate_item(item, scratch, plan, spec)
+        if claim(plan.counters + 16) == plan.items - 1:
+            write_gradients(plan.volumes_in * plan.rows_taps * plan.cols_taps * kernel_of(spec), plan, spec)
         item = claim(plan.counters)

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from .cpu_math import packed, scaled, silu_derivative
 from .cpu_pack import inlined, inner
 from .cpu_simd import claim
+from .cpu_sums import load_float, store_float
 from .cpu_vectors import (
     F64,
     I32,
@@ -45,23 +46,6 @@ NORM = np.dtype(
         ("eps", np.float64),
     ]
 )
-
-
-@intrinsic
-def load_float(context: Any, address: Any) -> Any:
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load(pointer_to(builder, args[0], F64))
-
-    return types.float64(types.int64), code
-
-
-@intrinsic
-def store_float(context: Any, address: Any, value: Any) -> Any:
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.store(args[1], pointer_to(builder, args[0], F64))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.float64), code
 
 
 @intrinsic

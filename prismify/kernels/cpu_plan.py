@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ TILE = 8
 COLUMNS = 1024
 #: Numbers that a lane of the weight gradient adds up before it carries on in float64.
 TERMS = 4096
+#: Numbers behind a plan that threads count with: items claimed, threads, items finished.
+COUNTERS = 3
 #: Rows that a piece of work is not cut below: the rows shared with its neighbours are packed twice.
 MIN_ROWS = 8
 
@@ -46,13 +49,12 @@ class Template:
     """A plan that lacks only addresses.
 
     Args:
-        words: the record `PLAN` and after it the two counters, as int64.
+        words: the record `PLAN` and after it the counters (of claimed items, threads and finished items), as int64.
         spec: (kernel along depth, taps, tile, lanes): what the kernel is compiled for.
         scratch_size: bytes a thread packs into.
         items: pieces of work.
-        partials, bias_partials: shapes of the float64 sums that the weight gradient leaves behind:
-            (batch, output volume, row, column and depth blocks, then the sums themselves).
-        taps: the table that `words` points to.
+        sums_size: float64 sums of weights that the weight gradient's items make.
+        tables: what `words` points to.
         stencil: what was planned.
     """
 
@@ -60,9 +62,8 @@ class Template:
     spec: tuple[int, int, int, int]
     scratch_size: int
     items: int
-    partials: tuple[int, ...]
-    bias_partials: tuple[int, ...]
-    taps: Any
+    sums_size: int
+    tables: Any
     stencil: Stencil
 
 
@@ -92,21 +93,21 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     scratch = TILE * number.vector_bytes
     scratch += stencil.volumes[0] * int(plan["ring"]) * (TILE + depth.kernel - 1) * int(plan["input"]["pitch"])
     grouped = 3 if cols.kernel % 3 == 0 else 1
-    partials: tuple[int, ...] = ()
-    bias_partials: tuple[int, ...] = ()
+    sums_size, order = 0, None
     if job == "weight_grad":
         sums = (stencil.volumes[0], rows.kernel, cols.kernel // grouped, depth.kernel, grouped)
-        blocks = tuple(int(plan[f"{name}_blocks"]) for name in ("rows", "cols", "depth"))
-        partials = (batch.size, stencil.volumes[1], *blocks, *sums)
-        bias_partials = (batch.size, stencil.volumes[1], *blocks, TILE)
-        scratch += int(np.prod(sums)) * number.vector_bytes + _describe_grad(plan["grad"], stencil, number)
+        blocks = prod(int(plan[f"{name}_blocks"]) for name in ("rows", "cols", "depth"))
+        sums_size = int(plan["items"]) * prod(sums)
+        order = _order(stencil, sums, blocks)
+        plan["order"], plan["grads_count"] = order.ctypes.data, len(order)
+        scratch += prod(sums) * number.vector_bytes + _describe_grad(plan["grad"], stencil, number)
     else:
         for name, step in zip(_PARTS, stencil.target, strict=True):
             plan[f"output_{name}"] = step * number.stored_bytes
     plan["scratch_size"] = scratch = _parts(scratch, 64) * 64
-    words = array("q", plan.tobytes() + bytes(16))
+    words = array("q", plan.tobytes() + bytes(8 * COUNTERS))
     spec = (depth.kernel, grouped, TILE, number.lanes)
-    return Template(words, spec, scratch, int(plan["items"]), partials, bias_partials, taps, stencil)
+    return Template(words, spec, scratch, int(plan["items"]), sums_size, (taps, order), stencil)
 
 
 def _parts(size: int, part: int) -> int:
@@ -141,6 +142,21 @@ def _describe_grad(view: Any, stencil: Stencil, number: Number) -> int:
     view["row_up"] = view["col_up"] = view["col_stride"] = 1
     view["pitch"] = _parts(min(cols.size_out, COLUMNS), number.lanes) * number.vector_bytes
     return TILE * int(view["pitch"])
+
+
+def _order(stencil: Stencil, sums: tuple[int, ...], blocks: int) -> Any:
+    """Byte offsets of the first item's sum of each weight, in the order that weights have in memory.
+
+    An item goes through (P, rows, groups of columns, depth, columns of a group).
+    """
+    volumes_in, rows, groups, depth, grouped = sums
+    first = np.arange(stencil.volumes[1], dtype=np.int64)[:, None] * (blocks * prod(sums)) + np.arange(prod(sums))
+    index = 8 * first.reshape(-1, *sums).transpose(0, 1, 4, 2, 3, 5).reshape(
+        -1, volumes_in, depth, rows, groups * grouped
+    )
+    parts = stencil.order[1:]
+    back = (2 + parts.index(axis) if axis in parts else 2 for axis in (1, 2, 3))
+    return np.ascontiguousarray(index.transpose(0, 1, *back)).reshape(-1)
 
 
 def _rows_block(job: Job, stencil: Stencil, outer: int, lanes: int, threads: int) -> int:

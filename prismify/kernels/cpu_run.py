@@ -5,9 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ from .axes import input_grad_shape
 from .cpu import vector_bytes
 from .cpu_compile import CpuJob, compiled
 from .cpu_kernels import PLAN
-from .cpu_plan import TILE, Number, Template, template_of
+from .cpu_plan import COUNTERS, TILE, Number, Template, template_of
 from .padding import dense_as, empty_as, fold
 from .problem import Problem
 
@@ -103,29 +101,14 @@ def weight_grad(
     grad = dense_as(grad, u)
     number = number_of(u.dtype)
     template = template_of(problem, "weight_grad", u.stride(), grad.stride(), number, 0)
-    partials = np.empty(template.partials)
-    bias_partials = np.empty(template.bias_partials) if problem.bias_size else None
-    _correlation(template, number, u, grad, partials, bias_partials, problem.macs, packing)
-    with np.errstate(all="ignore"):
-        sums = partials.sum((0, 2, 3, 4))
-        bias = None if bias_partials is None else _bias_grad(bias_partials, grad, template, problem)
-    # (Q, P, rows, groups of columns, depth, columns of a group) -> (Q, P, depth, rows, columns)
-    sums = sums.transpose(0, 1, 4, 2, 3, 5).reshape(*(sums.shape[i] for i in (0, 1, 4, 2)), -1)
-    parts = template.stencil.order[1:]
-    back = (2 + parts.index(axis) if axis in parts else 2 for axis in (1, 2, 3))
-    weight = torch.from_numpy(np.ascontiguousarray(sums.transpose(0, 1, *back)))
-    return weight.to(u.dtype).reshape(weight_shape), bias
-
-
-def _bias_grad(partials: Any, grad: Tensor, template: Template, problem: Problem) -> Tensor:
-    """Sums of the gradient a volume or a channel, from the sums (batch, volume, blocks..., tile)."""
-    volumes = problem.volumes[1]
-    if problem.bias_size == volumes:
-        return torch.from_numpy(partials.sum((0, 2, 3, 4, 5))).to(grad.dtype)
-    if template.stencil.order[1] != 1:
-        return grad.sum((0, 2, 3), dtype=torch.float64).to(grad.dtype)
-    channels = partials.sum((0, 2, 3)).reshape(volumes, -1)[:, : problem.depth]
-    return torch.from_numpy(np.ascontiguousarray(channels)).reshape(-1).to(grad.dtype)
+    weight = torch.empty(weight_shape, dtype=u.dtype)
+    bias = torch.empty(problem.bias_size, dtype=u.dtype) if problem.bias_size else None
+    # A bias a channel runs along depth; where channels are not the depth, its gradient is a sum by itself.
+    inside = problem.bias_size == problem.volumes[1] or template.stencil.order[1] == 1
+    _correlation(template, number, u, grad, weight, bias if inside else None, problem.macs, packing)
+    if bias is not None and not inside:
+        bias = grad.sum((0, 2, 3), dtype=torch.float64).to(u.dtype)
+    return weight, bias
 
 
 @cache
@@ -169,7 +152,8 @@ def _word(name: str) -> int:
 
 
 _INPUT, _GRAD, _WEIGHT, _OUTPUT = (_word(n) for n in ("input.address", "grad.address", "weight", "output"))
-_BIAS, _BIAS_OUT, _BIAS_DEPTH, _SUMS = (_word(n) for n in ("bias", "bias_out", "bias_depth", "bias_sums"))
+_BIAS, _BIAS_OUT, _BIAS_DEPTH = (_word(n) for n in ("bias", "bias_out", "bias_depth"))
+_GRADS, _BIAS_SUMS, _BIAS_GRADS, _BIAS_COUNT = (_word(n) for n in ("grads", "bias_sums", "bias_grads", "bias_count"))
 
 
 def _stencil(
@@ -199,14 +183,18 @@ def _correlation(
     number: Number,
     u: Tensor,
     grad: Tensor,
-    partials: Any,
-    bias_partials: Any,
+    weight: Tensor,
+    bias: Tensor | None,
     macs: int,
     packing: Packing | None,
 ) -> None:
     words = array("q", template.words)
-    words[_INPUT], words[_GRAD], words[_OUTPUT] = u.data_ptr(), grad.data_ptr(), partials.ctypes.data
-    words[_SUMS] = 0 if bias_partials is None else bias_partials.ctypes.data
+    sums = torch.empty(template.sums_size + template.items * TILE, dtype=torch.float64)
+    words[_INPUT], words[_GRAD], words[_OUTPUT] = u.data_ptr(), grad.data_ptr(), sums.data_ptr()
+    words[_GRADS] = weight.data_ptr()
+    if bias is not None:
+        words[_BIAS_SUMS] = sums.data_ptr() + 8 * template.sums_size
+        words[_BIAS_GRADS], words[_BIAS_COUNT] = bias.data_ptr(), bias.numel()
     _launch("correlate", template, number, words, macs, packing)
 
 
@@ -221,7 +209,7 @@ def _launch(
     scratch = torch.empty(threads * template.scratch_size + 64, dtype=torch.uint8)
     address, length = words.buffer_info()
     words[_SCRATCH] = -(-scratch.data_ptr() // 64) * 64
-    words[_COUNTERS] = address + 8 * (length - 2)
+    words[_COUNTERS] = address + 8 * (length - COUNTERS)
     if packing is not None:
         step = 2 * number.wide_bytes * template.stencil.axes[1].size
         words[_PAIRS], words[_PAIRS_VOLUME] = packing.pairs.data_ptr(), step

@@ -27,10 +27,13 @@ def record_at(context: Any, pointer: Any) -> Any:
 
 @intrinsic
 def claim(context: Any, counter: Any) -> Any:
-    """The value of the int64 at `counter`, which is one more afterwards; safe between threads."""
+    """The value of the int64 at `counter`, which is one more afterwards; safe between threads.
+
+    Who sees a count sees all that was written before it.
+    """
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", pointer_to(builder, args[0], I64), I64(1), "monotonic")
+        return builder.atomic_rmw("add", pointer_to(builder, args[0], I64), I64(1), "acq_rel")
 
     return types.int64(types.int64), code
 

@@ -1,0 +1,82 @@
+"""The end of the CPU's weight gradient: what the pieces of work added up, added up in order, and written.
+
+Done where the sums are, by the thread that finishes the last piece: in small calls, a dozen calls of torch
+would take longer than everything before them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.core import types
+from numba.extending import intrinsic
+
+from .cpu_pack import inner
+from .cpu_simd import load_int
+from .cpu_vectors import F64, pointer_to, stored_bytes_of, tile_of, to_stored
+
+
+@intrinsic
+def load_float(context: Any, address: Any) -> Any:
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(pointer_to(builder, args[0], F64))
+
+    return types.float64(types.int64), code
+
+
+@intrinsic
+def store_float(context: Any, address: Any, value: Any) -> Any:
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[1], pointer_to(builder, args[0], F64))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64), code
+
+
+@intrinsic
+def store_as_stored(context: Any, address: Any, value: Any, spec: Any) -> Any:
+    """Write a float64 as a number in memory."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        spec = sig.args[2]
+        value = args[1] if spec.wide is F64 else builder.fptrunc(args[1], spec.wide)
+        builder.store(to_stored(builder, value, spec, spec.stored), pointer_to(builder, args[0], spec.stored))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64, spec), code
+
+
+@inner
+def strided_sum(address: int, outer: int, outer_step: int, count: int, step: int) -> float:
+    """The sum of `outer` rows of `count` float64, in order; steps are in bytes."""
+    total = 0.0
+    for _ in range(outer):
+        at = address
+        for _ in range(count):
+            total += load_float(at)
+            at += step
+        address += outer_step
+    return total
+
+
+@inner
+def write_gradients(sums_count: int, plan: Any, spec: Any) -> None:
+    """The gradients of weights and bias, from the sums of every item (see `cpu_kernels.place_of` for their order)."""
+    stored, tile_bytes = stored_bytes_of(spec), tile_of(spec) * 8
+    blocks = plan.depth_blocks * plan.cols_blocks * plan.rows_blocks
+    batch, volume = plan.items // (plan.volumes_out * blocks), blocks * sums_count * 8
+    for k in range(plan.grads_count):
+        first = plan.output + load_int(plan.order + 8 * k)
+        total = strided_sum(first, batch, plan.volumes_out * volume, blocks, sums_count * 8)
+        store_as_stored(plan.grads + k * stored, total, spec)
+    if plan.bias_sums:
+        volume = blocks * tile_bytes
+        for k in range(plan.bias_count):
+            if plan.bias_count == plan.volumes_out:
+                first, count, step = plan.bias_sums + k * volume, blocks * tile_of(spec), 8
+            else:  # depth blocks follow one another, so depth positions do
+                q, d = k // plan.depth_size, k % plan.depth_size
+                first = plan.bias_sums + q * volume + d * 8
+                count, step = plan.cols_blocks * plan.rows_blocks, plan.depth_blocks * tile_bytes
+            total = strided_sum(first, batch, plan.volumes_out * volume, count, step)
+            store_as_stored(plan.bias_grads + k * stored, total, spec)
