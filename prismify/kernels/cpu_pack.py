@@ -175,13 +175,40 @@ def pack_apart(to: int, row: int, pairs: int, strip: Strip, view: Any, spec: Any
     for d in range(strip.height):
         depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
         if depth_at >= 0:
-            pair = pairs + 2 * depth_at * wide
-            for k in range(strip.columns):
-                at = source(strip.first + k - view.col_pad, view.col_size, view.col_mode, view.col_up)
-                if at >= 0:
-                    place = to + (k % view.col_stride) * view.phase + (k // view.col_stride) * wide
-                    widen_number(place, row + depth_at * view.depth_step + at * view.col_step, pair, spec)
+            at, pair = row + depth_at * view.depth_step, pairs + 2 * depth_at * wide
+            if view.col_up > 1:
+                pack_spread(to, at, pair, strip, view, spec)
+            else:
+                for phase in range(min(view.col_stride, strip.columns)):
+                    pack_phase(to + phase * view.phase, at, pair, phase, strip, view, spec)
         to += view.pitch
+
+
+@inner
+def pack_phase(to: int, row: int, pair: int, first: int, strip: Strip, view: Any, spec: Any) -> None:
+    """Pack every `col_stride`-th column from number `first` on, side by side."""
+    stride = view.col_stride
+    at, step = row + strip.offset + first * view.col_step, stride * view.col_step
+    for k in range(first, strip.columns, stride):
+        if strip.low <= k < strip.high:
+            widen_number(to, at, pair, spec)
+        elif view.col_mode != ZERO:
+            position = source(strip.first + k - view.col_pad, view.col_size, view.col_mode, 1)
+            if position >= 0:
+                widen_number(to, row + position * view.col_step, pair, spec)
+        to += wide_bytes_of(spec)
+        at += step
+
+
+@inner
+def pack_spread(to: int, row: int, pair: int, strip: Strip, view: Any, spec: Any) -> None:
+    """Pack the columns `col_up` apart that elements lie at; between them are zeros."""
+    before = view.col_pad - strip.first
+    position = max(0, -(before // view.col_up))
+    for k in range(position * view.col_up + before, strip.columns, view.col_up):
+        if position < view.col_size:
+            widen_number(to + k * wide_bytes_of(spec), row + position * view.col_step, pair, spec)
+        position += 1
 
 
 @inner
