@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ..metrics.networks import FeatureNetwork
     from ..training.perceptual import LPIPS
 
-MODEL_HELP = "A converted folder, a run's folder (its best weights), a diffusers folder, or a model reference."
+MODEL_HELP = (
+    "A converted folder, a run's folder (its best weights), a diffusers folder, a model reference, or the name of a "
+    "trained model that comes along."
+)
 RangeOption = Annotated[
     str, typer.Option("--range", metavar="BLACK,WHITE", help="What black and white are for the model.")
 ]

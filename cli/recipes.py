@@ -28,7 +28,9 @@ def list_recipes() -> None:
 @one_line_errors
 def copy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `prismify recipes ls` lists it.", show_default=False)],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to: a file or a folder.", show_default="NAME.yaml")
+    ] = Path("."),
 ) -> None:
     """Copy a recipe that comes with prismify, to edit it."""
     from ..checkpoint.atomic import whole_file

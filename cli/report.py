@@ -13,15 +13,24 @@ from .terminal import one_line_errors
 
 @one_line_errors
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that convert wrote.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="A folder that convert wrote, or the name of a trained model that comes along.",
+            show_default=False,
+        ),
+    ],
     all_layers: o.AllLayersOption = False,
     json_: o.JsonOption = False,
 ) -> None:
     """Show the report of a converted model."""
     from ..checkpoint.manifest import REPORT_NAME, read_manifest, read_report
+    from ..checkpoint.shipped import folder_of
     from ..errors import SourceError
     from .render import print_json, print_report
 
+    folder = folder_of(folder)
     read_manifest(folder)
     content = read_report(folder)
     if json_:

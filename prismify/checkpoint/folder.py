@@ -36,6 +36,7 @@ from .manifest import (
 from .origin import Source
 from .programs import export_module, read_program, write_program
 from .reference import parse_reference
+from .shipped import folder_of
 from .streaming import write_streamed
 from .structure import (
     SKELETON_NAME,
@@ -159,6 +160,8 @@ def load(
 ) -> Any:
     """The converted model in a folder that `save` wrote, in evaluation mode; bit-identical.
 
+    A trained model that comes with prismify has a name in the place of a folder.
+
     A pipeline folder comes back as its diffusers pipeline with the converted parts in place, an exported program
     as an `ExportedProgram`: its `module()` runs.
 
@@ -172,7 +175,7 @@ def load(
     Raises:
         SourceError: the folder is not one of prismify's, is damaged, or needs `trust_code` or `allow`.
     """
-    folder, allow = Path(folder), tuple(allow)
+    folder, allow = folder_of(folder), tuple(allow)
     manifest = read_manifest(folder)
     if manifest.get("kind") == "pipeline":
         if model is not None:

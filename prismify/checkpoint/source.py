@@ -19,6 +19,7 @@ from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, re
 from .origin import Pipeline, Source
 from .programs import PROGRAM_SUFFIX, read_program
 from .reference import Reference, parse_reference
+from .shipped import folder_of
 from .structure import rebuild_from
 from .tensors import fit_weights
 from .weights import SUFFIXES, is_index, read_state, read_weights, weight_files
@@ -51,7 +52,7 @@ def open_source(
 
     Args:
         source: a diffusers folder or pipeline folder, a folder that prismify wrote, an exported program, a weights
-            file, or a model reference (fresh weights).
+            file, a model that comes with prismify (`shipped_models`), or a model reference (fresh weights).
         model: the reference of the architecture, for a weights file.
         arguments: of the reference's factory.
         allow, trust: for pickled files, as in `read_pickle`.
@@ -62,7 +63,7 @@ def open_source(
     Raises:
         SourceError: it is none of these, or lacks what its kind needs.
     """
-    path = Path(source)
+    path = folder_of(source)
     arguments = dict(arguments or {})
     trusted, select = _Trust(tuple(allow), trust, trust_code), select or Selection()
     config = None if config is None else Path(config)

@@ -18,6 +18,7 @@ from ..families import family
 from ..fusion import fuse
 from ..layers import LAYERS
 from ..rewrite import convert
+from .initial import start_at_zero
 from .schema import ModelSource
 
 
@@ -27,6 +28,7 @@ def open_model(source: ModelSource) -> nn.Module:
     Raises:
         SourceError: it cannot be opened; or is a pipeline.
         PlanError, ConversionError: it cannot be converted.
+        RecipeError: a pattern of `zero` matches no layer.
     """
     opened = open_source(
         source.source,
@@ -45,6 +47,7 @@ def open_model(source: ModelSource) -> nn.Module:
     model = model.float()
     if source.convert is not None:
         model = convert(model, policy=source.convert)
+    start_at_zero(model, source.zero)
     return model.requires_grad_(True)
 
 

@@ -42,16 +42,26 @@ def adam(model: nn.Module, train: Train, rate: float | None = None) -> torch.opt
         if parameters
     ]
     make = torch.optim.AdamW if train.weight_decay else torch.optim.Adam
-    return make(groups, lr=base, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay)
+    return make(groups, lr=base, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay, fused=True)
 
 
-def scheduled(train: Train, step: int, steps: int) -> float:
-    """The factor on the learning rate at `step` (from 0) of `steps`."""
+def scheduled(train: Train, step: int, steps: int, seconds: float = 0.0) -> float:
+    """The factor on the learning rate at `step` (from 0) of `steps`.
+
+    A schedule that falls ends with the run: where `train.max_minutes` runs out before the steps do, it follows the
+    clock.
+
+    Args:
+        seconds: how long the run has trained.
+    """
     if step < train.warmup_steps:
         return (step + 1) / train.warmup_steps
     if train.schedule == "constant":
         return 1.0
-    done = min(1.0, (step - train.warmup_steps) / max(1, steps - train.warmup_steps))
+    done = (step - train.warmup_steps) / max(1, steps - train.warmup_steps)
+    if train.max_minutes is not None:
+        done = max(done, seconds / (60 * train.max_minutes))
+    done = min(1.0, done)
     left = 1 - done if train.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return train.final_rate + (1 - train.final_rate) * left
 

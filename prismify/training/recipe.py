@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..checkpoint.shipped import shipped_models
 from ..errors import PlanError, RecipeError
 from ..validation import build
 from .schema import SCHEMAS, Recipe
@@ -182,8 +183,10 @@ def _resolve_paths(content: dict[str, Any], base: Path) -> None:
 
 
 def _resolved_source(source: str, base: Path) -> str:
-    """A path from `base`; a reference to a Python file likewise; any other reference as it is."""
+    """A path from `base`; a reference to a Python file likewise; any other reference or name as it is."""
     prefix, colon, target = source.rpartition(":")
+    if source in shipped_models() and not (base / source).exists():
+        return source
     if not colon:
         return str((base / source).resolve())
     return f"{base / prefix}:{target}" if prefix.endswith(".py") else source

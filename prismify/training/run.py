@@ -198,6 +198,7 @@ class Run:
             part.load_state_dict(state["parts"][name])
         self.step = self._saved = state["step"]
         self._seconds, self._since = state["seconds"], time.monotonic()
+        self._clock = self._seconds
         self.best = None if state["best"] is None else (state["best"][0], int(state["best"][1]))
         self._divergence.load_state_dict(state["divergence"])
         self.say(f"going on from step {self.step}")
@@ -211,7 +212,7 @@ class Run:
                 step = self.step
                 torch.manual_seed(mixed(self.seed, 3, step, self.shares.rank))  # of dropout, if there is any
                 for optimizer in self._optimizers:
-                    set_rate(optimizer, scheduled(self.recipe.train, step, self.steps))
+                    set_rate(optimizer, scheduled(self.recipe.train, step, self.steps, self._clock))
                 yield step, self._parts_of(source)
                 if self._ended(step):
                     return
@@ -242,14 +243,15 @@ class Run:
         limit = self.recipe.train.max_minutes
         late = limit is not None and self.seconds > 60 * limit
         mine = [v.detach().float().reshape(()).to(self.device) for v in terms.values()]
-        flags = torch.tensor([float(late), float(self._signal)], device=self.device)
+        flags = torch.tensor([self.seconds, float(late), float(self._signal)], device=self.device)
         told = self.average(torch.cat([torch.stack(mine), flags])).tolist()
-        self._time_is_up, self._stop = told[-2] > 0, math.ceil(told[-1])
+        self._clock, self._time_is_up, self._stop = told[-3], told[-2] > 0, math.ceil(told[-1])
         values = dict(zip(terms, told, strict=False))
         self.see_sound(values)
         self._updating = True
         return values
 
+    _clock = 0.0  # what the processes agree on
     _time_is_up = False
     _stop = 0
 
@@ -277,8 +279,8 @@ class Run:
         """
         self.step += 1
         self._updating = False
-        log = self.recipe.log
-        if self.leads and (self.step % log.every == 0 or self.step == self.steps):
+        last = self.step == self.steps or self._time_is_up or self._stop > 0
+        if self.leads and (last or self.step % self.recipe.log.every == 0):
             values = {**record(), **self._speed(), "seconds": self.seconds}
             assert self._journal is not None
             self._journal.write("train", self.step, values)

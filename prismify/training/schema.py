@@ -25,6 +25,7 @@ class ModelSource:
         architecture: the reference of the architecture, for a weights file.
         arguments: of the reference's factory.
         convert: convert it first, by this policy; None trains it as it is.
+        zero: patterns over names of layers whose weights start at zero, such as the ends of residual branches.
         trust_code: run the Python file that a converted folder names.
         allow: classes that a pickled file may hold.
     """
@@ -33,6 +34,7 @@ class ModelSource:
     architecture: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     convert: Policy | None = None
+    zero: tuple[str, ...] = ()
     trust_code: bool = False
     allow: tuple[str, ...] = ()
 
@@ -105,7 +107,8 @@ class Train:
         base_learning_rate: the same divided by `batch_size`, as the paper gives it.
         steps, epochs: how long; one of the two.
         max_minutes: stop after this much training time, whatever `steps` says.
-        schedule: of the learning rate, after `warmup_steps` of linear rise, down to `final_rate` of it.
+        schedule: of the learning rate, after `warmup_steps` of linear rise, down to `final_rate` of it at the end,
+            or when `max_minutes` are up (the one thing that the clock decides).
         betas, eps, weight_decay: of Adam (AdamW where the decay is not zero).
         rates: factors by kind of layer.
         clip: the norm that gradients are cut down to; None leaves them.

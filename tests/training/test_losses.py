@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,10 @@ def test_schedules_rise_and_fall() -> None:
     assert factors[110] == pytest.approx(0.1)
     linear = Train(learning_rate=1.0, steps=100, schedule="linear")
     assert scheduled(linear, 25, 100) == pytest.approx(0.75)
+    timed = replace(linear, max_minutes=2.0)
+    assert scheduled(timed, 25, 100, seconds=12) == pytest.approx(0.75)  # the steps are ahead of the clock
+    assert scheduled(timed, 25, 100, seconds=60) == pytest.approx(0.5)
+    assert scheduled(timed, 25, 100, seconds=121) == 0.0
     assert scheduled(Train(learning_rate=1.0, steps=100), 99, 100) == 1.0
 
 

@@ -19,7 +19,10 @@ from safetensors.torch import load_file
 
 import prismify
 from prismify.errors import DataError, OutputError, PrismifyError, RecipeError, TrainingError
+from prismify.training.models import open_model
+from prismify.training.schema import ModelSource
 from prismify.training.state import read_state, states
+from tests.tolerances import exact
 
 JUDGE = {"adversarial": 0.5, "adversarial_start": 3, "discriminator": {"channels": 8, "layers": 1}}
 Train = Callable[..., tuple[Path, list[Any]]]
@@ -308,7 +311,7 @@ def test_a_signal_ends_the_run_after_its_step(recipe: Recipe, train: Train) -> N
 
 
 def test_time_that_is_up_ends_the_run_well(recipe: Recipe, train: Train) -> None:
-    folder, told = train(recipe(train={"max_minutes": 1e-4, "steps": 50}))
+    folder, told = train(recipe(train={"max_minutes": 1e-4, "steps": 50}, log={"every": 100}))
     assert "minutes are up at step 1 of 50" in said(told)
     assert (folder / "model").is_dir()
 
@@ -329,6 +332,18 @@ def test_a_model_is_converted_on_the_way(recipe: Recipe, train: Train) -> None:
     source = {"source": "diffusers:AutoencoderKL", "arguments": arguments, "convert": {"name": "paper"}}
     folder, _ = train(recipe(model=source, train={"steps": 2}))
     assert any(isinstance(m, prismify.DeepPrism) for m in prismify.load(folder / "model").modules())
+
+
+def test_residual_branches_start_as_nothing(converted: Path) -> None:
+    model = open_model(ModelSource(source=str(converted), zero=("*.resnets.*.conv2",)))
+    ends = [m for name, m in model.named_modules() if name.endswith("conv2")]
+    assert len(ends) == 10
+    assert all(not end.weight.any() and not end.bias.any() for end in ends)
+    block = model.decoder.up_blocks[0].resnets[0]
+    x = torch.randn(1, 16, 5, 5)
+    exact(block(x, None), x)
+    with pytest.raises(RecipeError, match=r"'\*.conv9' matches no layer"):
+        open_model(ModelSource(source=str(converted), zero=("*.conv2", "*.conv9")))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks

@@ -36,7 +36,7 @@ def test_every_shipped_config_is_valid(name: str) -> None:
 
 
 def test_no_shipped_config_is_untested() -> None:
-    assert set(shipped_configs()) == {"demo", "cifar10-paper", "cifar10-fast", "imagenet256"}
+    assert set(shipped_configs()) == {"demo", "cifar10-paper", "cifar10-fast", "imagenet256", "distil"}
 
 
 def test_the_papers_rate_is_the_papers() -> None:
@@ -56,6 +56,7 @@ def test_paths_are_looked_up_from_the_file(file: Path, tmp_path: Path, monkeypat
     assert changed.data.path == str(tmp_path / "here" / "mine")
     assert changed.model.source == f"{tmp_path / 'here' / 'net.py'}:make"
     assert read_recipe(file, ["model=timm:resnet18"]).model.source == "timm:resnet18"
+    assert read_recipe(file, ["model=cifar10-ae-64"]).model.source == "cifar10-ae-64"
 
 
 def test_values_are_set_by_dotted_keys(file: Path) -> None:

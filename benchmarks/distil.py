@@ -1,0 +1,97 @@
+"""Distil a pretrained autoencoder, TAEF2, into its conversion: PSNR before, after, and the teacher's.
+
+    python benchmarks/distil.py --weights FOLDER_WITH_BOTH_PTH_FILES --data IMAGES --test IMAGES [--minutes 15]
+
+converts, trains the recipe `distil`, measures on whole test images, and writes
+benchmarks/results/distil-cpu.json and docs/images/distil.png; `results_page.py` writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import results_page
+
+import prismify
+from prismify.metrics.evaluation import Judges, evaluate
+from prismify.training.models import open_model
+from prismify.training.pictures import write_png
+from prismify.training.schema import Data, ModelSource
+from prismify.training.stream import open_data
+
+ROOT = Path(__file__).parents[1]
+RESULTS = results_page.DISTILLED
+TAEF2 = str(ROOT / "examples" / "taef2.py")
+CONVERT = ["--policy", "volumes", "--depth", "16", "--bias", "channel"]
+SETS = ["model.zero=['*.conv.4']", "model.trust_code=true", "data.range=[0, 1]", "data.validation=0"]
+QUIET = ["train.steps=1000000", "log.every=20", "log.tensorboard=false", "checkpoint.every=1000000"]
+
+
+def run(*words: str) -> str:
+    """A command of prismify, as a person would type it; returns it in words."""
+    command = Path(sys.executable).parent / "prismify"
+    print("$ prismify", *words, flush=True)
+    subprocess.run([str(command), *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return " ".join(["prismify", *(repr(w) if " " in w or "*" in w else w for w in words)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--set", dest="sets", action="append", default=[])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, converted, trained = (str(Path(scratch) / n) for n in ("taef2.safetensors", "taef2-prism", "run"))
+        subprocess.run([sys.executable, TAEF2, arguments.weights, whole], check=True)
+        commands = [run("convert", whole, "--model", f"{TAEF2}:TAEF2", "-o", converted, *CONVERT)]
+        places = [f"model.source={converted}", f"data.path={arguments.data}", f"output={trained}"]
+        sets = [*places, *SETS, *QUIET, f"train.max_minutes={arguments.minutes:g}", *arguments.sets]
+        commands.append(run("train", "distil", *(word for s in sets for word in ("--set", s))))
+        records = [json.loads(line) for line in Path(trained, "metrics.jsonl").read_text().splitlines()]
+        facts = json.loads(Path(trained, "run.json").read_text())
+        models = {
+            "teacher": open_model(ModelSource(source=whole, architecture=f"{TAEF2}:TAEF2")),
+            "before": prismify.load(converted, trust_code=True),
+            "after": prismify.load(Path(trained, "model"), trust_code=True),
+        }
+        images, _ = open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)
+        found = evaluate(models, images, Judges(), batch_size=1, shown=3)
+    train = [r for r in records if r["kind"] == "train"]
+    names = {scratch + "/": "", str(ROOT) + "/": "", arguments.data: "IMAGES"}
+    row: dict[str, Any] = {
+        "commands": [shortened(command, names) for command in commands],
+        "seed": facts["seed"],
+        "minutes": arguments.minutes,
+        "steps": train[-1]["step"],
+        "hardware": facts["hardware"],
+        "versions": facts["versions"],
+        "trained_on": facts["data"]["images"],
+        "test_images": found.images,
+        "parameters": found.parameters,
+        "psnr": {name: {"mean": r["PSNR"].mean, "deviation": r["PSNR"].deviation} for name, r in found.rows.items()},
+        "ssim": {name: {"mean": r["SSIM"].mean, "deviation": r["SSIM"].deviation} for name, r in found.rows.items()},
+        "curve": [(round(r["seconds"] / 60, 3), r["output"], r["latent"]) for r in train[:: max(1, len(train) // 60)]],
+    }
+    RESULTS.write_text(json.dumps(row, indent=1) + "\n")
+    write_png(ROOT / "docs" / "images" / "distil.png", found.pictures)
+    results_page.write()
+    print({name: round(value["mean"], 2) for name, value in row["psnr"].items()})
+
+
+def shortened(command: str, names: dict[str, str]) -> str:
+    for long, short in names.items():
+        command = command.replace(long, short)
+    return command
+
+
+if __name__ == "__main__":
+    main()

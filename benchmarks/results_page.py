@@ -1,0 +1,157 @@
+"""docs/results.md and its curves, from the JSON that `gap.py` and `distil.py` leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+GAP = ROOT / "benchmarks" / "results" / "gap-cpu.json"
+DISTILLED = ROOT / "benchmarks" / "results" / "distil-cpu.json"
+IMAGES = ROOT / "docs" / "images"
+#: Runs at least this long are results, shorter ones a search.
+FINAL_MINUTES = 10
+_HEAD = ["changed in `cifar10-fast` | seed | steps | PSNR | SSIM |", "---|---:|---:|---:|---:|"]
+
+
+def write() -> None:
+    """Write the page and draw the curves, as far as there are results."""
+    rows = json.loads(GAP.read_text()) if GAP.is_file() else []
+    final = [r for r in rows if r["minutes"] >= FINAL_MINUTES]
+    search = [r for r in rows if r["minutes"] < FINAL_MINUTES]
+    if not final:
+        return
+    draw(final, IMAGES / "gap.png")
+    lines = [*introduction(final[0]), *equal_time(final)]
+    if search:
+        lines += settings(search)
+    if DISTILLED.is_file():
+        lines += distilled(json.loads(DISTILLED.read_text()))
+    (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
+
+
+def introduction(row: dict[str, Any]) -> list[str]:
+    return [
+        "# Results",
+        "",
+        "Written by `python benchmarks/gap.py` and `python benchmarks/distil.py` from runs that were made, on",
+        f"{row['hardware']}, torch {row['versions']['torch']}.",
+        "No GPU was at hand: the paper's C = 256 has not been trained, and neither has the adversarial stage.",
+        "",
+        "**The images are JPEG copies of CIFAR-10** (quality 75, 30.5 dB from the originals), for training and for",
+        "measuring: decibels here compare with one another, not with those of other work on the originals.",
+    ]
+
+
+def equal_time(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        "",
+        "## A converted autoencoder beside the dense one, in equal time",
+        "",
+        "The autoencoder of Sec. 4.1 at C = 64: three levels, 8×8×3 latents. Both train for ten minutes on two CPU",
+        "threads with the recipe `cifar10-fast` (squared error, Adam, cosine schedule by the clock, averaged weights,",
+        "the same initialisation), the dense one at learning rates of its own. PSNR and SSIM are means over",
+        f"{max(r['images'] for r in rows):,} test images, ± their deviation.",
+        "",
+        f"| model | parameters | {_HEAD[0]}",
+        f"|---|---:|{_HEAD[1]}",
+        *(_row(r) for r in sorted(rows, key=lambda r: (-r["parameters"], r["name"], r["seed"]))),
+        "",
+        *_verdict(rows),
+        "",
+        "![PSNR of held-out images over the minutes of training](images/gap.png)",
+        "",
+        "    python benchmarks/gap.py --data train.npz --test test.npz --minutes 10 --seeds 0 1 NAME",
+        "",
+        "trains and measures rows again; `prismify train cifar10-fast --set data.path=train.npz` the converted one.",
+        'The best of the converted models comes with prismify: `prismify.load("cifar10-ae-64")`.',
+    ]
+
+
+def settings(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        "",
+        "## What each setting is worth",
+        "",
+        f"One change at a time, {rows[0]['minutes']:g} minutes a run, {min(r['images'] for r in rows):,} test images.",
+        "In so short a run, what makes a step slower must earn it back soon; over hours the order may be another.",
+        "",
+        f"| | parameters | {_HEAD[0]}",
+        f"|---|---:|{_HEAD[1]}",
+        *(_row(r) for r in sorted(rows, key=lambda r: -r["psnr"]["mean"])),
+    ]
+
+
+def distilled(row: dict[str, Any]) -> list[str]:
+    parts = (("teacher", "the original, the teacher"), ("before", "converted, untrained"), ("after", "distilled"))
+    return [
+        "",
+        "## TAEF2, distilled",
+        "",
+        "The tiny autoencoder for FLUX.2's latents (madebyollin's TAEF2), converted and taught by its original for",
+        f"{row['minutes']:g} minutes on {row['hardware']}, on {row['trained_on']} pictures (SinDDM's), and measured",
+        f"on the {row['test_images']} photographs of the Kodak suite, which it has not seen: {row['steps']:,} steps,",
+        f"seed {row['seed']}.",
+        "",
+        "| | parameters | PSNR | SSIM |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {title} | {row['parameters'][name]:,} | {_both({k: row[k][name] for k in ('psnr', 'ssim')})} |"
+            for name, title in parts
+        ),
+        "",
+        *(f"    {command}" for command in row["commands"]),
+        "",
+        "![Photographs above the teacher's, the untrained conversion's and the distilled one's](images/distil.png)",
+    ]
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """PSNR of held-out images over the minutes of the long runs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, name in enumerate(sorted({r["name"] for r in rows})):
+        label = f"{name}: {next(r['parameters'] for r in rows if r['name'] == name):,} parameters"
+        style = "--" if name.startswith("dense") else "-"
+        for row in (r for r in rows if r["name"] == name):
+            axes.plot(*zip(*row["curve"], strict=True), style, color=f"C{number}", label=label, marker=".", ms=3)
+            label = "_"  # one entry for all seeds
+    axes.set(xlabel="minutes of training", ylabel="PSNR of held-out images, dB")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _row(row: dict[str, Any]) -> str:
+    changes = ", ".join(f"`{change}`" for change in row["changes"]) or "nothing"
+    return f"| {row['name']} | {row['parameters']:,} | {changes} | {row['seed']} | {row['steps']:,} | {_both(row)} |"
+
+
+def _both(row: dict[str, Any]) -> str:
+    return f"{_spread(row['psnr'], 2)} | {_spread(row['ssim'], 3)}"
+
+
+def _spread(value: dict[str, float], digits: int) -> str:
+    return f"{value['mean']:.{digits}f} ± {value['deviation']:.{max(1, digits - 1)}f}"
+
+
+def _verdict(rows: list[dict[str, Any]]) -> list[str]:
+    """Which is better, and by how much: means over seeds of the best dense and the best converted row."""
+    names = dict.fromkeys(r["name"] for r in rows)
+    found = {n: [r for r in rows if r["name"] == n] for n in names}
+    means = {n: sum(r["psnr"]["mean"] for r in same) / len(same) for n, same in found.items()}
+    dense, ours = ([n for n in names if n.startswith("dense") == is_dense] for is_dense in (True, False))
+    if not dense or not ours:
+        return []
+    first, second = max(ours, key=means.__getitem__), max(dense, key=means.__getitem__)
+    ratio = found[second][0]["parameters"] / found[first][0]["parameters"]
+    gap = means[first] - means[second]
+    return [
+        f"With 1/{ratio:.0f} of the parameters, the converted model ({first}, {means[first]:.2f} dB over "
+        f"{len(found[first])} seeds) is",
+        f"{abs(gap):.2f} dB {'above' if gap >= 0 else 'below'} the best dense one "
+        f"({second}, {means[second]:.2f} dB over {len(found[second])}).",
+    ]

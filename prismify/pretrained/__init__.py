@@ -1,0 +1,1 @@
+"""Trained models that come with prismify: one folder each, as `prismify.save` writes them."""
