@@ -59,12 +59,8 @@ def main() -> None:
     parameters = sum(p.numel() for p in trained_model.parameters())
     print(f"\n{OUTPUT / 'reconstruction.png'} shows, from left to right:")
     print("  the picture;")
-    print(
-        f"  what the model just converted makes of it ({fresh_psnr:.1f} dB): it is a new architecture, and untrained;"
-    )
-    print(
-        f"  what {TRAINED} makes of it ({trained_psnr:.1f} dB): {parameters:,} parameters, trained for minutes on a CPU."
-    )
+    print(f"  what the model just converted makes of it ({fresh_psnr:.1f} dB): a new architecture, untrained;")
+    print(f"  what {TRAINED} makes of it ({trained_psnr:.1f} dB): {parameters:,} parameters, trained on a CPU.")
     print("\nTraining gives a converted model back its pictures; recipe.yaml in its folder is where that starts:")
     print(f"  prismify train {converted / 'recipe.yaml'} --set data.path=FOLDER_OF_IMAGES")
 
