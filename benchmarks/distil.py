@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import results_page
+from command import run
 
 import prismify
 from prismify.metrics.evaluation import Judges, evaluate
@@ -33,12 +35,10 @@ SETS = ["model.zero=['*.conv.4']", "model.trust_code=true", "data.range=[0, 1]",
 QUIET = ["train.steps=1000000", "log.every=20", "log.tensorboard=false", "checkpoint.every=1000000"]
 
 
-def run(*words: str) -> str:
-    """A command of prismify, as a person would type it; returns it in words."""
-    command = Path(sys.executable).parent / "prismify"
-    print("$ prismify", *words, flush=True)
-    subprocess.run([str(command), *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return " ".join(["prismify", *(repr(w) if " " in w or "*" in w else w for w in words)])
+def noted(*words: str) -> str:
+    """Run a command of prismify; returns it as a person would type it."""
+    run(*words)
+    return shlex.join(["prismify", *words])
 
 
 def main() -> None:
@@ -52,10 +52,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         whole, converted, trained = (str(Path(scratch) / n) for n in ("taef2.safetensors", "taef2-prism", "run"))
         subprocess.run([sys.executable, TAEF2, arguments.weights, whole], check=True)
-        commands = [run("convert", whole, "--model", f"{TAEF2}:TAEF2", "-o", converted, *CONVERT)]
+        commands = [noted("convert", whole, "--model", f"{TAEF2}:TAEF2", "-o", converted, *CONVERT)]
         places = [f"model.source={converted}", f"data.path={arguments.data}", f"output={trained}"]
         sets = [*places, *SETS, *QUIET, f"train.max_minutes={arguments.minutes:g}", *arguments.sets]
-        commands.append(run("train", "distil", *(word for s in sets for word in ("--set", s))))
+        commands.append(noted("train", "distil", *(word for s in sets for word in ("--set", s))))
         records = [json.loads(line) for line in Path(trained, "metrics.jsonl").read_text().splitlines()]
         facts = json.loads(Path(trained, "run.json").read_text())
         models = {

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import results_page
+from command import run
 
 ROOT = Path(__file__).parents[1]
 RESULTS = results_page.GAP
-#: The command line of this checkout, installed or not.
-COMMAND = f"import prismify; prismify.__path__.append({str(ROOT)!r}); from prismify.cli.main import app; app()"
 #: Every run starts from these: the shipped recipe, for as long as the clock says.
 COMMON = [
     "train.steps=1000000",
-    "log.every=20",
+    "log.every=25",
     "log.validate_every=250",
     "checkpoint.every=1000000",
     "log.tensorboard=false",
@@ -38,14 +35,16 @@ CANDIDATES: dict[str, list[str]] = {
     "dense, 1e-3": [*DENSE, "train.learning_rate=1e-3"],
     "dense, 2e-3": [*DENSE, "train.learning_rate=2e-3"],
     "dense, 4e-3": [*DENSE, "train.learning_rate=4e-3"],
-    "dense, 2e-3, residual ends random": [*DENSE, "train.learning_rate=2e-3", "model.zero=[]"],
+    "dense, 1e-3, batch 16": [*DENSE, "train.learning_rate=1e-3", "train.batch_size=16"],
+    "dense, 2e-3, batch 16": [*DENSE, "train.learning_rate=2e-3", "train.batch_size=16"],
     "default": [],
     "residual ends random": ["model.zero=[]"],
     "rate 1.2e-2": ["train.learning_rate=1.2e-2"],
     "rate 5e-2": ["train.learning_rate=5e-2"],
     "norms at 0.3 of the rate": ["train.rates.norm=0.3"],
     "dense layers at 0.3 of the rate": ["train.rates.dense=0.3"],
-    "batch 8": ["train.batch_size=8"],
+    "batch 4": ["train.batch_size=4"],
+    "batch 16": ["train.batch_size=16"],
     "batch 32": ["train.batch_size=32"],
     "circular": ["model.convert={name: paper, topology: circular}"],
     "a bias a channel": ["model.convert={name: paper, bias: channel}"],
@@ -57,30 +56,27 @@ CANDIDATES: dict[str, list[str]] = {
 }
 
 
-def run(words: list[str]) -> str:
-    """What a command of prismify prints."""
-    print("$ prismify", *words, flush=True)
-    process = subprocess.run(
-        [sys.executable, "-c", COMMAND, *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if process.returncode:
-        sys.exit(process.stderr)
-    return process.stdout
-
-
-def measure(
-    name: str, seed: int, minutes: float, data: str, test: str, count: int, keep: Path | None
-) -> dict[str, Any]:
+def measure(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train one candidate, and measure it on test images."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = keep or Path(scratch) / "run"
-        sets = [*COMMON, f"train.max_minutes={minutes:g}", f"train.seed={seed}", *CANDIDATES[name]]
-        sets += [f"data.path={data}", f"output={folder}"]
+        folder = given.keep or Path(scratch) / "run"
+        sets = [*COMMON, f"train.max_minutes={given.minutes:g}", f"train.seed={seed}", *CANDIDATES[name]]
+        sets += [f"data.path={given.data}", f"output={folder}"]
         begun = time.time()
-        run(["train", "cifar10-fast", "--restart", *(word for s in sets for word in ("--set", s))])
+        run("train", "cifar10-fast", "--restart", *(word for s in sets for word in ("--set", s)))
         whole = time.time() - begun
         found = json.loads(
-            run(["evaluate", str(folder / "model"), "--data", test, "--size", "32", "--count", str(count), "--json"])
+            run(
+                "evaluate",
+                str(folder / "model"),
+                "--data",
+                given.test,
+                "--size",
+                "32",
+                "--count",
+                str(given.count),
+                "--json",
+            )
         )
         facts = json.loads((folder / "run.json").read_text())
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -96,7 +92,8 @@ def measure(
         "name": name,
         "changes": CANDIDATES[name],
         "seed": seed,
-        "minutes": minutes,
+        "minutes": given.minutes,
+        "data": given.images,
         "seconds": round(whole),
         "steps": train[-1]["step"],
         "parameters": facts["model"]["parameters"],
@@ -116,6 +113,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*CANDIDATES, []], metavar="NAME")
     parser.add_argument("--data", help="images to train on, as a recipe's data.path")
     parser.add_argument("--test", help="images to measure on")
+    parser.add_argument("--images", help="what these images are, in words, for the page")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--count", type=int, default=10000, help="test images")
@@ -124,9 +122,7 @@ def main() -> None:
     rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
     for seed in arguments.seeds:
         for name in arguments.names:
-            row = measure(
-                name, seed, arguments.minutes, arguments.data, arguments.test, arguments.count, arguments.keep
-            )
+            row = measure(name, seed, arguments)
             key = ("name", "seed", "minutes")
             rows = [r for r in rows if any(r[k] != row[k] for k in key)] + [row]
             RESULTS.write_text(json.dumps(rows, indent=1) + "\n")

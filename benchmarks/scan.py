@@ -17,12 +17,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from command import COMMAND
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 CONFIGS = ROOT / "examples" / "configs"
 RESULTS = ROOT / "benchmarks" / "results" / "scan.json"
-#: The command line of this checkout, installed or not.
-COMMAND = f"import prismify; prismify.__path__.append({str(ROOT)!r}); from prismify.cli.main import app; app()"
 #: What every row of the zoo promises.
 MOST_SECONDS, MOST_MIB = 20, 1536
 MODELS = {
@@ -44,7 +44,7 @@ def scan(words: list[str]) -> tuple[dict, dict]:
     """The report of one `prismify scan --json`, empty where it failed; and what it took: wall and processor seconds,
     peak resident MiB."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", COMMAND, "scan", *words, "--json"]
+    command = [*COMMAND, "scan", *words, "--json"]
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     output = process.stdout.read()

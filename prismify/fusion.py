@@ -25,11 +25,13 @@ from torch import fx, nn
 from .errors import PrismifyError
 from .graph import unwrap
 from .kernels import norm_act_deep_prism
-from .layers import LAYERS
+from .layers import DeepPrism, Prism, PrismConv
 
 M = TypeVar("M", bound=nn.Module)
 #: Set to 0, models run as they are written, `fuse` or not.
 SWITCH = "PRISMIFY_FUSION"
+#: The operators that run as `deep_prism` itself; those of other ranks are never part of a pass.
+FUSIBLE = (DeepPrism, Prism, PrismConv)
 
 _GROUP_NORM = (F.group_norm, torch.group_norm)
 _SILU = (F.silu,)
@@ -113,8 +115,8 @@ def fuse_graph(graph_module: fx.GraphModule) -> int:
 
 def _compiled_apart(model: nn.Module) -> list[nn.Module]:
     """The model, and the children that methods other than `forward` may call."""
-    children = [c for c in model.children() if not isinstance(c, (nn.ModuleList, nn.ModuleDict, *LAYERS))]
-    return [m for m in (model, *children) if any(isinstance(s, LAYERS) for s in m.modules())]
+    children = [c for c in model.children() if not isinstance(c, (nn.ModuleList, nn.ModuleDict, *FUSIBLE))]
+    return [m for m in (model, *children) if any(isinstance(s, FUSIBLE) for s in m.modules())]
 
 
 def _backend(graph_module: fx.GraphModule, example_inputs: list[Any], *, inner: str | None) -> Callable[..., Any]:

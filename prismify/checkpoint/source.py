@@ -19,7 +19,7 @@ from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, re
 from .origin import Pipeline, Source
 from .programs import PROGRAM_SUFFIX, read_program
 from .reference import Reference, parse_reference
-from .shipped import folder_of
+from .shipped import folder_of, shipped_models
 from .structure import rebuild_from
 from .tensors import fit_weights
 from .weights import SUFFIXES, is_index, read_state, read_weights, weight_files
@@ -86,7 +86,8 @@ def open_source(
         return _weights(path, model, arguments, config, trusted, select)
     if ":" not in source:
         raise SourceError(
-            f"{source}: no such file or folder, and no model reference such as diffusers:AutoencoderKL or timm:resnet18"
+            f"{source}: no such file or folder, no trained model that comes along ({', '.join(shipped_models())}), and "
+            "no model reference such as diffusers:AutoencoderKL or timm:resnet18"
         )
     if model or config or select != Selection():
         raise SourceError(

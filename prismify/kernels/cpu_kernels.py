@@ -321,5 +321,5 @@ def correlate_items(plan: Any, spec: Any) -> None:
     while item < plan.items:
         correlate_item(item, scratch, plan, spec)
         if claim(plan.counters + 16) == plan.items - 1:
-            write_gradients(plan.volumes_in * plan.rows_taps * plan.cols_taps * kernel_of(spec), plan, spec)
+            write_gradients(plan, spec)
         item = claim(plan.counters)

@@ -15,8 +15,7 @@ from numba.extending import intrinsic
 
 from .cpu_math import packed, scaled, silu_derivative
 from .cpu_pack import inlined, inner
-from .cpu_simd import claim
-from .cpu_sums import load_float, store_float
+from .cpu_simd import claim, load_float, store_float
 from .cpu_vectors import (
     F64,
     I32,

@@ -185,11 +185,11 @@ def pack_apart(to: int, row: int, pairs: int, strip: Strip, view: Any, spec: Any
 
 
 @inner
-def pack_phase(to: int, row: int, pair: int, first: int, strip: Strip, view: Any, spec: Any) -> None:
-    """Pack every `col_stride`-th column from number `first` on, side by side."""
+def pack_phase(to: int, row: int, pair: int, phase: int, strip: Strip, view: Any, spec: Any) -> None:
+    """Pack every `col_stride`-th column from number `phase` on, side by side."""
     stride = view.col_stride
-    at, step = row + strip.offset + first * view.col_step, stride * view.col_step
-    for k in range(first, strip.columns, stride):
+    at, step = row + strip.offset + phase * view.col_step, stride * view.col_step
+    for k in range(phase, strip.columns, stride):
         if strip.low <= k < strip.high:
             widen_number(to, at, pair, spec)
         elif view.col_mode != ZERO:
@@ -203,9 +203,9 @@ def pack_phase(to: int, row: int, pair: int, first: int, strip: Strip, view: Any
 @inner
 def pack_spread(to: int, row: int, pair: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack the columns `col_up` apart that elements lie at; between them are zeros."""
-    before = view.col_pad - strip.first
-    position = max(0, -(before // view.col_up))
-    for k in range(position * view.col_up + before, strip.columns, view.col_up):
+    origin = view.col_pad - strip.first  # where the row's first element lies
+    position = max(0, -(origin // view.col_up))
+    for k in range(position * view.col_up + origin, strip.columns, view.col_up):
         if position < view.col_size:
             widen_number(to + k * wide_bytes_of(spec), row + position * view.col_step, pair, spec)
         position += 1

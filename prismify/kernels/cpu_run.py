@@ -101,12 +101,12 @@ def weight_grad(
     grad = dense_as(grad, u)
     number = number_of(u.dtype)
     template = template_of(problem, "weight_grad", u.stride(), grad.stride(), number, 0)
-    weight = torch.empty(weight_shape, dtype=u.dtype)
-    bias = torch.empty(problem.bias_size, dtype=u.dtype) if problem.bias_size else None
+    weight = u.new_empty(weight_shape)
     # A bias a channel runs along depth; where channels are not the depth, its gradient is a sum by itself.
     inside = problem.bias_size == problem.volumes[1] or template.stencil.order[1] == 1
-    _correlation(template, number, u, grad, weight, bias if inside else None, problem.macs, packing)
-    if bias is not None and not inside:
+    bias = u.new_empty(problem.bias_size) if problem.bias_size and inside else None
+    _correlation(template, number, u, grad, weight, bias, problem.macs, packing)
+    if problem.bias_size and not inside:
         bias = grad.sum((0, 2, 3), dtype=torch.float64).to(u.dtype)
     return weight, bias
 
@@ -127,7 +127,7 @@ def as_wide(tensor: Tensor) -> Tensor:
 
 @cache
 def _no_bias(dtype: torch.dtype) -> _Bias:
-    return torch.zeros(1, dtype=_WIDE.get(dtype, torch.float32)), 0, 0
+    return torch.zeros(1, dtype=_WIDE.get(dtype, torch.float32), device="cpu"), 0, 0
 
 
 def _bias(bias: Tensor | None, problem: Problem, dtype: torch.dtype) -> _Bias:
@@ -189,7 +189,7 @@ def _correlation(
     packing: Packing | None,
 ) -> None:
     words = array("q", template.words)
-    sums = torch.empty(template.sums_size + template.items * TILE, dtype=torch.float64)
+    sums = torch.empty(template.sums_size + template.items * TILE, dtype=torch.float64, device="cpu")
     words[_INPUT], words[_GRAD], words[_OUTPUT] = u.data_ptr(), grad.data_ptr(), sums.data_ptr()
     words[_GRADS] = weight.data_ptr()
     if bias is not None:
@@ -206,7 +206,7 @@ def _launch(
     job: CpuJob, template: Template, number: Number, words: array[int], macs: int, packing: Packing | None
 ) -> None:
     threads = 1 if macs < SERIAL_MACS else min(torch.get_num_threads(), template.items)
-    scratch = torch.empty(threads * template.scratch_size + 64, dtype=torch.uint8)
+    scratch = torch.empty(threads * template.scratch_size + 64, dtype=torch.uint8, device="cpu")
     address, length = words.buffer_info()
     words[_SCRATCH] = -(-scratch.data_ptr() // 64) * 64
     words[_COUNTERS] = address + 8 * (length - COUNTERS)

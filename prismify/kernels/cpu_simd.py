@@ -47,6 +47,36 @@ def load_int(context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def load_float(context: Any, address: Any) -> Any:
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(pointer_to(builder, args[0], F64))
+
+    return types.float64(types.int64), code
+
+
+@intrinsic
+def store_float(context: Any, address: Any, value: Any) -> Any:
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[1], pointer_to(builder, args[0], F64))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64), code
+
+
+@intrinsic
+def store_as_stored(context: Any, address: Any, value: Any, spec: Any) -> Any:
+    """Write a float64 as a number in memory."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        spec = sig.args[2]
+        value = args[1] if spec.wide is F64 else builder.fptrunc(args[1], spec.wide)
+        builder.store(to_stored(builder, value, spec, spec.stored), pointer_to(builder, args[0], spec.stored))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64, spec), code
+
+
+@intrinsic
 def zero_vector(context: Any, to: Any, spec: Any) -> Any:
     """Write one vector of zeros in the type computed in."""
 

@@ -8,42 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import types
-from numba.extending import intrinsic
-
 from .cpu_pack import inner
-from .cpu_simd import load_int
-from .cpu_vectors import F64, pointer_to, stored_bytes_of, tile_of, to_stored
-
-
-@intrinsic
-def load_float(context: Any, address: Any) -> Any:
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load(pointer_to(builder, args[0], F64))
-
-    return types.float64(types.int64), code
-
-
-@intrinsic
-def store_float(context: Any, address: Any, value: Any) -> Any:
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.store(args[1], pointer_to(builder, args[0], F64))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.float64), code
-
-
-@intrinsic
-def store_as_stored(context: Any, address: Any, value: Any, spec: Any) -> Any:
-    """Write a float64 as a number in memory."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        spec = sig.args[2]
-        value = args[1] if spec.wide is F64 else builder.fptrunc(args[1], spec.wide)
-        builder.store(to_stored(builder, value, spec, spec.stored), pointer_to(builder, args[0], spec.stored))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.float64, spec), code
+from .cpu_simd import load_float, load_int, store_as_stored
+from .cpu_vectors import kernel_of, stored_bytes_of, tile_of
 
 
 @inner
@@ -60,9 +27,10 @@ def strided_sum(address: int, outer: int, outer_step: int, count: int, step: int
 
 
 @inner
-def write_gradients(sums_count: int, plan: Any, spec: Any) -> None:
+def write_gradients(plan: Any, spec: Any) -> None:
     """The gradients of weights and bias, from the sums of every item (see `cpu_kernels.place_of` for their order)."""
     stored, tile_bytes = stored_bytes_of(spec), tile_of(spec) * 8
+    sums_count = plan.volumes_in * plan.rows_taps * plan.cols_taps * kernel_of(spec)
     blocks = plan.depth_blocks * plan.cols_blocks * plan.rows_blocks
     batch, volume = plan.items // (plan.volumes_out * blocks), blocks * sums_count * 8
     for k in range(plan.grads_count):

@@ -47,7 +47,11 @@ class DeepPrism(DeepPrismNd):
 
     @classmethod
     def from_conv2d(cls, conv: nn.Conv2d, **options: Any) -> Self:
-        """`from_conv`, under the name that goes with `Prism.from_linear`."""
+        """`from_conv`, by the name of the layer whose place it takes, as `Prism.from_linear` has it.
+
+        Raises:
+            ShapeError: `conv` is grouped, transposed or not two-dimensional.
+        """
         return cls.from_conv(conv, **options)
 
 

@@ -28,11 +28,12 @@ class Average:
         ours = [*self.model.parameters(), *self.model.buffers()]
         theirs = [*model.parameters(), *model.buffers()]
         decay = 0.0 if self.decay is None else min(self.decay, (1 + steps) / (10 + steps))
-        pairs = list(zip(ours, theirs, strict=True))
-        followed = [(mine, its.to(mine.dtype)) for mine, its in pairs if decay and mine.is_floating_point()]
-        if followed:
-            averages, weights = zip(*followed, strict=True)
-            torch._foreach_lerp_(list(averages), list(weights), 1 - decay)
-        for mine, its in pairs:
-            if not decay or not mine.is_floating_point():
+        averages, weights = [], []
+        for mine, its in zip(ours, theirs, strict=True):
+            if decay and mine.is_floating_point():
+                averages.append(mine)
+                weights.append(its.to(mine.dtype))
+            else:
                 mine.copy_(its)
+        if averages:
+            torch._foreach_lerp_(averages, weights, 1 - decay)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ..checkpoint import Pipeline, Source, open_source, read_manifest, save
 from ..checkpoint.atomic import whole_folder
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, write_json
+from ..checkpoint.shipped import folder_of
 from ..checkpoint.weights import write_safetensors
 from ..errors import RecipeError, SourceError
 from ..families import family
-from ..fusion import fuse
-from ..layers import LAYERS
+from ..fusion import FUSIBLE, fuse
 from ..rewrite import convert
 from .initial import start_at_zero
 from .schema import ModelSource
@@ -57,6 +57,7 @@ def teacher_of(folder: Path) -> ModelSource:
     Raises:
         RecipeError: the original had no trained weights, or cannot be opened again from what is written there.
     """
+    folder = folder_of(folder)
     if not (folder / MANIFEST_NAME).is_file():
         raise RecipeError(f"teacher is not set, and {folder} does not say what it was converted from")
     origin: dict[str, Any] = read_manifest(folder)["source"]
@@ -74,8 +75,8 @@ def teacher_of(folder: Path) -> ModelSource:
 
 
 def fuse_if(model: nn.Module, wanted: bool) -> None:
-    """Fuse a converted model's blocks in place; a model without operators of prismify runs as it is."""
-    if wanted and any(isinstance(module, LAYERS) for module in model.modules()):
+    """Fuse a converted model's blocks in place; a model that holds nothing to fuse runs as it is."""
+    if wanted and any(isinstance(module, FUSIBLE) for module in model.modules()):
         fuse(model)
 
 

@@ -42,14 +42,22 @@ def adam(model: nn.Module, train: Train, rate: float | None = None) -> torch.opt
         if parameters
     ]
     make = torch.optim.AdamW if train.weight_decay else torch.optim.Adam
-    return make(groups, lr=base, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay, fused=True)
+    made = make(groups, lr=base, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay, fused=True)
+    made.register_load_state_dict_post_hook(_fused_again)
+    return made
+
+
+def _fused_again(optimizer: torch.optim.Optimizer) -> None:
+    """A state written by another Adam says how that one computed."""
+    for group in optimizer.param_groups:
+        group["fused"] = True
 
 
 def scheduled(train: Train, step: int, steps: int, seconds: float = 0.0) -> float:
     """The factor on the learning rate at `step` (from 0) of `steps`.
 
     A schedule that falls ends with the run: where `train.max_minutes` runs out before the steps do, it follows the
-    clock.
+    clock, which runs from the first second, warm-up included.
 
     Args:
         seconds: how long the run has trained.

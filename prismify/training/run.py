@@ -19,7 +19,7 @@ from ..errors import OutputError, PrismifyError, RecipeError, TrainingError
 from .divergence import Divergence
 from .journal import Journal
 from .rates import scheduled, set_rate
-from .recipe import changed_keys, recipe_data
+from .recipe import changed_keys, recipe_data, recipe_from
 from .schema import Recipe
 from .state import prune, read_state, states, write_state
 from .stream import Shares, Stream, batches, mixed
@@ -178,7 +178,8 @@ class Run:
         return None
 
     def _restore(self, state: dict[str, Any]) -> None:
-        changed = changed_keys(state["recipe"], recipe_data(self.recipe))
+        before = recipe_data(recipe_from(state["recipe"], str(self.folder)))  # with what was not known then
+        changed = changed_keys(before, recipe_data(self.recipe))
         changed.pop("output", None)
         for key, (before, after) in changed.items():
             if key.startswith(_FIXED):

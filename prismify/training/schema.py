@@ -108,7 +108,7 @@ class Train:
         steps, epochs: how long; one of the two.
         max_minutes: stop after this much training time, whatever `steps` says.
         schedule: of the learning rate, after `warmup_steps` of linear rise, down to `final_rate` of it at the end,
-            or when `max_minutes` are up (the one thing that the clock decides).
+            or when `max_minutes` are up: the clock then decides the rate.
         betas, eps, weight_decay: of Adam (AdamW where the decay is not zero).
         rates: factors by kind of layer.
         clip: the norm that gradients are cut down to; None leaves them.
@@ -148,6 +148,8 @@ class Train:
             raise RecipeError("train: set one of learning_rate and base_learning_rate (times batch_size)")
         if (self.steps is None) == (self.epochs is None):
             raise RecipeError("train: set one of steps and epochs")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise RecipeError(f"train: max_minutes {self.max_minutes:g} must be positive")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise RecipeError(f"train: ema {self.ema} is a decay in [0, 1)")
 

@@ -135,7 +135,7 @@ def test_what_is_no_source_is_said_to_be_none(tmp_path: Path) -> None:
         (f"{tmp_path}", {}, "holds no config.json, model_index.json or prismify.json"),
         (f"{tmp_path}", {"model": "timm:resnet18"}, "w.pt does not fit the model"),
         (f"{tmp_path / 'missing.pt'}", {}, "no such file"),
-        (f"{tmp_path / 'missing'}", {}, "no such file or folder, and no model reference"),
+        (f"{tmp_path / 'missing'}", {}, "no such file or folder, no trained model"),
         (f"{tmp_path / 'net.py'}", {}, "is Python code: name the factory in it"),
         (f"{tmp_path / 'notes.txt'}", {}, "weights end in"),
         (f"{tmp_path / 'w.pt'}", {}, "holds weights without an architecture: name it with --model"),

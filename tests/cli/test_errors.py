@@ -49,7 +49,10 @@ def here(tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "missing file": (["missing.pt"], "missing.pt: no such file"),
-    "missing folder": (["missing"], "missing: no such file or folder, and no model reference"),
+    "missing folder": (
+        ["missing"],
+        "missing: no such file or folder, no trained model that comes along (cifar10-ae-64)",
+    ),
     "missing index": (["weights.safetensors"], "weights.safetensors: no such file"),
     "truncated safetensors": (
         ["cut_linear.safetensors", *RESNET],

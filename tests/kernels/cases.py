@@ -105,6 +105,10 @@ def geometries() -> list[Case]:
                 (p_q, bias), layout = volumes[(i + j + k) % 3], LAYOUTS[(i + 2 * j + k) % 4]
                 words = {**geometry, "topology": topology, "padding_mode": mode}
                 cases.append(Case(volumes=p_q, bias=bias, layout=layout, geometry=words))
+    # Strides over more columns than a block of any engine.
+    for mode in PADDING_MODES:
+        words = {"padding": (1, 2), "stride": (1, 2), "padding_mode": mode}
+        cases.append(Case(1, depth=3, size=(3, 2100), bias="channel", geometry=words))
     return cases
 
 

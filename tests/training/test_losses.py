@@ -78,11 +78,13 @@ def test_the_average_follows_and_forgets_its_start() -> None:
 
 
 def test_rates_differ_by_kind_of_layer() -> None:
-    from prismify import DeepPrism
+    from prismify.layers import DeepPrism, DeepPrism1d, DeepPrismTranspose3d
 
     model = nn.Sequential(nn.Conv2d(3, 16, 3), DeepPrism(16), nn.GroupNorm(4, 16), nn.Conv2d(16, 3, 3))
+    of_other_ranks = nn.ModuleList([DeepPrism1d(16), DeepPrismTranspose3d(16)])
     counts = {k: sum(p.numel() for p in v) for k, v in parameters_by_kind(model).items()}
     assert counts == {"kernel": 28, "norm": 32, "dense": 16 * 28 + 3 * 145}
+    assert [*map(len, parameters_by_kind(of_other_ranks).values())] == [4, 0, 0]
     train = Train(learning_rate=0.5, steps=10, rates=Rates(kernel=2.0, norm=1.0, dense=0.1))
     assert {g["kind"]: g["lr"] for g in adam(model, train).param_groups} == {"kernel": 1.0, "norm": 0.5, "dense": 0.05}
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import prismify
 from prismify.errors import DataError, OutputError, PrismifyError, RecipeError, TrainingError
+from prismify.training.initial import start_at_zero
 from prismify.training.models import open_model
 from prismify.training.schema import ModelSource
 from prismify.training.state import read_state, states
@@ -344,6 +345,23 @@ def test_residual_branches_start_as_nothing(converted: Path) -> None:
     exact(block(x, None), x)
     with pytest.raises(RecipeError, match=r"'\*.conv9' matches no layer"):
         open_model(ModelSource(source=str(converted), zero=("*.conv2", "*.conv9")))
+
+
+def test_every_kind_of_layer_starts_at_zero_and_learns() -> None:
+    class Padded(torch.nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.nn.functional.pad(input, (1, 1, 1, 1)))
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), Padded(16, 16, 3), torch.nn.Conv2d(16, 3, 3))
+    converted = prismify.convert(net)
+    layers = [converted[1], prismify.PrismConv(16), prismify.PrismConv(16, form="sum"), torch.nn.Linear(16, 16)]
+    for layer in layers:
+        start_at_zero(torch.nn.Sequential(layer), ("0",))
+        shape = (2, 16) if isinstance(layer, torch.nn.Linear) else (2, 16, 4, 4)
+        output = layer(torch.randn(shape))
+        assert not output.any()
+        (output - 1).square().sum().backward()
+        assert any(p.grad is not None and p.grad.any() for n, p in layer.named_parameters() if "bias" not in n)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks
