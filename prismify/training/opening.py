@@ -33,6 +33,7 @@ def open_run(recipe: Recipe, watch: Watch, *, restart: bool = False) -> Iterator
         with _folder_locked(run, restart) if run.leads else nullcontext():
             try:
                 accelerator.wait_for_everyone()
+                torch.manual_seed(recipe.train.seed)  # of weights that are made for the run
                 yield run
             except BaseException as caught:
                 error = caught

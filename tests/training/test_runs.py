@@ -364,6 +364,20 @@ def test_every_kind_of_layer_starts_at_zero_and_learns() -> None:
         assert any(p.grad is not None and p.grad.any() for n, p in layer.named_parameters() if "bias" not in n)
 
 
+def test_the_seed_decides_the_weights_that_a_run_makes(recipe: Recipe, train: Train, tmp_path: Path) -> None:
+    arguments = {"block_out_channels": [16], "norm_num_groups": 4, "sample_size": 16, "layers_per_block": 1}
+    source = {"source": "diffusers:AutoencoderKL", "arguments": arguments, "convert": {"name": "paper"}}
+    content = {"model": source, "train": {"steps": 1, "learning_rate": 1e-9, "ema": None}}
+    made = []
+    for i, seed in enumerate((1, 2, 1)):
+        torch.rand(i)  # whatever was drawn before
+        content["train"]["seed"] = seed
+        folder, _ = train(recipe(**content, output=str(tmp_path / f"{i}")))
+        made.append(prismify.load(folder / "model").encoder.conv_in.weight)
+    assert torch.equal(made[0], made[2])
+    assert not torch.allclose(made[0], made[1], atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks
 def test_fused_blocks_train_to_the_same(recipe: Recipe, train: Train, tmp_path: Path) -> None:
     options = {"steps": 4, "eps": 1e-5, "ema": None}
