@@ -17,6 +17,12 @@ from .inventory import Inventory, Layer, inventory
 from .plan import Decision, Plan, Totals
 from .policies import Policy, Verdict, check_patterns, decide
 
+#: What every plan says of a conversion until the model has been trained.
+UNTRAINED = (
+    "The new weights are untrained: trained dense weights do not project onto them, "
+    "so the converted model must be retrained."
+)
+
 
 def scan(
     model: nn.Module | ExportedProgram,
@@ -201,10 +207,7 @@ def _notes(model: nn.Module, capture: Capture, layers: tuple[Decision, ...]) -> 
         if entry.technique == "recorder on real tensors":
             notes.append(f"{entry.method}: recorded on real values, so one branch was seen")
     if any(d.decision == "replace" for d in layers):
-        notes.append(
-            "The new weights are untrained: trained dense weights do not project onto them, "
-            "so the converted model must be retrained."
-        )
+        notes.append(UNTRAINED)
     else:
         notes.append("Nothing to convert.")
     return notes

@@ -23,16 +23,20 @@ def end_run(run: Run, averaged: nn.Module) -> None:
     """Write `model`, the averaged weights as they are now, and `best`, those that measured best; then the report."""
     if run.leads:
         source = run.recipe.model
-        save_model(averaged, run.folder / "model", source)
+        save_model(averaged, run.folder / "model", source, _trained(run, run.step))
         if run.best is not None and run.best[1] != run.step and run.best[1] in states(run.folder / "state"):
             state = read_state(run.folder / "state", run.best[1])
             averaged.load_state_dict(state["parts"]["average"])
-            save_model(averaged, run.folder / "best", source)
+            save_model(averaged, run.folder / "best", source, _trained(run, run.best[1]))
         elif run.best is not None:
-            save_model(averaged, run.folder / "best", source)
+            save_model(averaged, run.folder / "best", source, _trained(run, run.best[1]))
         write_report(run.folder)
         run.say(f"done: {run.folder / 'model'} (latest), {run.folder / 'best'} (best), {run.folder / 'report.md'}")
     run.accelerator.wait_for_everyone()
+
+
+def _trained(run: Run, step: int) -> str:
+    return f"Trained with the recipe {run.recipe.recipe}: {step:,} steps of {run.shares.batch_size} images."
 
 
 def write_report(folder: Path) -> None:

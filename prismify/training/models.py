@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from ..checkpoint.weights import write_safetensors
 from ..errors import RecipeError, SourceError
 from ..families import family
 from ..fusion import FUSIBLE, fuse
+from ..plan import Plan
 from ..rewrite import convert
+from ..scanning import UNTRAINED
 from .initial import start_at_zero
 from .schema import ModelSource
 
@@ -133,16 +136,22 @@ def reconstruct(model: nn.Module, images: Tensor) -> Tensor:
     return decode(model, mean)
 
 
-def save_model(model: nn.Module, folder: Path, source: ModelSource) -> None:
+def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str) -> None:
     """Write a trained model as a folder that `prismify` opens again.
 
     A converted model becomes a prismify folder; an unconverted one of diffusers' a diffusers folder; any other its
     state dict.
 
+    Args:
+        trained: how, in words, for the folder's report.
+
     Raises:
         OutputError: the folder cannot be written.
     """
-    if getattr(model, "prismify_plan", None) is not None:
+    plan: Plan | None = getattr(model, "prismify_plan", None)
+    if plan is not None:
+        notes = (*(note for note in plan.notes if note != UNTRAINED), trained)
+        model.prismify_plan = dataclasses.replace(plan, notes=notes)  # type: ignore[assignment]
         save(model, folder, force=True, source=_origin(source))
         return
     if folder.is_dir():  # ours: this is inside the run's folder, and it is made from the state beside it
