@@ -174,21 +174,21 @@ def measure(shape: tuple[int, ...], backward: bool, peak: float, seconds: float,
 
 
 def first_call_seconds() -> dict[str, float]:
-    """What the first training step's kernels cost: compiled, and found on disk by another process."""
+    """What the first call's kernels cost, and the first training step's: compiled, and found on disk by others."""
     code = (
         "import time, torch; from prismify.kernels import deep_prism; begun = time.perf_counter()\n"
         "u = torch.zeros(1, 8, 4, 4); w = torch.zeros(3, 3, 3, requires_grad=True)\n"
-        "deep_prism(u, w, padding=(1, 1)).sum().backward(); print(time.perf_counter() - begun)"
+        "y = deep_prism(u, w, padding=(1, 1)); print(time.perf_counter() - begun)\n"
+        "y.sum().backward(); print(time.perf_counter() - begun)"
     )
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "NUMBA_CACHE_DIR": folder}
         runs = [
-            float(
-                subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, check=True, capture_output=True).stdout
-            )
+            subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, check=True, capture_output=True).stdout
             for _ in range(2)
         ]
-    return {"cold": round(runs[0], 2), "cached": round(runs[1], 2)}
+    (call, step), (_, cached) = ([round(float(line), 2) for line in run.split()] for run in runs)
+    return {"call": call, "step": step, "cached": cached}
 
 
 def main() -> None:
