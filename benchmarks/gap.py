@@ -1,6 +1,6 @@
 """Close the gap: converted autoencoders beside the dense one, trained for the same time on the same images.
 
-    python benchmarks/gap.py --data TRAIN --test TEST NAME ... [--minutes 10] [--seeds 0 1]
+    python benchmarks/gap.py NAME ... --data TRAIN --test TEST [--minutes 10] [--seeds 0 1]
 
 trains the recipe `cifar10-fast` with what CANDIDATES changes of it, measures on test images, and writes
 benchmarks/results/gap-cpu.json and the page (`results_page.py`), which is all that happens without names.

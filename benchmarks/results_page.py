@@ -61,7 +61,7 @@ def equal_time(rows: list[dict[str, Any]]) -> list[str]:
         "",
         "![PSNR of held-out images over the minutes of training](images/gap.png)",
         "",
-        "    python benchmarks/gap.py --data train.npz --test test.npz --minutes 10 --seeds 0 1 NAME",
+        "    python benchmarks/gap.py NAME ... --data train.npz --test test.npz --minutes 10 --seeds 0 1",
         "",
         "trains and measures rows again; `prismify train cifar10-fast --set data.path=train.npz` the converted one.",
         'The best of the converted models comes with prismify: `prismify.load("cifar10-ae-64")`.',
