@@ -20,7 +20,6 @@ from typing import Any
 import results_page
 from command import run
 
-import prismify
 from prismify.metrics.evaluation import Judges, evaluate
 from prismify.training.models import open_model
 from prismify.training.pictures import write_png
@@ -60,8 +59,8 @@ def main() -> None:
         facts = json.loads(Path(trained, "run.json").read_text())
         models = {
             "teacher": open_model(ModelSource(source=whole, architecture=f"{TAEF2}:TAEF2")),
-            "before": prismify.load(converted, trust_code=True),
-            "after": prismify.load(Path(trained, "model"), trust_code=True),
+            "before": open_model(ModelSource(source=converted, trust_code=True)),
+            "after": open_model(ModelSource(source=str(Path(trained, "model")), trust_code=True)),
         }
         images, _ = open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)
         found = evaluate(models, images, Judges(), batch_size=1, shown=3)

@@ -75,6 +75,8 @@ def settings(rows: list[dict[str, Any]]) -> list[str]:
         "",
         f"One change at a time, {rows[0]['minutes']:g} minutes a run, {min(r['images'] for r in rows):,} test images.",
         "In so short a run, what makes a step slower must earn it back soon; over hours the order may be another.",
+        "Each row is one seed, and a run may rest near 22.8 dB for minutes before it goes on (the curves above show",
+        "one that does), so that differences of less than a decibel may be chance here.",
         "",
         f"| | parameters | {_HEAD[0]}",
         f"|---|---:|{_HEAD[1]}",
