@@ -2,7 +2,7 @@
 
     python benchmarks/distil.py --weights FOLDER_WITH_BOTH_PTH_FILES --data IMAGES --test IMAGES [--minutes 15]
 
-converts, trains the recipe `distil`, measures on whole test images, and writes
+converts, trains with the recipe `distil` on squares cut from the images, measures on whole test images, writes
 benchmarks/results/distil-cpu.json and docs/images/distil.png; `results_page.py` writes the page.
 """
 
@@ -19,8 +19,10 @@ from typing import Any
 
 import results_page
 from command import run
+from PIL import Image
 
 from prismify.metrics.evaluation import Judges, evaluate
+from prismify.training.images import SUFFIXES
 from prismify.training.models import open_model
 from prismify.training.pictures import write_png
 from prismify.training.schema import Data, ModelSource
@@ -30,8 +32,26 @@ ROOT = Path(__file__).parents[1]
 RESULTS = results_page.DISTILLED
 TAEF2 = str(ROOT / "examples" / "taef2.py")
 CONVERT = ["--policy", "volumes", "--depth", "16", "--bias", "channel"]
-SETS = ["model.zero=['*.conv.4']", "model.trust_code=true", "data.range=[0, 1]", "data.validation=0"]
+SIDE = 64
+SETS = [
+    "model.zero=['*.conv.4']",
+    "model.trust_code=true",
+    "data.range=[0, 1]",
+    f"data.size={SIDE}",
+    "data.validation=0",
+]
 QUIET = ["train.steps=1000000", "log.every=20", "log.tensorboard=false", "checkpoint.every=1000000"]
+
+
+def cut(source: Path, folder: Path) -> None:
+    """Squares of SIDE pixels from every image, each half over its neighbours."""
+    folder.mkdir()
+    for path in sorted(p for p in source.iterdir() if p.suffix in SUFFIXES):
+        picture = Image.open(path).convert("RGB")
+        for top in range(0, picture.height - SIDE + 1, SIDE // 2):
+            for left in range(0, picture.width - SIDE + 1, SIDE // 2):
+                square = picture.crop((left, top, left + SIDE, top + SIDE))
+                square.save(folder / f"{path.stem}-{top:04d}-{left:04d}.png")
 
 
 def noted(*words: str) -> str:
@@ -52,7 +72,9 @@ def main() -> None:
         whole, converted, trained = (str(Path(scratch) / n) for n in ("taef2.safetensors", "taef2-prism", "run"))
         subprocess.run([sys.executable, TAEF2, arguments.weights, whole], check=True)
         commands = [noted("convert", whole, "--model", f"{TAEF2}:TAEF2", "-o", converted, *CONVERT)]
-        places = [f"model.source={converted}", f"data.path={arguments.data}", f"output={trained}"]
+        squares = Path(scratch) / "squares"
+        cut(Path(arguments.data), squares)
+        places = [f"model.source={converted}", f"data.path={squares}", f"output={trained}"]
         sets = [*places, *SETS, *QUIET, f"train.max_minutes={arguments.minutes:g}", *arguments.sets]
         commands.append(noted("train", "distil", *(word for s in sets for word in ("--set", s))))
         records = [json.loads(line) for line in Path(trained, "metrics.jsonl").read_text().splitlines()]
@@ -65,7 +87,7 @@ def main() -> None:
         images, _ = open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)
         found = evaluate(models, images, Judges(), batch_size=1, shown=3)
     train = [r for r in records if r["kind"] == "train"]
-    names = {scratch + "/": "", str(ROOT) + "/": "", arguments.data: "IMAGES"}
+    names = {scratch + "/": "", str(ROOT) + "/": ""}
     row: dict[str, Any] = {
         "commands": [shortened(command, names) for command in commands],
         "seed": facts["seed"],

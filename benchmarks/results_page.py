@@ -91,7 +91,7 @@ def distilled(row: dict[str, Any]) -> list[str]:
         "## TAEF2, distilled",
         "",
         "The tiny autoencoder for FLUX.2's latents (madebyollin's TAEF2), converted and taught by its original for",
-        f"{row['minutes']:g} minutes on {row['hardware']}, on {row['trained_on']} pictures (SinDDM's), and measured",
+        f"{row['minutes']:g} minutes on {row['hardware']}, on {row['trained_on']} squares cut from SinDDM's 15 pictures, and measured",
         f"on the {row['test_images']} photographs of the Kodak suite, which it has not seen: {row['steps']:,} steps,",
         f"seed {row['seed']}.",
         "",
