@@ -3,7 +3,7 @@
     python benchmarks/distil.py --weights FOLDER_WITH_BOTH_PTH_FILES --data IMAGES --test IMAGES [--minutes 15]
 
 converts, trains with the recipe `distil` on squares cut from the images, measures on whole test images, writes
-benchmarks/results/distil-cpu.json and docs/images/distil.png; `results_page.py` writes the page.
+benchmarks/results/distil-cpu.json and the page (`results_page.py`). --pictures keeps reconstructions beside originals.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TAEF2 = str(ROOT / "examples" / "taef2.py")
 CONVERT = ["--policy", "volumes", "--depth", "16", "--bias", "channel"]
 SIDE = 64
 SETS = [
-    "model.zero=['*.conv.4']",
+    'model.zero=["*.conv.4"]',
     "model.trust_code=true",
     "data.range=[0, 1]",
     f"data.size={SIDE}",
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--test", required=True)
     parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--pictures", type=Path, help="a PNG to write")
     parser.add_argument("--set", dest="sets", action="append", default=[])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -103,7 +104,8 @@ def main() -> None:
         "curve": [(round(r["seconds"] / 60, 3), r["output"], r["latent"]) for r in train[:: max(1, len(train) // 60)]],
     }
     RESULTS.write_text(json.dumps(row, indent=1) + "\n")
-    write_png(ROOT / "docs" / "images" / "distil.png", found.pictures)
+    if arguments.pictures is not None:
+        write_png(arguments.pictures, found.pictures)
     results_page.write()
     print({name: round(value["mean"], 2) for name, value in row["psnr"].items()})
 

@@ -103,8 +103,6 @@ def distilled(row: dict[str, Any]) -> list[str]:
         ),
         "",
         *(f"    {command}" for command in row["commands"]),
-        "",
-        "![Photographs above the teacher's, the untrained conversion's and the distilled one's](images/distil.png)",
     ]
 
 
