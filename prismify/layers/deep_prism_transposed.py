@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ShapeError
 from ..kernels import Topology, deep_prism_transposed_nd
@@ -15,6 +14,7 @@ from .volumetric import Bias, Size, Volumetric
 
 class _DeepPrismTransposeNd(Volumetric):
     transposed = True
+    also_from_conv = ("output_padding",)
 
     def __init__(
         self,
@@ -37,26 +37,6 @@ class _DeepPrismTransposeNd(Volumetric):
                          topology, volumes, device, dtype)  # fmt: skip
         self.padding, self.output_padding = self._sizes(padding), self._sizes(output_padding)
         self.padding_mode = "zeros"
-
-    @classmethod
-    def from_conv(
-        cls,
-        conv: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d,
-        *,
-        channel_kernel_size: int = 3,
-        topology: Topology = "zero",
-        volumes: tuple[int, int] | None = None,
-        bias: Bias = "scalar",
-    ) -> Self:
-        """The form with the geometry, device and dtype of the transposed `conv`; freshly initialised.
-
-        Raises:
-            ShapeError: `conv` is grouped, not transposed or has another number of spatial axes.
-        """
-        if not cls._fits(conv):
-            raise ShapeError(f"{conv} is not an ungrouped transposed {cls.spatial_dims}-D convolution")
-        options: dict[str, Any] = {"channel_kernel_size": channel_kernel_size, "topology": topology, "volumes": volumes}
-        return cls._like(conv, bias, output_padding=conv.output_padding, **options)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         u = input

@@ -24,6 +24,8 @@ class Volumetric(nn.Module):
 
     spatial_dims: ClassVar[int]
     transposed: ClassVar[bool] = False
+    #: What else a form takes over from the convolution in whose place it comes.
+    also_from_conv: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -61,30 +63,41 @@ class Volumetric(nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def _fits(cls, conv: nn.Module) -> bool:
-        """Whether a convolution is ungrouped, and of this form's direction and spatial axes."""
-        return (
-            isinstance(conv, _ConvNd)
-            and conv.transposed == cls.transposed
-            and conv.groups == 1
-            and len(conv.kernel_size) == cls.spatial_dims
-        )
+    def from_conv(
+        cls,
+        conv: nn.Module,
+        *,
+        channel_kernel_size: int = 3,
+        topology: Topology = "zero",
+        volumes: tuple[int, int] | None = None,
+        bias: Bias = "scalar",
+    ) -> Self:
+        """The form with the geometry, device, dtype and mode of the convolution `conv`; freshly initialised.
 
-    @classmethod
-    def _like(cls, conv: Any, bias: Bias, **options: Any) -> Self:
-        """The form with the geometry, device, dtype and mode of `conv`; with a bias where it has one."""
+        A bias is kept only where `conv` has one, in the form `bias` names.
+
+        Raises:
+            ShapeError: `conv` is grouped, of the other direction or has another number of spatial axes.
+        """
+        kind = (cls.transposed, cls.spatial_dims, 1)
+        if not isinstance(conv, _ConvNd) or (conv.transposed, len(conv.kernel_size), conv.groups) != kind:
+            form = "transposed " * cls.transposed + f"{cls.spatial_dims}-D"
+            raise ShapeError(f"{conv} is not an ungrouped {form} convolution, whose place {cls.__name__} takes")
         make: Any = cls  # the forms differ in what else they take
         layer: Self = make(
             conv.in_channels,
             conv.out_channels,
             kernel_size=conv.kernel_size,
+            channel_kernel_size=channel_kernel_size,
             stride=conv.stride,
             padding=conv.padding,
             dilation=conv.dilation,
             bias=bias if conv.bias is not None else None,
+            topology=topology,
+            volumes=volumes,
             device=conv.weight.device,
             dtype=conv.weight.dtype,
-            **options,
+            **{name: getattr(conv, name) for name in cls.also_from_conv},
         )
         return layer.train(conv.training)
 
@@ -121,6 +134,8 @@ class Volumetric(nn.Module):
 class DeepPrismNd(Volumetric):
     """The forward forms: `DeepPrism` and its like for sequences and videos, which say what each argument means."""
 
+    also_from_conv = ("padding_mode",)
+
     def __init__(
         self,
         in_channels: int,
@@ -144,28 +159,6 @@ class DeepPrismNd(Volumetric):
             raise ShapeError(f"padding_mode {padding_mode!r} is not one of {', '.join(PADDING_MODES)}")
         self.padding_mode: PaddingMode = padding_mode
         self.padding, self._extra_padding = self._resolve(padding)
-
-    @classmethod
-    def from_conv(
-        cls,
-        conv: nn.Conv1d | nn.Conv2d | nn.Conv3d,
-        *,
-        channel_kernel_size: int = 3,
-        topology: Topology = "zero",
-        volumes: tuple[int, int] | None = None,
-        bias: Bias = "scalar",
-    ) -> Self:
-        """The form with the geometry, device and dtype of `conv`; freshly initialised.
-
-        A bias is kept only where `conv` has one, in the form `bias` names.
-
-        Raises:
-            ShapeError: `conv` is grouped, transposed or has another number of spatial axes.
-        """
-        if not cls._fits(conv):
-            raise ShapeError(f"{conv} is not an ungrouped {cls.spatial_dims}-D convolution; {cls.__name__} is")
-        options: dict[str, Any] = {"channel_kernel_size": channel_kernel_size, "topology": topology, "volumes": volumes}
-        return cls._like(conv, bias, padding_mode=conv.padding_mode, **options)
 
     def forward(self, input: Tensor) -> Tensor:
         u = input
