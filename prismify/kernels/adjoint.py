@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .problem import Geometry
+from .problem import HALF, Geometry
 
 
 def plain_adjoint(u: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometry) -> Tensor:
@@ -21,6 +21,8 @@ def plain_adjoint(u: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Ge
     Returns:
         (B, P*V, H, W).
     """
+    if u.dtype in HALF and u.dtype == weight.dtype:  # rounded once, whatever the processor
+        return plain_adjoint(u.float(), weight.float(), size, geometry).to(u.dtype)
     if weight.dim() == 3:
         weight = weight[None, None]
     half = weight.shape[2] // 2

@@ -81,8 +81,12 @@ def vector_bytes() -> int:
 
 @cache
 def _features() -> frozenset[str]:
+    """The instructions that Numba compiles for: the processor's, or those that its settings name."""
     from llvmlite import binding
+    from numba.core import config
 
+    if config.CPU_FEATURES is not None:
+        return frozenset(f.removeprefix("+") for f in config.CPU_FEATURES.split(",") if f.startswith("+"))
     return frozenset(name for name, there in binding.get_host_cpu_features().items() if there)
 
 

@@ -4,6 +4,9 @@ Of the ways to write it, three win somewhere (`benchmarks/operator.py` measures 
 paper's listing, on small inputs; shifts of the whole tensor, for a few taps or where a compiler fuses
 them; and for the rest a dense convolution over overlapping blocks of 16 channels whose weight is a band:
 it multiplies by some zeros, but in the shape that convolution libraries are written for.
+
+Half precision is computed in float32 and rounded once, on every processor: what torch's own kernels round in
+between depends on the instructions a machine has.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
-from .problem import Geometry, depth_of
+from .problem import HALF, Geometry, depth_of
 
 #: Input channels of a block.
 BLOCK = 16
@@ -34,12 +37,15 @@ def deep_prism(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometr
         bias: (Q,), (Q*V,) or None.
         fused: a compiler will fuse elementwise operations.
     """
+    if u.dtype in HALF and u.dtype == weight.dtype:
+        single = (u.float(), weight.float(), None if bias is None else bias.float())
+        return deep_prism(*single, geometry, fused=fused).to(u.dtype)
     if weight.dim() == 3:
         weight = weight[None, None]
     q, p, *kernel = weight.shape
     depth = depth_of(u.shape[1], p, kernel[0], geometry.topology)
-    single, taps = p == q == 1, kernel[0] * kernel[1] * kernel[2]
-    if single and (fused or taps <= FEW_TAPS):
+    alone, taps = p == q == 1, kernel[0] * kernel[1] * kernel[2]
+    if alone and (fused or taps <= FEW_TAPS):
         y = _shifts(u, weight[0, 0], geometry)
     elif not torch.compiler.is_compiling() and u.numel() < SMALL:
         return reference.deep_prism(

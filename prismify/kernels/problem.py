@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
+
 from ..errors import ShapeError
 from .types import PADDING_MODES, TOPOLOGIES, Activation, PaddingMode, Topology
+
+#: Element types that plain torch computes in float32, to round once.
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)

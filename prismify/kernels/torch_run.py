@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import plain, reference
 from .adjoint import plain_adjoint
-from .problem import Problem
+from .problem import HALF, Problem
 
 Formulation = Callable[[Tensor, Tensor, Tensor | None, Problem], Tensor]
 
@@ -46,10 +46,10 @@ class ByAutograd:
             weight_grad = torch.autograd.grad(output, weight, grad)[0]
         if not problem.bias_size:
             return weight_grad, None
-        channels = grad.sum((0, 2, 3))
+        channels = grad.sum((0, 2, 3), dtype=torch.float32 if grad.dtype in HALF else grad.dtype)
         volumes = problem.volumes[1]
         scalar = problem.bias_size == volumes
-        return weight_grad, channels.view(volumes, -1).sum(1) if scalar else channels
+        return weight_grad, (channels.view(volumes, -1).sum(1) if scalar else channels).to(grad.dtype)
 
 
 @contextmanager
@@ -65,7 +65,12 @@ def _fast(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> T
 
 
 def _definition(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
-    return reference.deep_prism(u, weight, bias, **asdict(problem.geometry))
+    words = asdict(problem.geometry)
+    if u.dtype in HALF and u.dtype == weight.dtype:
+        return reference.deep_prism(u.float(), weight.float(), None if bias is None else bias.float(), **words).to(
+            u.dtype
+        )
+    return reference.deep_prism(u, weight, bias, **words)
 
 
 FAST = ByAutograd(_fast)
