@@ -21,6 +21,7 @@ import results_page
 from command import run
 from PIL import Image
 
+from prismify.checkpoint import Trust
 from prismify.metrics.evaluation import Judges, evaluate
 from prismify.training.images import SUFFIXES
 from prismify.training.models import open_model
@@ -35,7 +36,6 @@ CONVERT = ["--policy", "volumes", "--depth", "16", "--bias", "channel"]
 SIDE = 64
 SETS = [
     'model.zero=["*.conv.4"]',
-    "model.trust_code=true",
     "data.range=[0, 1]",
     f"data.size={SIDE}",
     "data.validation=0",
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="a PNG to write")
     parser.add_argument("--set", dest="sets", action="append", default=[])
     arguments = parser.parse_args()
+    trust = Trust(code=True)
     with tempfile.TemporaryDirectory() as scratch:
         whole, converted, trained = (str(Path(scratch) / n) for n in ("taef2.safetensors", "taef2-prism", "run"))
         subprocess.run([sys.executable, TAEF2, arguments.weights, whole], check=True)
@@ -77,13 +78,13 @@ def main() -> None:
         cut(Path(arguments.data), squares)
         places = [f"model.source={converted}", f"data.path={squares}", f"output={trained}"]
         sets = [*places, *SETS, *QUIET, f"train.max_minutes={arguments.minutes:g}", *arguments.sets]
-        commands.append(noted("train", "distil", *(word for s in sets for word in ("--set", s))))
+        commands.append(noted("train", "distil", "--trust-code", *(word for s in sets for word in ("--set", s))))
         records = [json.loads(line) for line in Path(trained, "metrics.jsonl").read_text().splitlines()]
         facts = json.loads(Path(trained, "run.json").read_text())
         models = {
-            "teacher": open_model(ModelSource(source=whole, architecture=f"{TAEF2}:TAEF2")),
-            "before": open_model(ModelSource(source=converted, trust_code=True)),
-            "after": open_model(ModelSource(source=str(Path(trained, "model")), trust_code=True)),
+            "teacher": open_model(ModelSource(source=whole, architecture=f"{TAEF2}:TAEF2"), trust),
+            "before": open_model(ModelSource(source=converted), trust),
+            "after": open_model(ModelSource(source=str(Path(trained, "model"))), trust),
         }
         images, _ = open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)
         found = evaluate(models, images, Judges(), batch_size=1, shown=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,7 @@ def evaluate(
         typer.Option("--output", "-o", metavar="DIR", help="Write evaluation.json and pictures.png here."),
     ] = None,
     trust_code: o.TrustCodeOption = False,
+    allow: o.AllowOption = None,
     json_: o.JsonOption = False,
 ) -> None:
     """Measure autoencoders: PSNR, SSIM, LPIPS, IS, KID, FID; a metric whose weights are missing is named."""
@@ -71,7 +73,7 @@ def evaluate(
         opened = {}
         for name in models:
             begin(f"opening {name}")
-            opened[name] = autoencoder(name, trust_code)
+            opened[name] = autoencoder(name, trust_code, allow or ())
         judges = Judges(judged and judged[0], network, splits, subsets, subset_size)
         found = measure(opened, images, judges, batch_size=batch_size, device=where, watch=begin)
     content = {
@@ -103,19 +105,20 @@ def images_of(data: str, size: int | None, range_: str, select: str | None, coun
     return Stream(images, settings, seed)
 
 
-def autoencoder(name: str, trust_code: bool) -> nn.Module:
+def autoencoder(name: str, trust_code: bool, allow: Sequence[str] = ()) -> nn.Module:
     """The autoencoder that a command names."""
+    from ..checkpoint import Trust
     from ..errors import SourceError
     from ..training.models import is_autoencoder, open_model
     from ..training.schema import ModelSource
 
-    folder = Path(name)
+    folder, trust = Path(name), Trust(trust_code, tuple(allow), named=frozenset({name}))
     if (folder / "run.json").is_file():
         folder = next((folder / n for n in ("best", "model") if (folder / n).is_dir()), folder)
         if folder == Path(name):
             raise SourceError(f"{name} is a run that has not ended: it has no model yet")
         name = str(folder)
-    model = open_model(ModelSource(source=name, trust_code=trust_code)).eval().requires_grad_(False)
+    model = open_model(ModelSource(source=name), trust).eval().requires_grad_(False)
     if not is_autoencoder(model):
         raise SourceError(f"{name} holds a {type(model).__name__}, which has no encode and decode")
     return model

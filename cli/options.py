@@ -58,7 +58,9 @@ TrustOption = Annotated[
 TrustCodeOption = Annotated[
     bool,
     typer.Option(
-        "--trust-code", help="Let a converted folder run the Python file it names.", rich_help_panel=_ARCHITECTURE
+        "--trust-code",
+        help="Run the Python code that a folder, a file or a recipe names.",
+        rich_help_panel=_ARCHITECTURE,
     ),
 ]
 ConfigOption = Annotated[

@@ -27,6 +27,7 @@ def reconstruct(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
     trust_code: o.TrustCodeOption = False,
+    allow: o.AllowOption = None,
 ) -> None:
     """Write each image beside its reconstruction, as OUT/NAME.png, and say how close they are."""
     with steps() as begin:
@@ -38,7 +39,7 @@ def reconstruct(
         folder, select = (str(Path(images).parent), Path(images).name) if single else (images, None)
         stream = images_of(folder, size, range_, select, count, seed)
         begin(f"opening {model}")
-        opened = autoencoder(model, trust_code).to(where)
+        opened = autoencoder(model, trust_code, allow or ()).to(where)
         lines = []
         for name, decibels in write_pairs(opened, stream, output, where):
             begin(name)

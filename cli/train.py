@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import AllowOption, TrustCodeOption
 from .terminal import one_line_errors
 
 if TYPE_CHECKING:
@@ -31,22 +32,31 @@ def train(
     set_: SetOption = None,
     processes: Annotated[int, typer.Option(metavar="N", min=1, help="Processes on this machine.")] = 1,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what the output holds of an earlier run.")] = False,
+    trust_code: TrustCodeOption = False,
+    allow: AllowOption = None,
 ) -> None:
     """Retrain a model. Started again with the same command, a run goes on where it stopped."""
     from ..errors import RecipeError
     from ..training.launch import is_launched, launch
-    from ..training.recipe import read_recipe
+    from ..training.recipe import named_references, read_recipe
 
     read = read_recipe(recipe, set_ or ())
     if processes > 1 and not is_launched():
-        words = [recipe, *(word for change in set_ or () for word in ("--set", change)), *["--restart"] * restart]
+        words = [recipe, *_repeated("--set", set_), *_repeated("--allow", allow)]
+        words += ["--restart"] * restart + ["--trust-code"] * trust_code
         raise typer.Exit(launch([*_this_program(), "train", *words], processes))
     if processes > 1:
         raise RecipeError("--processes starts processes itself: leave it out under torchrun or accelerate launch")
+    from ..checkpoint import Trust
     from ..recipes import carry_out
 
+    trust = Trust(trust_code, tuple(allow or ()), named=named_references(set_ or ()))
     with live_view() as watch:
-        carry_out(read, watch, restart=restart)
+        carry_out(read, watch, restart=restart, trust=trust)
+
+
+def _repeated(option: str, values: list[str] | None) -> list[str]:
+    return [word for value in values or () for word in (option, value)]
 
 
 def _this_program() -> list[str]:

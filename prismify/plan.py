@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import OutputError, PlanError
 from .layers import Operator
-from .validation import build
+from .validation import build, read_json_file
 
 SCHEMA_VERSION = 1
 
@@ -127,9 +128,9 @@ class Plan:
         if not isinstance(rows, (list, tuple)):
             raise PlanError("a plan needs a list of layers")
         layers = tuple(_decision(row, index) for index, row in enumerate(rows))
-        names = [layer.name for layer in layers]
-        for name in names:
-            if names.count(name) > 1:
+        rows_of = Counter(layer.name for layer in layers)
+        for name, count in rows_of.items():
+            if count > 1:
                 raise PlanError(f"layer {name!r} has more than one row")
         return build(cls, {**data, "layers": layers}, "plan")
 
@@ -152,10 +153,10 @@ class Plan:
             PlanError: the file is missing, is not JSON, or is not a plan.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
+            return cls.from_dict(read_json_file(Path(path)))
         except OSError as error:
             raise PlanError(f"{path}: cannot read the plan ({error.strerror})") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise PlanError(f"{path}: not JSON ({error})") from error
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import PlanError
+
+#: Bytes in the largest JSON file that is read: an index of 100,000 tensors takes a tenth of it.
+MOST_JSON = 64 << 20
 
 T = TypeVar("T")
 
@@ -73,3 +78,20 @@ def fit(value: Any, hint: Any, where: str) -> Any:
     if type(value) is not hint:
         raise PlanError(f"{where} {value!r} is not of type {hint.__name__}")
     return value
+
+
+def read_json_file(path: Path) -> Any:
+    """What a JSON file holds, its size and depth bounded.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large or too deep, or not JSON.
+    """
+    with path.open("rb") as file:
+        content = file.read(MOST_JSON + 1)
+    if len(content) > MOST_JSON:
+        raise ValueError(f"it is larger than {MOST_JSON >> 20} MiB")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

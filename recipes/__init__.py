@@ -5,21 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prismify.checkpoint import Trust
+from prismify.training.models import NO_TRUST
 from prismify.training.schema import AutoencoderRecipe, DistillationRecipe, Recipe
 
 
-def carry_out(recipe: Recipe, watch: Any = lambda event: None, *, restart: bool = False) -> Path:
+def carry_out(
+    recipe: Recipe, watch: Any = lambda event: None, *, restart: bool = False, trust: Trust = NO_TRUST
+) -> Path:
     """Train as a recipe says; returns the run's folder.
 
     Args:
         watch: is told every `prismify.training.run.Event`.
         restart: forget what the folder holds of an earlier run.
+        trust: what the models may do; a recipe that names Python code needs `Trust(code=True)`.
     """
     if isinstance(recipe, AutoencoderRecipe):
         from . import autoencoder
 
-        return autoencoder.train(recipe, watch, restart=restart)
+        return autoencoder.train(recipe, watch, restart=restart, trust=trust)
     assert isinstance(recipe, DistillationRecipe)
     from . import distillation
 
-    return distillation.train(recipe, watch, restart=restart)
+    return distillation.train(recipe, watch, restart=restart, trust=trust)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.training import losses
 from prismify.training.average import Average
@@ -19,7 +20,7 @@ from prismify.training.begin import freeze_unused, introduce
 from prismify.training.discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
 from prismify.training.ending import end_run
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
-from prismify.training.models import decode, encode, fuse_if, is_autoencoder, open_model
+from prismify.training.models import NO_TRUST, decode, encode, fuse_if, is_autoencoder, open_model
 from prismify.training.opening import open_run
 from prismify.training.perceptual import LPIPS, load_lpips
 from prismify.training.rates import adam
@@ -54,11 +55,11 @@ class Players:
     last_layer: Tensor
 
 
-def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False) -> Path:
+def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, trust: Trust = NO_TRUST) -> Path:
     """Carry out the recipe; returns the run's folder."""
-    with open_run(recipe, watch, restart=restart) as run:
+    with open_run(recipe, watch, restart=restart, trust=trust) as run:
         images, held_out = open_data(recipe.data, recipe.train.seed)
-        model = open_model(recipe.model)
+        model = open_model(recipe.model, run.trust)
         if not is_autoencoder(model):
             raise RecipeError(f"{type(model).__name__} has no encode and decode: use recipe: distillation")
         loss = recipe.loss

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.training import losses
 from prismify.training.average import Average
 from prismify.training.begin import freeze_unused, introduce
 from prismify.training.ending import end_run
 from prismify.training.measure import measure_reconstruction, unit_range
-from prismify.training.models import fuse_if, is_autoencoder, open_model, teacher_of
+from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model, teacher_of
 from prismify.training.opening import open_run
 from prismify.training.perceptual import LPIPS, load_lpips
 from prismify.training.rates import adam
@@ -39,13 +40,14 @@ class Pair:
     lpips: LPIPS | None
 
 
-def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False) -> Path:
+def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False, trust: Trust = NO_TRUST) -> Path:
     """Carry out the recipe; returns the run's folder."""
-    with open_run(recipe, watch, restart=restart) as run:
+    with open_run(recipe, watch, restart=restart, trust=trust) as run:
         images, held_out = open_data(recipe.data, recipe.train.seed)
         source = recipe.teacher or teacher_of(Path(recipe.model.source))
-        teacher = open_model(source).to(run.device).eval().requires_grad_(False)
-        model = open_model(recipe.model).to(run.device)
+        where = "the recipe" if recipe.teacher else f"the manifest of {recipe.model.source}"
+        teacher = open_model(source, run.trust, where).to(run.device).eval().requires_grad_(False)
+        model = open_model(recipe.model, run.trust).to(run.device)
         check_pair(model, teacher)
         loss = recipe.loss
         lpips, said = load_lpips(loss.lpips) if loss.perceptual else (None, "none")

@@ -6,10 +6,12 @@ from .origin import Pipeline, Source
 from .original import build_original
 from .pipeline import pipeline_report, save_pipeline
 from .source import open_source
+from .trust import Trust
 
 __all__ = [
     "Pipeline",
     "Source",
+    "Trust",
     "build_original",
     "load",
     "open_source",

@@ -1,20 +1,26 @@
-"""Write a whole folder or nothing."""
+"""Write a whole folder or nothing. What a killed process left half written is cleared by the next one."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows: drafts stay until a person removes them
+    fcntl = None  # type: ignore[assignment]
+
 from ..errors import OutputError, PrismifyError
 from .manifest import FILES_KEY, MANIFEST_NAME, read_json
 
 
 def check_output(folder: Path, *, force: bool, source: Path | None = None) -> None:
-    """See that `folder` may be written, before hours are spent on what goes in.
+    """See that `folder` may be written, before hours are spent on what goes in; drafts of it are cleared.
 
     Args:
         source: what is read meanwhile; replacing a folder must not take it away.
@@ -25,6 +31,9 @@ def check_output(folder: Path, *, force: bool, source: Path | None = None) -> No
     """
     if folder.is_symlink():
         raise OutputError(f"{folder} is a link; name the folder itself")
+    if folder.absolute().parent.is_dir():
+        with suppress(OSError):
+            clear_drafts(folder.absolute().parent, folder.name)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; choose another output")
     if folder.is_dir():
@@ -71,15 +80,16 @@ def whole_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
     check_output(folder, force=force)
     folder = folder.absolute()
     made: list[Path] = []
-    draft = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    draft = _beside(folder, "draft")
     try:
         for parent in reversed([p for p in folder.parents if not p.exists()]):
             made.append(parent)
             parent.mkdir()
         draft.mkdir()
-        yield draft
-        _sync(draft)
-        _put_in_place(draft, folder)
+        with _held(draft):
+            yield draft
+            _sync(draft)
+            _put_in_place(draft, folder)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         for parent in reversed(made):
@@ -97,7 +107,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk did not take it.
     """
-    draft = path.absolute().parent / f".{path.name}.{secrets.token_hex(4)}"
+    draft = _beside(path.absolute(), "draft")
     try:
         yield draft
         draft.replace(path)
@@ -109,11 +119,73 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+#: What is half written, or about to be replaced, is called so and nothing else is.
+_DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.prismify-(?P<kind>draft|old)")
+_NAME_LENGTH = 80
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.parent / f".{path.name[:_NAME_LENGTH]}.{secrets.token_hex(8)}.prismify-{kind}"
+
+
+def clear_drafts(folder: Path, name: str | None = None) -> None:
+    """Remove from a folder what a process that was killed had not finished writing.
+
+    A draft that somebody still writes is locked, and stays. A folder that was moved aside and not yet replaced comes
+    back.
+
+    Args:
+        name: only drafts of this file or folder.
+    """
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        match = _DRAFT.fullmatch(entry.name)
+        if match is None or entry.is_symlink() or (name is not None and match["name"] != name[:_NAME_LENGTH]):
+            continue
+        path = Path(entry.path)
+        target = folder / (name or match["name"])
+        if match["kind"] == "old" and not target.exists():
+            path.rename(target)
+        elif entry.is_dir() and _is_left(path):
+            shutil.rmtree(path, ignore_errors=True)
+        elif entry.is_file() and name is None:  # the caller holds the folder: nobody else writes files in it
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which goes with the process however that ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether nobody holds a folder any more."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def _put_in_place(draft: Path, folder: Path) -> None:
     if not folder.exists():
         draft.rename(folder)
         return
-    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
+    old = _beside(folder, "old")
     folder.rename(old)
     try:
         draft.rename(folder)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import SourceError
 from ..families.names import check_part_name
+from ..validation import read_json_file
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "prismify.json"
@@ -73,10 +74,10 @@ def read_json(path: Path) -> dict[str, Any]:
         SourceError: the file is missing, or holds anything else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_file(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SourceError(f"{path} is damaged: not JSON ({error})") from error
     if not isinstance(content, dict):
         raise SourceError(f"{path} is not a JSON object")

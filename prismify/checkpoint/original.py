@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 
 from ..errors import SourceError
 from ..families import family
-from .manifest import CONFIG_NAME, read_config, read_manifest
+from .manifest import CONFIG_NAME, MANIFEST_NAME, read_config, read_manifest
 from .origin import Source
 from .source import open_source
 from .structure import damaged_if_it_fails, referred
@@ -38,7 +38,9 @@ def build_original(folder: Path, *, allow: Iterable[str] = (), trust_code: bool 
             return referred(folder, how, trust_code).build().eval()
         path = Path(str(source.get("path", "")))
         if "path" in source and path.exists():
-            opened = open_source(str(path), allow=tuple(allow), trust_code=trust_code)
+            opened = open_source(
+                str(path), allow=tuple(allow), trust_code=trust_code, named_by=str(folder / MANIFEST_NAME)
+            )
             assert isinstance(opened, Source)
             return opened.build()
     raise SourceError(f"{folder} does not say how to build the original again: name it with --original SOURCE")

@@ -6,6 +6,8 @@ diffusers:Class    timm:name    torchvision:name    package.module:factory    fi
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from ..families import FAMILIES, family
 from .empty import build_empty
 from .imports import current_folder, python_file
 
+#: Top-level modules that make no model.
+_STANDARD = sys.stdlib_module_names
 #: Arguments that ask a library for trained weights of its own; a saved model brings its own.
 _PRETRAINED = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
 
@@ -101,6 +105,8 @@ def parse_reference(text: str, arguments: dict[str, Any] | None = None) -> Refer
 
 @contextmanager
 def _from_package(module: str, name: str) -> Iterator[Callable[..., Any]]:
+    if module.partition(".")[0] in _STANDARD:
+        raise SourceError(f"{module}:{name} names no model: {module} is a module of Python's own")
     with current_folder():
         try:
             found = importlib.import_module(module)
@@ -121,11 +127,17 @@ def _from_family(prefix: str, name: str) -> Iterator[Callable[..., Any]]:
     yield lambda **arguments: family(prefix).build(name, arguments)
 
 
+def _is_pythons_own(value: Any) -> bool:
+    """Whether a function or class is of Python's own library, which a module merely imports (`os.system`)."""
+    home = getattr(value, "__module__", None)
+    return (inspect.isroutine(value) or inspect.isclass(value)) and str(home).partition(".")[0] in _STANDARD
+
+
 def _attribute(module: Any, where: str, name: str) -> Callable[..., Any]:
     value = module
     for part in name.split("."):
         value = getattr(value, part, None)
-    if not callable(value):
+    if not callable(value) or _is_pythons_own(value):
         known = sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_"))
         raise SourceError(f"{where} has no factory {name!r}; it has {', '.join(known[:8]) or 'none'}")
     return value  # type: ignore[no-any-return]

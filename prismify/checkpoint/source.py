@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,11 @@ from .reference import Reference, parse_reference
 from .shipped import folder_of, shipped_models
 from .structure import rebuild_from
 from .tensors import fit_weights
+from .trust import Trust
 from .weights import SUFFIXES, is_index, read_state, read_weights, weight_files
 
 #: Files by which a folder says itself which model it holds.
 _DESCRIBED = (CONFIG_NAME, PIPELINE_NAME, MANIFEST_NAME)
-
-
-@dataclass(frozen=True)
-class _Trust:
-    """What a person lets a source do."""
-
-    allow: tuple[str, ...]
-    pickle: bool
-    code: bool
 
 
 def open_source(
@@ -47,6 +38,8 @@ def open_source(
     trust_code: bool = False,
     config: str | Path | None = None,
     select: Selection | None = None,
+    named_by: str | None = None,
+    named: Iterable[str] = (),
 ) -> Source | Pipeline:
     """Find out what a SOURCE is; nothing large is read yet.
 
@@ -59,13 +52,20 @@ def open_source(
         trust_code: for folders that prismify wrote, as in `load`.
         config: of a weights file, instead of `model`: a diffusers model's folder or its `config.json`.
         select: which of the weights of a checkpoint or folder are wanted.
+        named_by: the file that `source` and `model` were read from, where no person gave them: references that run
+            code then take `trust_code`.
+        named: references that are a person's own, whoever repeats them.
 
     Raises:
-        SourceError: it is none of these, or lacks what its kind needs.
+        SourceError: it is none of these, lacks what its kind needs, or runs code that is not trusted.
     """
     path = folder_of(source)
     arguments = dict(arguments or {})
-    trusted, select = _Trust(tuple(allow), trust, trust_code), select or Selection()
+    trusted, select = Trust(trust_code, tuple(allow), trust, frozenset(named)), select or Selection()
+    if named_by is not None:
+        for text in (source if not path.exists() else None, model):
+            if text is not None and ":" in text:
+                trusted.check(parse_reference(text), named_by)
     config = None if config is None else Path(config)
     if path.is_dir() and (model or config) and not any((path / name).is_file() for name in _DESCRIBED):
         return _weights(_weights_in(path, select), model, arguments, config, trusted, select)
@@ -120,7 +120,7 @@ def _reference(reference: Reference) -> Source:
 
 
 def _weights(
-    path: Path, model: str | None, arguments: dict[str, Any], config: Path | None, trust: _Trust, select: Selection
+    path: Path, model: str | None, arguments: dict[str, Any], config: Path | None, trust: Trust, select: Selection
 ) -> Source:
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
@@ -196,13 +196,13 @@ def _fit(
             stored.update({name: places[id(tensor)] for name, tensor in fitted.items()})
 
 
-def _folder(folder: Path, trust: _Trust, select: Selection) -> Source | Pipeline:
+def _folder(folder: Path, trust: Trust, select: Selection) -> Source | Pipeline:
     if (folder / PIPELINE_NAME).is_file():
         return _pipeline(folder, trust, select)
     return _model_folder(folder, trust, select)
 
 
-def _model_folder(folder: Path, trust: _Trust, select: Selection) -> Source:
+def _model_folder(folder: Path, trust: Trust, select: Selection) -> Source:
     if (folder / MANIFEST_NAME).is_file():
         if select != Selection():
             raise SourceError(f"{folder} is what prismify wrote: drop --ema, --variant and --prefix")
@@ -215,7 +215,7 @@ def _model_folder(folder: Path, trust: _Trust, select: Selection) -> Source:
     )
 
 
-def _converted(folder: Path, trust: _Trust) -> Source:
+def _converted(folder: Path, trust: Trust) -> Source:
     manifest = read_manifest(folder)
     origin = {"kind": "prismify folder", "path": str(folder.resolve()), "before": manifest["source"]}
     rebuild = dict(manifest["model"])
@@ -233,7 +233,7 @@ def _converted(folder: Path, trust: _Trust) -> Source:
     )
 
 
-def _diffusers_folder(folder: Path, trust: _Trust, select: Selection) -> Source:
+def _diffusers_folder(folder: Path, trust: Trust, select: Selection) -> Source:
     config = read_config(folder)
     assert config is not None
     diffusers = family("diffusers")
@@ -267,7 +267,7 @@ def _averaged_folder(folder: Path) -> Path:
     return beside
 
 
-def _pipeline(folder: Path, trust: _Trust, select: Selection) -> Pipeline:
+def _pipeline(folder: Path, trust: Trust, select: Selection) -> Pipeline:
     index = read_json(folder / PIPELINE_NAME)
     parts = family("diffusers").pipeline_parts(folder, index)
     if not parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +33,16 @@ def write_pairs(model: nn.Module, images: Stream, folder: Path, device: torch.de
         output = padded_reconstruction(model, image, multiple)
         page = sheet([to_pixels(torch.cat([image, output]), images.data.range)])
         try:
-            write_png(folder / Path(name).with_suffix(".png"), page)
+            write_png(_place(folder, name), page)
         except OSError as error:
             raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
         yield name, float(psnr(output, image, images.data.range))
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where an image's page goes: below the folder, whatever an archive calls it."""
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")] or ["image"]
+    return folder.joinpath(*parts).with_suffix(".png")
 
 
 def reduction(model: nn.Module, channels: int, device: torch.device) -> int:

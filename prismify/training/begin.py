@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,15 +16,11 @@ from ..checkpoint.manifest import write_json
 from ..count import parameter_count
 from ..errors import RecipeError, TrainingError
 from .images import Images
-from .journal import METRICS_NAME
 from .rates import parameters_by_kind
 from .recipe import recipe_yaml
 from .run import Run
 from .schema import Train
 
-#: What a run's folder holds; `forget` removes these and nothing else.
-_WRITTEN = ("state", "images", "tensorboard", "model", "best", METRICS_NAME, "report.md", "curves.png",
-            "recipe.yaml", "run.json", "plan.json")  # fmt: skip
 _LIBRARIES = ("torch", "accelerate", "numpy", "pillow", "torchvision", "diffusers", "torchmetrics")
 
 
@@ -53,16 +47,6 @@ def make_accelerator(train: Train) -> Any:
     return accelerator
 
 
-def forget(folder: Path) -> None:
-    """Remove what an earlier run wrote in its folder."""
-    for name in _WRITTEN:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def introduce(run: Run, model: nn.Module, images: Images, notes: dict[str, Any]) -> None:
     """Say what is about to happen, and write what the run uses beside its results.
 
@@ -85,6 +69,7 @@ def introduce(run: Run, model: nn.Module, images: Images, notes: dict[str, Any])
 
 
 def _write_facts(run: Run, model: nn.Module, images: Images, notes: dict[str, Any]) -> None:
+    run.written.note(*(run.folder / name for name in ("recipe.yaml", "run.json", "plan.json")))
     with whole_file(run.folder / "recipe.yaml") as draft:
         draft.write_text(recipe_yaml(run.recipe), encoding="utf-8")
     plan = getattr(model, "prismify_plan", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ class Journal:
         kept = [row for row in read_records(folder) if row["step"] <= after]
         with whole_file(self._path) as draft:
             draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self._file = self._path.open("a", encoding="utf-8")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
+        self._file = os.fdopen(os.open(self._path, flags), "a", encoding="utf-8")
         self._board: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Pipeline, Source, open_source, read_manifest, save
+from ..checkpoint import Pipeline, Source, Trust, open_source, read_manifest, save
 from ..checkpoint.atomic import whole_folder
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, write_json
 from ..checkpoint.shipped import folder_of
@@ -23,23 +22,24 @@ from ..rewrite import convert
 from ..scanning import UNTRAINED
 from .initial import start_at_zero
 from .schema import ModelSource
+from .written import remove_model
+
+NO_TRUST = Trust()
 
 
-def open_model(source: ModelSource) -> nn.Module:
+def open_model(source: ModelSource, trust: Trust = NO_TRUST, where: str = "the recipe") -> nn.Module:
     """The model that a recipe names, in float32, with every weight trainable.
 
+    Args:
+        trust: what the person lets it do.
+        where: what names the model, for messages.
+
     Raises:
-        SourceError: it cannot be opened; or is a pipeline.
+        SourceError: it cannot be opened; is a pipeline; or runs code that is not trusted.
         PlanError, ConversionError: it cannot be converted.
         RecipeError: a pattern of `zero` matches no layer.
     """
-    opened = open_source(
-        source.source,
-        model=source.architecture,
-        arguments=source.arguments,
-        allow=source.allow,
-        trust_code=source.trust_code,
-    )
+    opened = _opened(source, trust, where)
     if isinstance(opened, Pipeline):
         raise SourceError(f"{source.source} is a pipeline: name the folder of one of its models")
     model = opened.build()
@@ -54,8 +54,21 @@ def open_model(source: ModelSource) -> nn.Module:
     return model.requires_grad_(True)
 
 
+def _opened(source: ModelSource, trust: Trust, where: str) -> Source | Pipeline:
+    return open_source(
+        source.source,
+        model=source.architecture,
+        arguments=source.arguments,
+        allow=trust.allow,
+        trust=trust.pickle,
+        trust_code=trust.code,
+        named_by=where,
+        named=trust.named,
+    )
+
+
 def teacher_of(folder: Path) -> ModelSource:
-    """What a converted folder was made from, as its manifest says.
+    """What a converted folder was made from, as its manifest says: words of the folder's, which grant no trust.
 
     Raises:
         RecipeError: the original had no trained weights, or cannot be opened again from what is written there.
@@ -136,7 +149,7 @@ def reconstruct(model: nn.Module, images: Tensor) -> Tensor:
     return decode(model, mean)
 
 
-def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str) -> None:
+def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str, trust: Trust = NO_TRUST) -> None:
     """Write a trained model as a folder that `prismify` opens again.
 
     A converted model becomes a prismify folder; an unconverted one of diffusers' a diffusers folder; any other its
@@ -152,10 +165,10 @@ def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str
     if plan is not None:
         notes = (*(note for note in plan.notes if note != UNTRAINED), trained)
         model.prismify_plan = dataclasses.replace(plan, notes=notes)  # type: ignore[assignment]
-        save(model, folder, force=True, source=_origin(source))
+        save(model, folder, force=True, source=_origin(source, trust))
         return
-    if folder.is_dir():  # ours: this is inside the run's folder, and it is made from the state beside it
-        shutil.rmtree(folder)
+    if folder.is_dir():
+        remove_model(folder)  # it is made again from the state beside it
     with whole_folder(folder) as draft:
         is_diffusers = type(model).__module__.startswith("diffusers.")
         config = family("diffusers").config_of(model) if is_diffusers else None
@@ -166,13 +179,7 @@ def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str
         write_safetensors(state, draft / name)
 
 
-def _origin(source: ModelSource) -> Source | None:
+def _origin(source: ModelSource, trust: Trust) -> Source | None:
     """The source a converted model came from, where its folder still says so; else the model describes itself."""
-    opened = open_source(
-        source.source,
-        model=source.architecture,
-        arguments=source.arguments,
-        allow=source.allow,
-        trust_code=source.trust_code,
-    )
+    opened = _opened(source, trust, "the recipe")
     return opened if isinstance(opened, Source) else None

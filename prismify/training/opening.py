@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import torch
 
+from ..checkpoint import Trust
 from ..errors import DataError, OutputError, PrismifyError, TrainingError
-from .begin import forget, make_accelerator
+from .begin import make_accelerator
+from .models import NO_TRUST
 from .run import Run, Watch
 from .schema import Recipe
-from .state import states, sweep
+from .state import states
+from .written import LOCK_NAME, check_folder, open_record
 
 
 @contextmanager
-def open_run(recipe: Recipe, watch: Watch, *, restart: bool = False) -> Iterator[Run]:
+def open_run(recipe: Recipe, watch: Watch, *, restart: bool = False, trust: Trust = NO_TRUST) -> Iterator[Run]:
     """A run in its folder; errors of memory and disk come out as one line.
 
     Args:
         restart: forget what the folder holds of an earlier run.
+        trust: what the person lets the models do.
 
     Raises:
         TrainingError: there is no such device, memory ran out, or another process works in the folder.
         OutputError: the folder cannot be written.
     """
     accelerator = make_accelerator(recipe.train)
-    run = Run(recipe, accelerator, watch)
+    run = Run(recipe, accelerator, watch, trust)
     error: BaseException | None = None
     try:
         with _folder_locked(run, restart) if run.leads else nullcontext():
@@ -71,17 +78,67 @@ def _folder_locked(run: Run, restart: bool) -> Iterator[None]:
     folder = run.folder
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; choose another output")
+    _check_apart(run.recipe)
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / ".lock"
-    with lock.open("w") as file:
+    try:
+        check_folder(folder)
+        with _locked(folder):
+            run.written = open_record(folder)
+            if restart:
+                run.written.forget()
+            yield
+    finally:
+        for place in made:  # a start that failed before it wrote anything leaves nothing
+            with suppress(OSError):
+                place.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, a file that is there only as long; nothing is written to it."""
+    path = folder / LOCK_NAME
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise OutputError(f"{path} is a link; remove it, or name another output") from error
+            raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
             raise TrainingError(f"{folder} is in use: another process trains there") from error
-        sweep(folder)
-        if restart:
-            forget(folder)
+        if path.exists() and os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+            break
+        os.close(descriptor)  # its last holder has just removed it
+    try:
         yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _check_apart(recipe: Recipe) -> None:
+    """See that a run writes into no folder that it reads from.
+
+    Raises:
+        OutputError: the output is, or holds, data or a model of the recipe's.
+    """
+    output = Path(recipe.output).resolve()
+    teacher, lpips = getattr(recipe, "teacher", None), getattr(getattr(recipe, "loss", None), "lpips", None)
+    reads = {
+        "data.path": recipe.data.path,
+        "data.validation_path": recipe.data.validation_path,
+        "model.source": recipe.model.source,
+        "teacher.source": teacher and teacher.source,
+        "loss.lpips.weights": lpips and lpips.weights,
+    }
+    for key, name in reads.items():
+        place = Path(name).resolve() if name else None
+        if place is not None and (place == output or output in place.parents):
+            raise OutputError(f"output {output} holds {key} {place}: name a folder of its own")
 
 
 def _let_go() -> None:

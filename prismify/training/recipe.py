@@ -86,12 +86,24 @@ def recipe_from(content: dict[str, Any], where: str) -> Recipe:
         )
     if name not in SCHEMAS:
         raise RecipeError(f"{where}: recipe {name!r} is not one of {', '.join(SCHEMAS)}")
+    content = _without_trust(content, where)
     try:
         return build(SCHEMAS[name], content, where)
     except PlanError as error:
         raise RecipeError(str(error)) from error
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") if not str(error).startswith(where) else error from error
+
+
+def named_references(sets: Iterable[str]) -> frozenset[str]:
+    """The model references that a person wrote at the command line, as `read_recipe` resolves them."""
+    changes: dict[str, Any] = {}
+    for change in sets:
+        _set(changes, change)
+    _resolve_paths(changes, Path.cwd())
+    tables = (changes[key] for key in _MODELS if isinstance(changes.get(key), dict))
+    found = (table.get(name) for table in tables for name in ("source", "architecture"))
+    return frozenset(text for text in found if isinstance(text, str))
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:
@@ -135,6 +147,26 @@ def _spell_out(content: dict[str, Any]) -> None:
     for key in _MODELS:
         if isinstance(content.get(key), str):
             content[key] = {"source": content[key]}
+
+
+def _without_trust(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The recipe without keys by which files once trusted themselves.
+
+    Raises:
+        RecipeError: one of them is set.
+    """
+    for key in _MODELS:
+        table = content.get(key)
+        if not isinstance(table, dict):
+            continue
+        for word, flag in (("trust_code", "--trust-code"), ("allow", "--allow CLASS")):
+            if table.get(word):
+                raise RecipeError(
+                    f"{where}: {key}.{word} is for the person to say, not for a file: drop it, and give {flag} on the "
+                    "command line"
+                )
+        content = {**content, key: {k: v for k, v in table.items() if k not in ("trust_code", "allow")}}
+    return content
 
 
 def _set(content: dict[str, Any], change: str) -> None:

@@ -15,14 +15,16 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint import Trust
 from ..errors import OutputError, PrismifyError, RecipeError, TrainingError
 from .divergence import Divergence
-from .journal import Journal
+from .journal import METRICS_NAME, Journal
 from .rates import scheduled, set_rate
 from .recipe import changed_keys, recipe_data, recipe_from
 from .schema import Recipe
-from .state import prune, read_state, states, write_state
+from .state import prune, read_state, state_path, states, write_state
 from .stream import Shares, Stream, batches, mixed
+from .written import Written
 
 #: What a run cannot change on the way and still be the same run.
 _FIXED = ("recipe", "model.", "teacher", "data.size", "data.channels", "data.range", "train.seed")
@@ -64,9 +66,10 @@ class Part:
 class Run:
     """Made by `open_run`; knows its folder, its processes and its step, and keeps its state."""
 
-    def __init__(self, recipe: Recipe, accelerator: Any, watch: Watch) -> None:
-        self.recipe, self.accelerator, self.watch = recipe, accelerator, watch
+    def __init__(self, recipe: Recipe, accelerator: Any, watch: Watch, trust: Trust) -> None:
+        self.recipe, self.accelerator, self.watch, self.trust = recipe, accelerator, watch, trust
         self.folder = Path(recipe.output)
+        self.written: Written  # of the process that leads, from `open_run`
         self.device: torch.device = accelerator.device
         train = recipe.train
         self.shares = Shares(train.batch_size, train.accumulation, accelerator.num_processes, accelerator.process_index)
@@ -166,6 +169,7 @@ class Run:
             self._restore(state)
         if self.leads:
             log = self.recipe.log
+            self.written.note(self.folder / METRICS_NAME)
             self._journal = Journal(self.folder, self.step, tensorboard=log.tensorboard)
             self.watch(Event("began", self.step, values={"steps": self.steps}))
 
@@ -302,7 +306,9 @@ class Run:
         from .pictures import write_png
 
         assert self._journal is not None
-        write_png(self.folder / "images" / f"step-{self.step:08d}.png", pixels)
+        path = self.folder / "images" / f"step-{self.step:08d}.png"
+        self.written.note(path)
+        write_png(path, pixels)
         self._journal.picture(self.step, pixels)
 
     @property
@@ -325,6 +331,7 @@ class Run:
         if not self.leads or self._saved == self.step:
             return
         place = self.folder / "state"
+        self.written.note(state_path(place, self.step))
         write_state(
             place,
             self.step,

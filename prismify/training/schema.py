@@ -26,8 +26,6 @@ class ModelSource:
         arguments: of the reference's factory.
         convert: convert it first, by this policy; None trains it as it is.
         zero: patterns over names of layers whose weights start at zero, such as the ends of residual branches.
-        trust_code: run the Python file that a converted folder names.
-        allow: classes that a pickled file may hold.
     """
 
     source: str
@@ -35,8 +33,6 @@ class ModelSource:
     arguments: dict[str, Any] = field(default_factory=dict)
     convert: Policy | None = None
     zero: tuple[str, ...] = ()
-    trust_code: bool = False
-    allow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ def write_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     return place
 
 
+def state_path(folder: Path, step: int) -> Path:
+    """The file that holds the state after `step` steps."""
+    return folder / f"step-{step:08d}" / _STATE_NAME
+
+
 def states(folder: Path) -> list[int]:
     """The steps whose state is there, ascending."""
     if not folder.is_dir():
@@ -47,7 +52,7 @@ def read_state(folder: Path, step: int) -> dict[str, Any]:
     Raises:
         OutputError: it is damaged.
     """
-    path = folder / f"step-{step:08d}" / _STATE_NAME
+    path = state_path(folder, step)
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -59,15 +64,7 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
     """Remove all states but the last `keep` and the best one."""
     for step in states(folder)[:-keep]:
         if step != best:
-            shutil.rmtree(folder / f"step-{step:08d}", ignore_errors=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a process that was killed had not finished writing."""
-    for place in (folder, folder / "state"):
-        if place.is_dir():
-            for path in place.glob(".*.*"):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+            place = folder / f"step-{step:08d}"
+            with suppress(OSError):  # what else lies in there is not the run's
+                (place / _STATE_NAME).unlink()
+                place.rmdir()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from torch import nn
 
 import prismify
 from prismify.checkpoint import atomic
-from prismify.checkpoint.atomic import check_output, whole_file, whole_folder
+from prismify.checkpoint.atomic import check_output, clear_drafts, whole_file, whole_folder
 from prismify.errors import OutputError
+
+ROOT = Path(__file__).parents[2]
 
 
 def below(folder: Path) -> set[str]:
@@ -67,7 +71,7 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
     rename = Path.rename
 
     def fail_for_the_new(self: Path, target: Path) -> Path:
-        if self.suffix != ".old" and target == tmp_path / "out":
+        if self.suffix != ".prismify-old" and target == tmp_path / "out":
             raise OSError(28, "No space left on device")
         return rename(self, target)
 
@@ -213,3 +217,40 @@ def test_a_converted_model_that_was_not_converted_is_not_saved(tmp_path: Path) -
     with pytest.raises(prismify.PrismifyError, match="was not converted"):
         prismify.save(torch.nn.Sequential(), tmp_path / "out")
     assert below(tmp_path) == set()
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from prismify.checkpoint.atomic import whole_folder
+with whole_folder(Path(sys.argv[1])) as draft:
+    (draft / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_one_clears_what_a_killed_one_left(tmp_path: Path) -> None:
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "out")], cwd=ROOT, check=False)
+    assert len(below(tmp_path)) == 2  # a draft and its file: the second cleared the first's
+    mine = [".out.0123456789abcdef.mine", ".other.0123456789abcdef.prismify-draft", ".out.draft"]
+    for name in mine:
+        (tmp_path / name).mkdir()
+    with whole_folder(tmp_path / "out"):
+        pass
+    assert below(tmp_path) == {"out", *mine}
+
+
+def test_a_draft_that_is_being_written_stays(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "out") as first:
+        (first / "a").write_text("1")
+        clear_drafts(tmp_path)
+        assert (first / "a").is_file()
+
+
+def test_a_folder_moved_aside_by_a_killed_one_comes_back(tmp_path: Path) -> None:
+    manifest(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / ".out.0123456789abcdef.prismify-old")
+    with pytest.raises(OutputError, match="exists; add --force"), whole_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out" / "prismify.json").is_file()

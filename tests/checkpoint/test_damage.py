@@ -177,3 +177,18 @@ def test_a_damaged_report_is_told(saved: Path, content: str) -> None:
 def test_buffers_from_outside_are_checked(saved: Path) -> None:
     save_file({"nowhere.table": torch.ones(2)}, saved / "buffers.safetensors")
     assert "the model has no place for nowhere.table" in refusal(saved)
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"a":' * 200_000, '{"version": 1e999999}' * 2])
+def test_json_that_is_too_deep_is_one_line(tmp_path: Path, content: str) -> None:
+    for name, read in (("prismify.json", prismify.load), ("plan.json", prismify.Plan.load)):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(prismify.PrismifyError, match=name):
+            read(tmp_path if name == "prismify.json" else tmp_path / name)
+
+
+def test_json_that_is_too_large_is_one_line(tmp_path: Path) -> None:
+    with (tmp_path / "plan.json").open("wb") as file:
+        file.truncate(1 << 36)  # a sparse file: reading it whole would take 64 GiB
+    with pytest.raises(prismify.PrismifyError, match="larger than 64 MiB"):
+        prismify.Plan.load(tmp_path / "plan.json")

@@ -50,7 +50,7 @@ def test_a_run_leaves_everything_it_used_and_made(recipe: Recipe, train: Train) 
         "6 steps (1.2 passes over the images)",
     ]
     assert [event.kind for event in told].index("began") < [event.kind for event in told].index("step")
-    left = {p.name for p in folder.iterdir()} - {".lock"}
+    left = {p.name for p in folder.iterdir()} - {".prismify-run"}
     assert left == {
         "recipe.yaml", "run.json", "plan.json", "metrics.jsonl", "tensorboard", "images", "state", "model", "best",
         "report.md",

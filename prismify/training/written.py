@@ -1,0 +1,126 @@
+"""What a run wrote in its folder, by its own record: whatever is removed later is on it, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from ..checkpoint.atomic import clear_drafts
+from ..checkpoint.manifest import CONFIG_NAME, FILES_KEY, MANIFEST_NAME, read_json
+from ..errors import OutputError, PrismifyError
+
+#: One relative path a line, noted before the file is written.
+RECORD_NAME = ".prismify-run"
+LOCK_NAME = ".lock"
+#: Folders in a run's folder; a link in the place of one would lead out.
+FOLDERS = ("state", "images", "tensorboard", "model", "best")
+#: What unconverted models are written as.
+PLAIN_FILES = (CONFIG_NAME, "model.safetensors", "diffusion_pytorch_model.safetensors")
+#: What runs wrote before there was a record.
+_EARLIER = re.compile(
+    r"(recipe\.yaml|run\.json|plan\.json|metrics\.jsonl|report\.md|curves\.png|images/step-\d{8,}\.png"
+    r"|state/step-\d{8,}/state\.pt|tensorboard/events\.out\.tfevents\.[^/]+|model|best)"
+)
+
+
+class Written:
+    """The record of a run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names = dict.fromkeys(_lines(folder / RECORD_NAME))
+
+    def note(self, *paths: Path) -> None:
+        """Write down files that are about to be written; a model's folder stands for what is in it."""
+        new = [name for path in paths if (name := path.relative_to(self.folder).as_posix()) not in self._names]
+        if new:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            with os.fdopen(os.open(self.folder / RECORD_NAME, flags, 0o644), "w", encoding="utf-8") as file:
+                file.writelines(f"{name}\n" for name in new)
+            self._names.update(dict.fromkeys(new))
+
+    def forget(self) -> None:
+        """Remove what the record lists, and folders that are empty then."""
+        for name in self._names:
+            path = self.folder / name
+            if not _is_inside(self.folder, path):
+                continue
+            if path.is_dir():
+                remove_model(path)
+            else:
+                path.unlink(missing_ok=True)
+            for parent in path.relative_to(self.folder).parents:
+                if parent != Path("."):
+                    with suppress(OSError):  # not empty, or not there
+                        (self.folder / parent).rmdir()
+        (self.folder / RECORD_NAME).unlink(missing_ok=True)
+        self._names = {}
+
+
+def check_folder(folder: Path) -> None:
+    """See that a folder is empty, or a run's.
+
+    Raises:
+        OutputError: it holds something else, or a link where a run has a folder.
+    """
+    entries = {entry.name for entry in os.scandir(folder)} - {LOCK_NAME}
+    if entries and RECORD_NAME not in entries and not _is_earlier_run(folder):
+        shown = sorted(entries)[0]
+        raise OutputError(f"{folder} holds {shown} and is not the folder of a run: name a new output")
+    for name in FOLDERS:
+        if (folder / name).is_symlink():
+            raise OutputError(f"{folder / name} is a link: a run writes only into its own folder; name another output")
+
+
+def open_record(folder: Path) -> Written:
+    """The record of a folder that `check_folder` took, made where an earlier version left none; drafts are cleared."""
+    if not (folder / RECORD_NAME).is_file() and _is_earlier_run(folder):
+        found = (path for path in sorted(folder.rglob("*")) if _is_inside(folder, path))
+        Written(folder).note(*(p for p in found if _EARLIER.fullmatch(p.relative_to(folder).as_posix())))
+    for place in (folder, folder / "state"):
+        if place.is_dir():
+            clear_drafts(place)
+    return Written(folder)
+
+
+def remove_model(folder: Path) -> None:
+    """Remove a model that a run wrote: the files that its manifest lists, or the usual ones."""
+    names: Iterable[str] = PLAIN_FILES
+    if (folder / MANIFEST_NAME).is_file():
+        with suppress(PrismifyError):
+            listed = read_json(folder / MANIFEST_NAME).get(FILES_KEY, [])
+            names = [*(str(name) for name in listed), MANIFEST_NAME]
+    for name in names:
+        path = folder / name
+        if path.parent == folder and not path.is_dir():
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # what else lies in there is not the run's
+        folder.rmdir()
+
+
+def _is_earlier_run(folder: Path) -> bool:
+    if not ((folder / "run.json").is_file() and (folder / "recipe.yaml").is_file()):
+        return False
+    try:
+        facts = read_json(folder / "run.json")
+    except PrismifyError:
+        return False
+    return {"command", "seed", "versions", "learning_rate"} <= set(facts)
+
+
+def _is_inside(folder: Path, path: Path) -> bool:
+    """Whether a path lies in a folder, and no link leads there."""
+    relative = path.relative_to(folder)
+    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        return False
+    return not any((folder / parent).is_symlink() for parent in relative.parents if parent != Path("."))
+
+
+def _lines(path: Path) -> list[str]:
+    if path.is_symlink() or not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if line and not line.startswith("/") and ".." not in Path(line).parts]
