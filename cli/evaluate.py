@@ -59,6 +59,7 @@ def evaluate(
     ] = None,
     trust_code: o.TrustCodeOption = False,
     allow: o.AllowOption = None,
+    trust_pickle: o.TrustOption = False,
     json_: o.JsonOption = False,
 ) -> None:
     """Measure autoencoders: PSNR, SSIM, LPIPS, IS, KID, FID; a metric whose weights are missing is named."""
@@ -73,7 +74,7 @@ def evaluate(
         opened = {}
         for name in models:
             begin(f"opening {name}")
-            opened[name] = autoencoder(name, trust_code, allow or ())
+            opened[name] = autoencoder(name, trust_code, allow or (), trust_pickle)
         judges = Judges(judged and judged[0], network, splits, subsets, subset_size)
         found = measure(opened, images, judges, batch_size=batch_size, device=where, watch=begin)
     content = {
@@ -105,14 +106,14 @@ def images_of(data: str, size: int | None, range_: str, select: str | None, coun
     return Stream(images, settings, seed)
 
 
-def autoencoder(name: str, trust_code: bool, allow: Sequence[str] = ()) -> nn.Module:
+def autoencoder(name: str, trust_code: bool, allow: Sequence[str] = (), trust_pickle: bool = False) -> nn.Module:
     """The autoencoder that a command names."""
     from ..checkpoint import Trust
     from ..errors import SourceError
     from ..training.models import is_autoencoder, open_model
     from ..training.schema import ModelSource
 
-    folder, trust = Path(name), Trust(trust_code, tuple(allow), named=frozenset({name}))
+    folder, trust = Path(name), Trust(trust_code, tuple(allow), trust_pickle, named=frozenset({name}))
     if (folder / "run.json").is_file():
         folder = next((folder / n for n in ("best", "model") if (folder / n).is_dir()), folder)
         if folder == Path(name):

@@ -28,6 +28,7 @@ def reconstruct(
     seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
     trust_code: o.TrustCodeOption = False,
     allow: o.AllowOption = None,
+    trust_pickle: o.TrustOption = False,
 ) -> None:
     """Write each image beside its reconstruction, as OUT/NAME.png, and say how close they are."""
     with steps() as begin:
@@ -39,7 +40,7 @@ def reconstruct(
         folder, select = (str(Path(images).parent), Path(images).name) if single else (images, None)
         stream = images_of(folder, size, range_, select, count, seed)
         begin(f"opening {model}")
-        opened = autoencoder(model, trust_code, allow or ()).to(where)
+        opened = autoencoder(model, trust_code, allow or (), trust_pickle).to(where)
         lines = []
         for name, decibels in write_pairs(opened, stream, output, where):
             begin(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import AllowOption, TrustCodeOption
+from .options import AllowOption, TrustCodeOption, TrustOption
 from .terminal import one_line_errors
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Forget what the output holds of an earlier run.")] = False,
     trust_code: TrustCodeOption = False,
     allow: AllowOption = None,
+    trust_pickle: TrustOption = False,
 ) -> None:
     """Retrain a model. Started again with the same command, a run goes on where it stopped."""
     from ..errors import RecipeError
@@ -43,14 +44,14 @@ def train(
     read = read_recipe(recipe, set_ or ())
     if processes > 1 and not is_launched():
         words = [recipe, *_repeated("--set", set_), *_repeated("--allow", allow)]
-        words += ["--restart"] * restart + ["--trust-code"] * trust_code
+        words += ["--restart"] * restart + ["--trust-code"] * trust_code + ["--trust-pickle"] * trust_pickle
         raise typer.Exit(launch([*_this_program(), "train", *words], processes))
     if processes > 1:
         raise RecipeError("--processes starts processes itself: leave it out under torchrun or accelerate launch")
     from ..checkpoint import Trust
     from ..recipes import carry_out
 
-    trust = Trust(trust_code, tuple(allow or ()), named=named_references(set_ or ()))
+    trust = Trust(trust_code, tuple(allow or ()), trust_pickle, named=named_references(set_ or ()))
     with live_view() as watch:
         carry_out(read, watch, restart=restart, trust=trust)
 

@@ -12,6 +12,7 @@ import zipfile
 from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,8 @@ def _resolve(name: str, allow: Collection[str]) -> Any:
         return None
     module, _, attribute = name.rpartition(".")
     try:
-        with current_folder():
+        # What a person allows may lie where they stand; a library that is not installed is not looked for there.
+        with current_folder() if name in allow else nullcontext():
             found = getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit):
         return None

@@ -60,12 +60,14 @@ def open_source(
         SourceError: it is none of these, lacks what its kind needs, or runs code that is not trusted.
     """
     path = folder_of(source)
+    if not isinstance(arguments or {}, dict):
+        raise SourceError(f"{named_by or source}: the arguments of a model are names with values, not {arguments!r}")
     arguments = dict(arguments or {})
     trusted, select = Trust(trust_code, tuple(allow), trust, frozenset(named)), select or Selection()
     if named_by is not None:
         for text in (source if not path.exists() else None, model):
             if text is not None and ":" in text:
-                trusted.check(parse_reference(text), named_by)
+                trusted.check(parse_reference(text, arguments), named_by)
     config = None if config is None else Path(config)
     if path.is_dir() and (model or config) and not any((path / name).is_file() for name in _DESCRIBED):
         return _weights(_weights_in(path, select), model, arguments, config, trusted, select)

@@ -9,6 +9,9 @@ from pathlib import Path
 from ..errors import SourceError
 from .reference import Reference
 
+#: Arguments by which a library's factory reads a file, or writes one, wherever whoever gives them likes.
+_REACHING = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -33,14 +36,17 @@ class Trust:
             where: the file, for the message.
 
         Raises:
-            SourceError: it runs Python code, and the person did not say that it may.
+            SourceError: it runs Python code or reaches for other files, and the person did not say that it may.
         """
-        if not reference.runs_code or self.code or str(reference) in self.named or _is_on_own_path(reference):
+        if self.code:
             return
-        raise SourceError(
-            f"{where} names {reference}, which runs Python code: add --trust-code (trust_code=True in Python) if you "
-            "trust it"
-        )
+        if reference.runs_code and str(reference) not in self.named and not _is_on_own_path(reference):
+            what = f"names {reference}, which runs Python code"
+        elif not reference.runs_code and (reaching := [name for name in _REACHING if reference.arguments.get(name)]):
+            what = f"gives {reference} the argument {reaching[0]!r}, which reaches for other files"
+        else:
+            return
+        raise SourceError(f"{where} {what}: add --trust-code (code=True of Trust in Python) if you trust it")
 
 
 def _is_on_own_path(reference: Reference) -> bool:

@@ -81,7 +81,7 @@ def teacher_of(folder: Path) -> ModelSource:
     if origin.get("weights") == "fresh":
         raise RecipeError("teacher is not set, and the original had no trained weights: there is nothing to learn from")
     if kind == "reference":
-        return ModelSource(source=str(origin["reference"]), arguments=origin.get("arguments", {}))
+        return ModelSource(source=str(origin.get("reference")), arguments=origin.get("arguments", {}))
     if kind in ("diffusers folder", "prismify folder") and path:
         return ModelSource(source=path)
     if kind == "weights" and path:

@@ -23,6 +23,8 @@ _PATHS = (
     ("loss.lpips", "weights"),
 )
 _MODELS = ("model", "teacher")
+#: What only a person grants, and how.
+_TRUST = {"trust_code": "--trust-code", "trust_pickle": "--trust-pickle", "allow": "--allow CLASS"}
 #: What `convert` writes settings for already.
 _PLANNED = ("latent_diffusion", "single_image")
 
@@ -95,6 +97,15 @@ def recipe_from(content: dict[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: {error}") if not str(error).startswith(where) else error from error
 
 
+def recorded_recipe(content: dict[str, Any], where: str) -> Recipe:
+    """The recipe that a run noted; the trust that earlier versions noted with it grants nothing.
+
+    Raises:
+        RecipeError: see `recipe_from`.
+    """
+    return recipe_from(_dropping_trust(content), where)
+
+
 def named_references(sets: Iterable[str]) -> frozenset[str]:
     """The model references that a person wrote at the command line, as `read_recipe` resolves them."""
     changes: dict[str, Any] = {}
@@ -155,18 +166,20 @@ def _without_trust(content: dict[str, Any], where: str) -> dict[str, Any]:
     Raises:
         RecipeError: one of them is set.
     """
-    for key in _MODELS:
-        table = content.get(key)
-        if not isinstance(table, dict):
-            continue
-        for word, flag in (("trust_code", "--trust-code"), ("allow", "--allow CLASS")):
-            if table.get(word):
+    tables: dict[str, Any] = {"": content, **{f"{key}.": content.get(key) for key in _MODELS}}
+    for section, table in tables.items():
+        for word, flag in _TRUST.items():
+            if isinstance(table, dict) and table.get(word):
                 raise RecipeError(
-                    f"{where}: {key}.{word} is for the person to say, not for a file: drop it, and give {flag} on the "
-                    "command line"
+                    f"{where}: {section}{word} is for the person to say, not for a file: drop it, and give {flag} on "
+                    "the command line"
                 )
-        content = {**content, key: {k: v for k, v in table.items() if k not in ("trust_code", "allow")}}
-    return content
+    return _dropping_trust(content)
+
+
+def _dropping_trust(content: dict[str, Any]) -> dict[str, Any]:
+    tables = {key: content[key] for key in _MODELS if isinstance(content.get(key), dict)}
+    return {**content, **{key: {k: v for k, v in table.items() if k not in _TRUST} for key, table in tables.items()}}
 
 
 def _set(content: dict[str, Any], change: str) -> None:

@@ -20,7 +20,7 @@ from ..errors import OutputError, PrismifyError, RecipeError, TrainingError
 from .divergence import Divergence
 from .journal import METRICS_NAME, Journal
 from .rates import scheduled, set_rate
-from .recipe import changed_keys, recipe_data, recipe_from
+from .recipe import changed_keys, recipe_data, recorded_recipe
 from .schema import Recipe
 from .state import prune, read_state, state_path, states, write_state
 from .stream import Shares, Stream, batches, mixed
@@ -182,7 +182,7 @@ class Run:
         return None
 
     def _restore(self, state: dict[str, Any]) -> None:
-        before = recipe_data(recipe_from(state["recipe"], str(self.folder)))  # with what was not known then
+        before = recipe_data(recorded_recipe(state["recipe"], str(self.folder)))  # with what was not known then
         changed = changed_keys(before, recipe_data(self.recipe))
         changed.pop("output", None)
         for key, (before, after) in changed.items():

@@ -119,3 +119,76 @@ def test_a_folder_built_by_a_file_needs_trust_to_be_scanned_again(here: Path, ru
     assert not marker.exists()
     assert run("scan", "out", "--trust-code").code == 0
     assert marker.exists()
+
+
+AUTOENCODER = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.inner = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.code, self.leave = nn.Conv2d(16, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
+
+    def encode(self, x):
+        return self.code(self.inner(self.enter(x).relu()).relu())
+
+    def decode(self, x):
+        return self.leave(x)
+
+    def forward(self, x):
+        return self.decode(self.encode(x))
+"""
+
+
+@pytest.fixture
+def built_by_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> Path:
+    """The current folder: `out` is an autoencoder whose Python file leaves `ran`, `images` has pictures."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        Image.new("RGB", (16, 16), (90 * number, 20, 30)).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "net.py").write_text(AUTOENCODER)
+    assert run("convert", "net.py:Net", "-o", "out").code == 0
+    (tmp_path / "out" / "net.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n{AUTOENCODER}")
+    return tmp_path
+
+
+def test_every_command_takes_the_flag_for_a_folder_that_code_builds(built_by_code: Path, run: Run) -> None:
+    ran = built_by_code / "ran"
+    for words in (
+        ["evaluate", "out", "--data", "images"],
+        ["reconstruct", "out", "images", "-o", "pages"],
+        ["bench", "out", "--seconds", "0.001"],
+    ):
+        assert "out is built by net.py:Net, which runs Python code: load it with trust_code=True" in run(*words).line
+        assert not ran.exists()
+        assert run(*words, "--trust-code").code == 0, words
+        ran.unlink()
+
+
+@pytest.mark.parametrize("key", ["model.trust_code", "model.trust_pickle", "model.allow", "trust_code", "allow"])
+def test_a_recipe_that_grants_trust_is_refused_by_the_flag_that_does(built_by_code: Path, run: Run, key: str) -> None:
+    said = run("train", "demo", "--set", f"{key}=true", "--set", "output=run").line
+    assert f"{key} is for the person to say, not for a file: drop it, and give --" in said
+    assert not (built_by_code / "run").exists()
+
+
+def test_a_teacher_that_a_manifest_spoils_is_one_line(built_by_code: Path, run: Run) -> None:
+    import json
+
+    manifest = json.loads(Path("out/prismify.json").read_text())
+    for origin in (
+        {"kind": "reference"},
+        {"kind": "reference", "reference": "timm:resnet18", "arguments": ["x"]},
+        {"kind": "reference", "reference": "timm:resnet18", "arguments": {"checkpoint_path": "x"}},
+        {"kind": "weights", "path": "net.py", "reference": "net:Net"},
+        {"kind": "prismify folder", "path": "os:system"},
+    ):
+        Path("out/prismify.json").write_text(json.dumps({**manifest, "source": origin}))
+        words = ["--set", "model=out", "--set", "data.path=images", "--set", "output=run", "--set", "data.size=16"]
+        line = run("train", "distil", *words, "--set", "train.device=cpu", "--set", "train.batch_size=2").line
+        assert "unexpected" not in line, line
+        assert not (built_by_code / "ran").exists()
