@@ -17,6 +17,7 @@ from .graph.stand_in import layer_of
 from .layers import LAYERS, PrismMultihead, operator_for
 from .obstacles import class_name, is_layer, kind_of, obstacle_of, widths_of
 from .projections import AttentionPart, InProjection, attention_parts, in_projections
+from .weight_uses import uses_outside
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Layer:
         role: from the dataflow, over every entry point and call.
         obstacle: why no operator can take its place, apart from any policy; None when one can.
         parameters: unique numbers it owns that no earlier layer owns (tied weights count once).
+        frozen: whether its weights are kept from training (`requires_grad=False`), in a model that trains others.
         owns: "weight" and "bias", where no earlier layer owns them.
         tied: names of the other modules that hold its weight or its bias.
         calls: operators it ran over all entry points; input_shape and output_shape are those of the first.
@@ -51,6 +53,7 @@ class Layer:
     parameters: int = 0
     itemsize: int = 4
     obstacle: str | None = None
+    frozen: bool = False
     owns: frozenset[str] = frozenset()
     tied: tuple[str, ...] = ()
     attention: AttentionPart | None = None
@@ -101,6 +104,9 @@ class _Context:
     owners: dict[int, list[str]]
     parts: dict[str, AttentionPart]
     unseen: Role  # of a layer that no graph shows
+    outside: dict[str, str]  # what uses a layer's weight without calling the layer
+    untrained: set[int]  # parameters that get no gradient from any result, by id
+    some_train: bool  # whether any parameter is to be trained
     counted: set[int] = field(default_factory=set)
 
 
@@ -126,6 +132,9 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         attention_parts(attentions, lambda use: _row_name(use, modules)),
         # Only where every method was captured is a layer that none of them shows known to be unused.
         unseen="dead" if capture.graphs and not capture.skipped else "unknown",
+        outside=uses_outside(_all_graphs(capture), modules),
+        untrained=_untrained(model, capture),
+        some_train=any(p.requires_grad for p in model.parameters()),
     )
     layers = [_layer(name, model, gathered.get(name, _Uses()), context) for name in _names(modules, gathered)]
     return Inventory(tuple(layers), tuple(_once(attentions)), elsewhere)
@@ -202,6 +211,8 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
             obstacle = f"{within or 'the model'} applies it and stays: {obstacle}"
         if found.foreign and obstacle is None:
             obstacle = f"its weight is used by {found.foreign[0] or 'the model'} without calling it"
+        if obstacle is None:
+            obstacle = context.outside.get(name)
     else:
         assert first is not None
         own = _operator_parameters(found.uses, context.parameters)
@@ -213,6 +224,8 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
             module, obstacle = _graph_layer(found.uses, obstacle)
     if first is not None and first.modulated:
         obstacle = "its weight is computed from the data (modulated convolution)"
+    if obstacle is None and own and all(id(t) in context.untrained for t in own):
+        obstacle = "the model itself runs it without gradient (no_grad, detach, integers), so it could not be trained"
     fresh = [t for t in own if id(t) not in context.counted]
     context.counted.update(id(t) for t in own)
     kind, in_channels, out_channels, kernel, groups = _geometry(module, first)
@@ -230,6 +243,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         parameters=sum(t.numel() for t in fresh),
         itemsize=own[0].element_size() if own else 4,
         obstacle=obstacle,
+        frozen=context.some_train and bool(own) and not any(t.requires_grad for t in own),
         owns=frozenset("weight" if t.dim() > 1 else "bias" for t in fresh),
         tied=tuple(tied) if context.modules.get(name) is module else (),
         attention=context.parts.get(name),
@@ -301,6 +315,24 @@ def _whole_model(capture: Capture) -> set[str]:
     """The entry points whose operators together are one pass: `forward`, else all of them."""
     methods = {entry.method for entry, _ in capture.graphs}
     return {"forward"} if "forward" in methods else methods
+
+
+def _all_graphs(capture: Capture) -> list[fx.Graph]:
+    """The graphs of every entry point, in evaluation and in training."""
+    return [g for entry in capture.entries for g in (entry.graph, entry.training) if g is not None]
+
+
+def _untrained(model: nn.Module, capture: Capture) -> set[int]:
+    """The parameters that no result of a captured method gives a gradient, by id; none where that is not known.
+
+    Of a model that turns gradients off as a whole, nothing can be said.
+    """
+    seen = [entry.trained for entry in capture.entries]
+    if not seen or None in seen or capture.skipped or not any(seen):
+        return set()
+    trained = frozenset().union(*(names for names in seen if names is not None))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {id(p) for p in parameters.values()} - {id(parameters[name]) for name in trained if name in parameters}
 
 
 def _once(attentions: list[Attention]) -> list[Attention]:

@@ -229,6 +229,8 @@ def _settle(layer: Layer, policy: Policy, reason: str, operator: Operator) -> Ve
     if after >= layer.parameters and not layer.tied:
         text = f"{operator.type} would need {after:,} numbers where it has {layer.parameters:,}"
         return Verdict(None, "no_gain", text)
+    if layer.frozen:
+        reason += "; it is frozen (requires_grad=False), and becomes an untrained layer"
     if layer.partial:
         reason += f"; on some paths it is the first {' and last '.join(layer.partial)} layer"
     return Verdict(operator, "replaced", reason)

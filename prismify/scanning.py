@@ -112,7 +112,7 @@ def _plan(
         buffers=sum(b.numel() for b in model.buffers()),
         attention=tuple(_attention_row(found)),
         capture=tuple(_capture_row(capture)),
-        notes=tuple(_notes(model, capture, layers)),
+        notes=tuple(_notes(model, capture, layers, _frozen(found, verdicts))),
     )
 
 
@@ -199,8 +199,18 @@ def _capture_row(capture: Capture) -> list[dict[str, Any]]:
     ]
 
 
-def _notes(model: nn.Module, capture: Capture, layers: tuple[Decision, ...]) -> list[str]:
+def _frozen(found: Inventory, verdicts: dict[str, Verdict]) -> list[str]:
+    """The layers that are frozen in a model that trains others, and are to be replaced."""
+    return [layer.name for layer in found.layers if layer.frozen and verdicts[layer.name].operator is not None]
+
+
+def _notes(model: nn.Module, capture: Capture, layers: tuple[Decision, ...], frozen: list[str]) -> list[str]:
     notes = list(capture.skipped)
+    if frozen:
+        notes.append(
+            f"{len(frozen)} frozen layers (requires_grad=False), such as {frozen[0]}, would become untrained and "
+            "trainable ones: keep what was trained for its own sake with --exclude"
+        )
     if unwrap(model) is not model:
         notes.append(f"{type(model).__name__} was unwrapped: names are those of the model inside")
     for entry in capture.entries:

@@ -18,7 +18,7 @@ ORDER = [
     {"layers"},
     {"families"},
     {"graph"},
-    {"validation", "count", "obstacles", "projections", "inventory", "plan", "policies"},
+    {"validation", "count", "obstacles", "weight_uses", "projections", "inventory", "plan", "policies"},
     {"scanning", "report"},
     {"rewrite", "rewrite_graph", "rewrite_program", "verify", "handoff"},
     {"fusion"},

@@ -7,10 +7,10 @@ is part of the result.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ from .exported import export_graph
 from .flow import output_nodes, shape
 from .hints import noise
 from .isolation import Snapshot, cloned_tensors, fake_weights, undisturbed, unwrap
-from .recorder import Recorder
+from .recorder import Recorder, module_hooks
+from .training import with_gradients
 
 Technique = Literal["recorder on fake tensors", "recorder on real tensors", "torch.export", "list of modules"]
 _MAX_GUESSES = 60
@@ -51,6 +52,9 @@ class EntryPoint:
         output_shapes: of every tensor the method returns.
         failed: why the techniques above failed, one line each.
         advice: what a person can do about an entry point that could not be captured.
+        training: the graph of a call in training mode, where it runs that way too.
+        trained: names of the parameters that get a gradient from what the method returns, in training or in
+            evaluation; None where that could not be seen.
     """
 
     method: str
@@ -60,6 +64,8 @@ class EntryPoint:
     output_shapes: tuple[tuple[int, ...], ...] = ()
     failed: tuple[str, ...] = ()
     advice: str = ""
+    training: fx.Graph | None = None
+    trained: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def capture_method(
     with undisturbed(model):
         best, result, advisable = _first_that_runs(model, method, guesses)
     if isinstance(result, fx.Graph) and output_nodes(result):
-        return _entry(method, "recorder on fake tensors", result, best, failed)
+        return _with_training(model, _entry(method, "recorder on fake tensors", result, best, failed))
     failed.append(f"recorder on fake tensors: {_NO_OUTPUT if isinstance(result, fx.Graph) else result}")
     if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
         failed.append("recorder on real tensors: the model lies on meta, without weights")
@@ -157,7 +163,7 @@ def capture_method(
             with undisturbed(model), cloned_tensors(model):
                 graph = record(model, method, best.map(lambda t: t.to(device_of(model), copy=True)))
             if output_nodes(graph):
-                return _entry(method, "recorder on real tensors", graph, best, failed)
+                return _with_training(model, _entry(method, "recorder on real tensors", graph, best, failed))
             failed.append(f"recorder on real tensors: {_NO_OUTPUT}")
         except Exception as error:
             failed.append(f"recorder on real tensors: {one_line(error)}")
@@ -181,9 +187,21 @@ def device_of(model: nn.Module) -> torch.device:
 def record(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Graph:
     """Run `model.<method>` once and return the operators it ran; errors of the model come through."""
     recorder = Recorder(model, inputs.tensors())
-    with _module_hooks(recorder), torch.inference_mode(), recorder:
+    with module_hooks(recorder), torch.inference_mode(), recorder:
         output = getattr(model, method)(*inputs.args, **inputs.kwargs)
     return recorder.finish(output)
+
+
+def _with_training(model: nn.Module, entry: EntryPoint) -> EntryPoint:
+    """An entry point with what a call in training mode runs, and what gets a gradient there or in evaluation."""
+    assert entry.inputs is not None
+    fake = entry.technique == "recorder on fake tensors"
+    graph, trained = with_gradients(model, entry.method, entry.inputs, fake=fake, training=True)
+    everything = {name for name, p in model.named_parameters() if p.is_floating_point()}
+    if trained is None or not everything <= trained:
+        _, evaluated = with_gradients(model, entry.method, entry.inputs, fake=fake, training=False)
+        trained = evaluated if trained is None else trained | (evaluated or frozenset())
+    return dataclasses.replace(entry, training=graph, trained=trained)
 
 
 def _first_that_runs(
@@ -206,7 +224,7 @@ def _first_that_runs(
                 try:
                     inputs = guess.map(fake)
                     recorder = Recorder(model, inputs.tensors())
-                    with mode, _module_hooks(recorder), torch.inference_mode(), recorder:
+                    with mode, module_hooks(recorder), torch.inference_mode(), recorder:
                         output = getattr(model, method)(*inputs.args, **inputs.kwargs)
                     return guess, recorder.finish(output), False
                 except Exception as error:
@@ -221,20 +239,6 @@ def _first_that_runs(
             best = next(guesses, None)
         return best, one_line(error), False
     return best, reason, True
-
-
-@contextmanager
-def _module_hooks(recorder: Recorder) -> Iterator[None]:
-    registry = nn.modules.module
-    hooks = (
-        registry.register_module_forward_pre_hook(recorder.enter_module),
-        registry.register_module_forward_hook(recorder.leave_module, always_call=True),
-    )
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _entry(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import random
 import sys
 import types
 import warnings
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -42,21 +44,22 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no fast paths, no compilation, no chatter; afterwards the model's Python side is as it was.
+def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """Evaluation or training mode, no fast paths, no compilation, no chatter; afterwards the model is as it was.
 
     Models cache tensors in attributes, lists and helper objects (rotary tables, video feature maps), and
     register buffers and modules on first use: made under a fake or inference mode these would poison the
     next real call. The values of tensors are `cloned_tensors`' to keep, and the random state's as well.
     """
     snapshot = Snapshot(model)
+    drawn = random.getstate(), np.random.get_state()
     fastpath, quiet = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     torch.backends.mha.set_fastpath_enabled(False)
     logging.disable(logging.CRITICAL)  # the error of a failed attempt is reported once, by whoever asked for it
     try:
         # Not `eval()`: layers that merge weights when the mode changes would really do so.
         for module in model.modules():
-            module.training = False
+            module.training = training
         with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             yield
@@ -64,6 +67,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         logging.disable(quiet)
         torch.backends.mha.set_fastpath_enabled(fastpath)
         snapshot.restore()
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
         _forget_cached(model)
 
 
@@ -73,8 +78,10 @@ def _forget_cached(model: nn.Module) -> None:
     files = {kind.__module__ for kind in kinds} - {"builtins", "torch.nn.modules.module"}
     holders = [*kinds, *(sys.modules[name] for name in files if name in sys.modules)]
     for value in [value for holder in holders for value in list(vars(holder).values())]:
-        # A decorator of a library's own may keep the cache among its variables.
-        inside = [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if cell != _EMPTY]
+        # A decorator of a library's own may keep the cache among its variables. Only functions are asked: there are
+        # objects that answer every name (`torch.classes`, mocks, lazy modules).
+        cells = value.__closure__ or () if isinstance(value, types.FunctionType) else ()
+        inside = [cell.cell_contents for cell in cells if cell != _EMPTY]
         for cache in (value, *inside):
             if isinstance(cache, functools._lru_cache_wrapper):
                 cache.cache_clear()
@@ -100,8 +107,8 @@ class Snapshot:
                 waiting.extend(value)
             elif isinstance(value, tuple):
                 waiting.extend(value)
-            elif isinstance(getattr(value, "__dict__", None), dict):
-                waiting.append(value.__dict__)
+            elif isinstance(attributes := _attributes(value), dict):
+                waiting.append(attributes)
 
     def restore(self) -> None:
         """Put back what has changed, and touch nothing else."""
@@ -116,6 +123,14 @@ class Snapshot:
             else:
                 container.clear()
                 (container.update if isinstance(container, set) else container.extend)(content)
+
+
+def _attributes(value: Any) -> Any:
+    """An object's own `__dict__`, not what its `__getattr__` may make of that name."""
+    try:
+        return object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
 
 
 def _identities(container: Any) -> list[int]:

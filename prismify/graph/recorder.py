@@ -8,6 +8,7 @@ Nodes carry in `meta`:
     module         qualified name of the innermost module that was running
     call           how often that module had been called before
     parameter      every name of the parameter (`get_attr` nodes only)
+    written        the call gave that parameter other values or other memory
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +58,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._parameters[id(parameter)].append(name)
         for name, buffer in model.named_buffers(remove_duplicate=False):
             self._buffers.setdefault(id(buffer), name)
+        self._memory = {id(p): p.untyped_storage()._cdata for p in model.parameters()}
+        self._kept = list(model.parameters())
         self._known = KnownValues(model, [tensor for _, tensor in inputs])
         for name, tensor in inputs:
             node = self.graph.placeholder(name.replace(".", "_"))
@@ -69,8 +73,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         self._stack.pop()
 
+    def holds(self, tensors: set[int]) -> bool:
+        """Whether one of these tensors, by their ids, was an operand or a result."""
+        return not tensors.isdisjoint(self._nodes)
+
     def finish(self, output: Any) -> fx.Graph:
         """Close the graph on every tensor found in `output`, however nested."""
+        for parameter in self._kept:
+            now = parameter.untyped_storage()._cdata
+            if now != self._memory[id(parameter)] or now in self._written:
+                names = self._parameters[id(parameter)]
+                node = self.graph.create_node("get_attr", names[0])
+                node.meta.update(parameter=tuple(names), written=True, module="", call=0, shape=tuple(parameter.shape))
+                node.meta["dtype"] = parameter.dtype
         self.graph.output(tuple(self._node_of(t) for t in tensors_in(output)))
         return self.graph
 
@@ -135,6 +150,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             node.meta["parameter"] = tuple(names)
         self._bind(node, tensor)
         return node
+
+
+@contextmanager
+def module_hooks(recorder: Recorder) -> Iterator[None]:
+    """Tell a recorder which module runs."""
+    registry = nn.modules.module
+    hooks = (
+        registry.register_module_forward_pre_hook(recorder.enter_module),
+        registry.register_module_forward_hook(recorder.leave_module, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[Tensor]:
