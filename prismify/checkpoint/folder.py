@@ -117,7 +117,7 @@ def write_model(
     origin = source.described()
     report = build_report(plan, source.label, origin, latency)
     write_json(draft / REPORT_NAME, report)
-    (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8")
+    (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8", errors="backslashreplace")
     (draft / RECIPE_NAME).write_text(recipe_text(plan, module), encoding="utf-8")
     manifest = {
         "format_version": FORMAT_VERSION,

@@ -49,7 +49,7 @@ def save_pipeline(
         plans: dict[str, Plan] = {n: m.prismify_plan for n, m in converted.items()}  # type: ignore[misc]
         report = pipeline_report(pipeline, plans, latency)
         write_json(draft / REPORT_NAME, report)
-        (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8")
+        (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8", errors="backslashreplace")
         manifest = {
             "format_version": FORMAT_VERSION,
             "kind": "pipeline",

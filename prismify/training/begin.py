@@ -15,6 +15,7 @@ from ..checkpoint.atomic import whole_file
 from ..checkpoint.manifest import write_json
 from ..count import parameter_count
 from ..errors import RecipeError, TrainingError
+from .folders import passed_over_text
 from .images import Images
 from .rates import parameters_by_kind
 from .recipe import recipe_yaml
@@ -58,6 +59,8 @@ def introduce(run: Run, model: nn.Module, images: Images, notes: dict[str, Any])
     of_kinds = ", ".join(f"{n:,} {k}" for k, n in kinds.items() if n)
     run.say(f"{type(model).__name__}: {parameter_count(model):,} parameters ({of_kinds})")
     run.say(f"{len(images):,} images from {images.where}")
+    if images.passed_over:
+        run.say(f"passed over: {passed_over_text(images.passed_over)}")
     run.say(
         f"batch {shares.batch_size} = {shares.processes} process{'es' * (shares.processes > 1)} x {shares.parts} "
         f"part{'s' * (shares.parts > 1)} x {shares.size} images"
@@ -83,7 +86,12 @@ def _write_facts(run: Run, model: nn.Module, images: Images, notes: dict[str, An
         "hardware": hardware(run.device),
         "processes": run.shares.processes,
         "model": {"class": type(model).__name__, "parameters": parameter_count(model)},
-        "data": {"path": images.where, "images": len(images), "fingerprint": images.fingerprint()},
+        "data": {
+            "path": images.where,
+            "images": len(images),
+            "fingerprint": images.fingerprint(),
+            "passed_over": dict(images.passed_over),
+        },
         "learning_rate": run.recipe.train.rate,
         "steps": run.steps,
         **notes,

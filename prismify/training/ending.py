@@ -50,7 +50,7 @@ def write_report(folder: Path) -> None:
     drawn = draw_curves(records, folder / "curves.png")
     facts = read_json(folder / "run.json")
     with whole_file(folder / "report.md") as draft:
-        draft.write_text(report_text(folder, facts, records, drawn), encoding="utf-8")
+        draft.write_text(report_text(folder, facts, records, drawn), encoding="utf-8", errors="backslashreplace")
 
 
 def report_text(folder: Path, facts: dict[str, Any], records: list[dict[str, Any]], drawn: bool) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from .decoding import decode, suffixes
+from .folders import image_or_kind, list_images, passed_over_text
 from .schema import Data
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 #: A compressed tar has no random access, so its images are kept in memory, as they are compressed.
 _MOST_BYTES = 4 << 30
@@ -34,40 +34,41 @@ class Images:
         where: what a person named.
         names: one an image, in a fixed order.
         read: the bytes of the image's file, or a uint8 array (H, W, C), by its number.
+        data: how they are read: the background, white, and the bound on their size.
+        passed_over: kind of what lies beside them -> how many.
     """
 
     where: str
     names: Sequence[str]
     read: Callable[[int], Any] = field(repr=False)
+    data: Data = field(default_factory=Data)
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def picture(self, index: int) -> Image.Image:
-        """One image, decoded.
+        """One image, upright and without alpha: mode RGB or L; or F with white at 255, where it has more levels.
 
         Raises:
-            DataError: it is damaged, or cannot be read; the message names it.
+            DataError: it is damaged, too large, or cannot be read; the message names it.
         """
+        name = f"{self.where}: {self.names[index]}"
         try:
-            content = self.read(index)
-            if isinstance(content, np.ndarray):
-                return Image.fromarray(content)
-            picture = Image.open(io.BytesIO(content))
-            picture.load()
-            return picture
+            return decode(self.read(index), self.data)
+        except DataError as error:
+            raise DataError(f"{name} {error}, or set data.skip_damaged=true") from error
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{self.where}: {self.names[index]} cannot be read as an image ({reason}); remove it, or set "
-                "data.skip_damaged=true"
+                f"{name} cannot be read as an image ({reason}); remove it, or set data.skip_damaged=true"
             ) from error
 
     def fingerprint(self) -> str:
         """A hash of the names, by which a resumed run knows its data again."""
         digest = hashlib.sha256()
         for name in self.names:
-            digest.update(name.encode() + b"\0")
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()[:16]
 
     def subset(self, chosen: Sequence[int]) -> Images:
@@ -115,26 +116,31 @@ def _kind_of(where: str) -> str:
     if path.is_dir():
         if (path / "cifar-10-batches-py").is_dir():
             return "cifar10"
-        return "webdataset" if any(path.glob("*.tar")) else "image_folder"
+        shards = len(list(path.glob("*.tar")))
+        # A tar among images is one that somebody left there; an image among tars is a preview of them.
+        return "webdataset" if shards and shards > len(list_images(path)[0]) else "image_folder"
     if path.suffix == ".npz":
         return "npz"
     if path.name.endswith(_TARS):
         return "tar"
-    raise DataError(f"{where} is neither a folder, nor a tar, nor an npz of images")
+    if path.suffix.lower() in suffixes():
+        return "image"
+    raise DataError(f"{where} is neither a folder, nor a tar, nor an npz of images, nor an image")
 
 
 def _folder(where: str, data: Data) -> Images:
     root = Path(where)
     if not root.is_dir():
         raise DataError(f"{where}: no such folder")
-    names = []
-    for folder, folders, found in os.walk(root, followlinks=True):
-        folders.sort()
-        names += [str(Path(folder, name).relative_to(root)) for name in found if _is_image(name)]
+    names, passed = list_images(root)
     if not names:
-        raise DataError(f"{where} holds no images ({', '.join(SUFFIXES)})")
-    names.sort()
-    return Images(where, names, _FileReader(root, names))
+        raise _no_images(where, passed)
+    return Images(where, names, _FileReader(root, names), data, passed)
+
+
+def _no_images(where: str, passed: Mapping[str, int]) -> DataError:
+    beside = f", but {passed_over_text(passed)}" if passed else ""
+    return DataError(f"{where} holds no images ({', '.join(suffixes())}){beside}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def _npz(where: str, data: Data) -> Images:
         array = array[..., 0]
     if not len(array):
         raise DataError(f"{where} holds no images")
-    return Images(where, [f"{i}" for i in range(len(array))], array.__getitem__)
+    return Images(where, [f"{i}" for i in range(len(array))], array.__getitem__, data)
 
 
 def _cifar10(where: str, data: Data) -> Images:
@@ -167,7 +173,7 @@ def _cifar10(where: str, data: Data) -> Images:
 
     module = importlib.import_module("..families.torchvision_data", __package__)
     array = module.cifar10(Path(where), train=data.split == "train")
-    return Images(where, [f"{data.split}/{i}" for i in range(len(array))], array.__getitem__)
+    return Images(where, [f"{data.split}/{i}" for i in range(len(array))], array.__getitem__, data)
 
 
 def _tar(where: str, data: Data) -> Images:
@@ -176,7 +182,8 @@ def _tar(where: str, data: Data) -> Images:
     names: list[str] = []
     contents: list[bytes] = []
     size = 0
-    for name, _, length, file in _members(Path(where), "r:*"):
+    passed: Counter[str] = Counter()
+    for name, _, length, file in _members(Path(where), "r:*", passed):
         size += length
         if size > _MOST_BYTES:
             raise DataError(f"{where} holds more than {_MOST_BYTES >> 30} GiB compressed: unpack it, or make it a .tar")
@@ -184,9 +191,9 @@ def _tar(where: str, data: Data) -> Images:
         names.append(name)
         contents.append(file.read())
     if not names:
-        raise DataError(f"{where} holds no images ({', '.join(SUFFIXES)})")
+        raise _no_images(where, passed)
     order = sorted(range(len(names)), key=names.__getitem__)
-    return Images(where, [names[i] for i in order], [contents[i] for i in order].__getitem__)
+    return Images(where, [names[i] for i in order], [contents[i] for i in order].__getitem__, data, passed)
 
 
 def _shards(where: str, data: Data) -> Images:
@@ -197,13 +204,16 @@ def _shards(where: str, data: Data) -> Images:
     paths = _shard_paths(where)
     names: list[str] = []
     spans: list[tuple[int, int, int]] = []
+    passed: Counter[str] = Counter()
     for number, path in enumerate(paths):
-        for name, offset, length, _ in _members(path, "r:"):
+        for name, offset, length, _ in _members(path, "r:", passed):
             names.append(f"{path.name}/{name}" if len(paths) > 1 else name)
             spans.append((number, offset, length))
     if not names:
-        raise DataError(f"{where} holds no images ({', '.join(SUFFIXES)})")
-    return Images(where, names, _SpanReader(paths, np.array(spans, dtype=np.int64)))
+        raise _no_images(where, passed)
+    beside = len(list_images(Path(where))[0]) if Path(where).is_dir() else 0
+    passed.update({"images beside the shards": beside} if beside else {})
+    return Images(where, names, _SpanReader(paths, np.array(spans, dtype=np.int64)), data, passed)
 
 
 @dataclass(frozen=True)
@@ -238,25 +248,32 @@ def _shard_paths(where: str) -> list[Path]:
     return paths
 
 
-def _members(path: Path, mode: Any) -> Iterable[tuple[str, int, int, Any]]:
-    """Name, offset, length and opened content of each image in a tar."""
+def _members(path: Path, mode: Any, passed: Counter[str]) -> Iterable[tuple[str, int, int, Any]]:
+    """Name, offset, length and opened content of each image in a tar; the rest is counted in `passed`."""
     try:
         with tarfile.open(path, mode) as tar:
             for member in tar:
-                if member.isfile() and _is_image(member.name):
-                    content = tar.extractfile(member) if mode != "r:" else None
-                    yield member.name.removeprefix("./"), member.offset_data, member.size, content
+                if not member.isfile():
+                    continue
+                kind = image_or_kind(member.name)
+                if kind is not None:
+                    passed[kind] += 1
+                    continue
+                content = tar.extractfile(member) if mode != "r:" else None
+                yield member.name.removeprefix("./"), member.offset_data, member.size, content
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is damaged or no tar ({' '.join(str(error).split())[:120]})") from error
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not Path(name).name.startswith(".")
+def _image(where: str, data: Data) -> Images:
+    path = Path(where)
+    return Images(str(path.parent), [path.name], _FileReader(path.parent, [path.name]), data)
 
 
 _OPENERS: dict[str, Callable[[str, Data], Images]] = {
+    "image": _image,
     "image_folder": _folder,
     "tar": _tar,
     "npz": _npz,

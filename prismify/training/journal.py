@@ -51,6 +51,11 @@ class Journal:
             self._board.close()
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path is text to a library that knows only UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace") == str(path)
+
+
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """The records of a run; a line that was cut short when its process died is left out."""
     path = folder / METRICS_NAME

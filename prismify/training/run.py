@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..checkpoint import Trust
 from ..errors import OutputError, PrismifyError, RecipeError, TrainingError
 from .divergence import Divergence
-from .journal import METRICS_NAME, Journal
+from .journal import METRICS_NAME, Journal, is_utf8
 from .rates import scheduled, set_rate
 from .recipe import changed_keys, recipe_data, recorded_recipe
 from .schema import Recipe
@@ -170,7 +170,10 @@ class Run:
         if self.leads:
             log = self.recipe.log
             self.written.note(self.folder / METRICS_NAME)
-            self._journal = Journal(self.folder, self.step, tensorboard=log.tensorboard)
+            tensorboard = log.tensorboard and is_utf8(self.folder)
+            if tensorboard != log.tensorboard:
+                self.say(f"no TensorBoard: its writer takes no folder whose name is not UTF-8, as {self.folder}")
+            self._journal = Journal(self.folder, self.step, tensorboard=tensorboard)
             self.watch(Event("began", self.step, values={"steps": self.steps}))
 
     def _newest(self) -> dict[str, Any] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from PIL import ImageColor
 
 from ..errors import RecipeError
 from ..policies import Policy
@@ -14,6 +17,13 @@ def _at_least(where: str, section: object, **least: int) -> None:
         value = getattr(section, name)
         if value is not None and value < bound:
             raise RecipeError(f"{where}: {name} {value} must be at least {bound}")
+
+
+def _is_colour(text: str) -> bool:
+    try:
+        return len(ImageColor.getrgb(text)) == 3
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +60,10 @@ class Data:
         flip: mirror half of the images.
         channels: 3 (RGB) or 1 (grey).
         range: the values that black and white have for the model.
+        background: what shows through transparent pixels: a colour's name, or "#rrggbb".
+        white: what white is in grey images of more than 8 bits; None takes all bits of whole numbers, and 1 of floats.
+            A value beyond black (0) and white is an error, never cut off.
+        max_pixels: a larger image is an error before it is unpacked: an image of 90 million takes about 1 GB.
         validation: how many images are held out to measure on, where `validation_path` is not set.
         validation_path, validation_select: images to measure on, instead; at most `validation` of them.
         workers: processes that read images; 0 reads in the training process.
@@ -65,6 +79,9 @@ class Data:
     flip: bool = False
     channels: Literal[1, 3] = 3
     range: tuple[float, float] = (-1.0, 1.0)
+    background: str = "white"
+    white: float | None = None
+    max_pixels: int = 90_000_000
     validation: int = 64
     validation_path: str | None = None
     validation_select: str | None = None
@@ -72,9 +89,13 @@ class Data:
     skip_damaged: bool = False
 
     def __post_init__(self) -> None:
-        _at_least("data", self, size=1, validation=0, workers=0)
+        _at_least("data", self, size=1, validation=0, workers=0, max_pixels=1)
         if self.range[0] >= self.range[1]:
             raise RecipeError(f"data: range {list(self.range)} must be [black, white] with black < white")
+        if self.white is not None and not 0 < self.white < math.inf:
+            raise RecipeError(f"data: white {self.white:g} must be a positive number")
+        if not _is_colour(self.background):
+            raise RecipeError(f"data: background {self.background!r} is no colour such as white or '#808080'")
 
 
 @dataclass(frozen=True, kw_only=True)

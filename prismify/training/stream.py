@@ -102,13 +102,20 @@ class Stream(Dataset[Any]):
         """
         waiting: list[Tensor] = []
         for index in range(rank, len(self.images), processes):
-            image = image_tensor(self.images.picture(index), self.data, None)
+            try:
+                image = image_tensor(self.images.picture(index), self.data, None)
+            except DataError:
+                if self.data.skip_damaged:
+                    continue
+                raise
             if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
                 yield torch.stack(waiting)
                 waiting = []
             waiting.append(image)
         if waiting:
             yield torch.stack(waiting)
+        elif rank < len(self.images):
+            raise DataError(f"{self.images.where}: none of the {len(self.images)} images can be read")
 
 
 def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Tensor]:
@@ -164,17 +171,22 @@ def image_tensor(picture: Image.Image, data: Data, seed: int | None) -> Tensor:
     """An image as the model sees it: (C, H, W), float32, black and white at `data.range`.
 
     Args:
+        picture: as `Images.picture` gives it.
         seed: of the crop and the flip; None cuts the middle and never flips.
     """
     draws = np.random.default_rng(seed) if seed is not None and (data.flip or data.crop == "random") else None
-    picture = picture.convert("RGB" if data.channels == 3 else "L")
+    if picture.mode != "F":  # which has more levels than RGB could keep
+        picture = picture.convert("RGB" if data.channels == 3 else "L")
     if data.size is not None:
         picture = _cut(picture, data.size, draws if data.crop == "random" else None)
     pixels = np.asarray(picture)
     if data.flip and draws is not None and draws.random() < 0.5:
         pixels = pixels[:, ::-1]
     tensor = torch.from_numpy(pixels.copy())
-    tensor = tensor.permute(2, 0, 1).contiguous() if tensor.dim() == 3 else tensor[None]
+    if picture.mode == "F":  # in which resampling overshoots
+        tensor = tensor.clamp_(0, 255).expand(data.channels, -1, -1).clone()
+    else:
+        tensor = tensor.permute(2, 0, 1).contiguous() if tensor.dim() == 3 else tensor[None]
     black, white = data.range
     return tensor.float().mul_((white - black) / 255).add_(black)
 
