@@ -14,8 +14,8 @@ MATMUL = {"linear", "addmm", "mm", "bmm", "matmul", "baddbmm", "einsum", "tensor
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "bilinear"}
 ATTENTION = re.compile(r"scaled_dot_product")
 SOFTMAX = {"softmax", "_softmax", "_safe_softmax", "special_softmax"}
-#: Results that depend on shapes, or on which value is largest, not on the values.
-_NO_FLOW = re.compile(r"(_like|^new_|^arange|^zeros|^ones|^full|^empty|^rand|^arg(max|min)|^sym_size)")
+#: Results that depend on shapes, not on values. Indices (argmin, topk) do depend on values: a quantiser's code does.
+_NO_FLOW = re.compile(r"(_like|^new_|^arange|^zeros|^ones|^full|^empty|^rand|^sym_size)")
 #: The second operand gives a type or a shape only.
 _FIRST_ONLY = {"type_as", "expand_as", "view_as", "reshape_as", "to"}
 _ELEMENTWISE = {"add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_", "where", "addcmul", "lerp"}
@@ -66,3 +66,9 @@ def shape(node: fx.Node) -> tuple[int, ...]:
 def output_nodes(graph: fx.Graph) -> list[fx.Node]:
     output: Any = next(n for n in reversed(graph.nodes) if n.op == "output")
     return operands(output)
+
+
+def is_continuous(node: fx.Node) -> bool:
+    """Whether a node holds real or complex numbers, and no indices or masks."""
+    dtype = node.meta.get("dtype")
+    return dtype is None or dtype.is_floating_point or dtype.is_complex

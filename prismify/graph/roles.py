@@ -8,7 +8,7 @@ would make every writer to a residual stream an output.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from .flow import (
     RECURRENT,
     data_operands,
     followed_backwards,
+    is_continuous,
     numel,
     operands,
     operator_name,
@@ -78,17 +79,17 @@ class _Found:
 def roles(graph: fx.Graph) -> list[LayerUse]:
     """Every layer of a captured graph with its role, in the order they run."""
     found = _find_layers(graph)
-    before = _layers_before(graph, found)
-    after = _layers_after(graph, found)
-    gated = _reaching_output(graph) - after.keys()
-    # A result that no layer reaches is read off the data in a way values do not flow (argmax): nothing is known.
-    if not any(node in after or node in gated for node in found):
+    # A table that is looked up by what was computed, not by tokens, rounds the data: it is a quantiser's, and no step.
+    tokens = not all(is_continuous(n) for n in primary_inputs(graph))
+    steps = {node for node, layer in found.items() if tokens or layer.kind != "embedding"}
+    before = _layers_before(graph, steps)
+    after = _layers_after(graph, steps)
+    # A result that no layer reaches was made outside the tensors (a list, numpy): nothing is known.
+    if not any(node in after for node in found):
         return [_use(node, layer, "unknown", ()) for node, layer in found.items()]
     uses = []
     for node, layer in found.items():
-        # What reaches the output only as a gate (squeeze-and-excite, a style) is used, yet never the output.
-        reached = (1, 1) if node in gated else after.get(node)
-        role, partial = _role(before.get(layer.data), before.get(node), reached)
+        role, partial = _role(before.get(layer.data), before.get(node), after.get(node))
         uses.append(_use(node, layer, role, partial))
     return uses
 
@@ -203,40 +204,66 @@ def primary_inputs(graph: fx.Graph) -> list[fx.Node]:
     return [n for n in inputs if len(shape(n)) == highest]
 
 
-def primary_outputs(graph: fx.Graph) -> list[fx.Node]:
-    """The outputs that are data: rank at least min(4, the highest), which drops losses and statistics."""
+def results(graph: fx.Graph) -> list[list[fx.Node]]:
+    """The outputs, by worth: numbers of rank 2 or more; codes and masks of such rank; what sums up (losses, scores).
+
+    A loss is computed from the data that is returned beside it, often by a network of its own, and codes are
+    read off it. So the later lists are asked only about layers that reach nothing in an earlier one.
+    """
     outputs = output_nodes(graph)
-    least = min(4, max((len(shape(n)) for n in outputs), default=0))
-    return [n for n in outputs if len(shape(n)) >= least]
+    large = [n for n in outputs if len(shape(n)) > 1]
+    by_worth = [[n for n in large if is_continuous(n)], [n for n in large if not is_continuous(n)]]
+    return [nodes for nodes in (*by_worth, [n for n in outputs if n not in large]) if nodes]
 
 
-def _layers_before(graph: fx.Graph, layers: dict[fx.Node, _Found]) -> dict[fx.Node, Span]:
+def _layers_before(graph: fx.Graph, steps: set[fx.Node]) -> dict[fx.Node, Span]:
+    """How many layers stand between the data and each node's result; what does not descend from it is not in it.
+
+    Where numbers flow, the way that indices take beside them (a quantiser with straight-through) is none.
+    """
+    return {**_spans_from_data(graph, steps, lambda n: True), **_spans_from_data(graph, steps, is_continuous)}
+
+
+def _spans_from_data(graph: fx.Graph, steps: set[fx.Node], wanted: Callable[[fx.Node], bool]) -> dict[fx.Node, Span]:
     spans: dict[fx.Node, Span] = dict.fromkeys(primary_inputs(graph), (0, 0))
     for node in graph.nodes:
-        reached = [spans[a] for a in data_operands(node) if a in spans]
+        reached = [spans[a] for a in data_operands(node) if a in spans and wanted(a)]
         if node not in spans and reached:
-            step = int(node in layers)
+            step = int(node in steps)
             spans[node] = (min(s[0] for s in reached) + step, max(s[1] for s in reached) + step)
     return spans
 
 
-def _reaching_output(graph: fx.Graph) -> set[fx.Node]:
-    """Every node whose values flow into a primary output, through gates as well."""
-    reached = set(primary_outputs(graph))
+def _layers_after(graph: fx.Graph, steps: set[fx.Node]) -> dict[fx.Node, Span]:
+    """How many layers stand between each node and a result; what reaches none is not in it."""
+    after: dict[fx.Node, Span] = {}
+    for ends in results(graph):
+        # What reaches a result only as a gate (squeeze-and-excite, a style) is used, yet never the output.
+        gated = dict.fromkeys(_reaching(graph, ends), (1, 1))
+        by_indices = _spans_to(graph, steps, ends, lambda n: True)
+        after = {**gated, **by_indices, **_spans_to(graph, steps, ends, is_continuous), **after}
+    return after
+
+
+def _reaching(graph: fx.Graph, ends: list[fx.Node]) -> set[fx.Node]:
+    """Every node whose values flow into one of `ends`, through gates as well."""
+    reached = set(ends)
     for node in reversed(graph.nodes):
         if node in reached:
             reached.update(data_operands(node))
     return reached
 
 
-def _layers_after(graph: fx.Graph, layers: dict[fx.Node, _Found]) -> dict[fx.Node, Span]:
-    spans: dict[fx.Node, Span] = dict.fromkeys(primary_outputs(graph), (0, 0))
+def _spans_to(
+    graph: fx.Graph, steps: set[fx.Node], ends: list[fx.Node], wanted: Callable[[fx.Node], bool]
+) -> dict[fx.Node, Span]:
+    spans: dict[fx.Node, Span] = dict.fromkeys(ends, (0, 0))
     for node in reversed(graph.nodes):
         if node not in spans or node.op != "call_function":
             continue
-        step = int(node in layers)
+        step = int(node in steps)
         fewest, most = spans[node][0] + step, spans[node][1] + step
-        for operand in followed_backwards(node):
+        for operand in filter(wanted, followed_backwards(node)):
             known = spans.get(operand, (fewest, most))
             spans[operand] = (min(known[0], fewest), max(known[1], most))
     return spans

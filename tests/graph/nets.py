@@ -355,9 +355,9 @@ class WritesInto(Chain):
         return self.tail(filled)
 
 
-class ArgmaxOutput(Chain):
+class ResultFromNumbers(Chain):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).argmax(1)
+        return torch.tensor(super().forward(x).tolist())
 
 
 class Block(nn.Module):

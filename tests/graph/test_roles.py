@@ -173,5 +173,5 @@ def test_writes_through_out_are_followed():
     assert roles_of(nets.WritesInto()) == CHAIN
 
 
-def test_a_result_that_no_value_flows_into_leaves_roles_unknown():
-    assert set(roles_of(nets.ArgmaxOutput()).values()) == {"unknown"}
+def test_a_result_that_no_tensor_flows_into_leaves_roles_unknown():
+    assert set(roles_of(nets.ResultFromNumbers()).values()) == {"unknown"}

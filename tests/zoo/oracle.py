@@ -69,10 +69,8 @@ def flow_of(model: nn.Module, entry: EntryPoint, data: set[str]) -> Flow:
     try:
         with torch.enable_grad():
             output = getattr(model, entry.method)(*inputs.args, **inputs.kwargs)
-        results = [t for t in tensors_in(output) if t.is_floating_point()]
-        least = min(4, max((t.dim() for t in results), default=0))
-        for tensor in results:
-            if tensor.dim() >= least:
+        for tensor in tensors_in(output):
+            if tensor.is_floating_point():
                 flow.writes |= _leaves(tensor, sources, memo)
     finally:
         for hook in hooks:
