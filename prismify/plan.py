@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import OutputError, PlanError
+from .graph import ExampleInputs
 from .layers import Operator
 from .validation import build, read_json_file
 
@@ -86,6 +87,7 @@ class Plan:
         attention: each attention found: block, kind, and the layers of its parts.
         capture: how each entry point was captured, with which inputs, and why other techniques failed.
         notes: remarks for the reader.
+        examples: the inputs that each method was captured with; in memory alone, files hold their shapes.
     """
 
     model: str
@@ -98,6 +100,7 @@ class Plan:
     attention: tuple[dict[str, Any], ...] = ()
     capture: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    examples: dict[str, ExampleInputs] = field(default_factory=dict, compare=False, repr=False)
     version: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -107,7 +110,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data as JSON reads it back: dicts, lists, numbers and strings."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(self, examples={}))))
+        del plain["examples"]
         return plain
 
     @classmethod
@@ -124,6 +128,8 @@ class Plan:
                 f"plan version {data.get('version')!r} is not {SCHEMA_VERSION}: "
                 "it was written by another version of prismify"
             )
+        if "examples" in data:
+            raise PlanError("plan: unknown field 'examples'")
         rows = data.get("layers")
         if not isinstance(rows, (list, tuple)):
             raise PlanError("a plan needs a list of layers")

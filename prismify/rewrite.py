@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, TypeVar, cast, overload
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar, overload
 
 from torch import fx, nn
 from torch.export import ExportedProgram
 
+from .copying import copied, held_by_classes, originals_of, rebound
 from .errors import ConversionError, PlanError, ShapeError
-from .graph import Capture, capture_all, unwrap
+from .graph import Capture, unwrap
 from .graph.program import capture_program, program_module
 from .layers import PrismMultihead, build_operator
 from .obstacles import is_layer, obstacle_of, widths_of
@@ -19,8 +24,8 @@ from .policies import Policy
 from .report import kept_groups
 from .rewrite_graph import operator_layer, replace_operators
 from .rewrite_program import rewrite_program
-from .scanning import replan, scan_captured
-from .verify import verify
+from .scanning import captured_for, replan, scan_captured
+from .verify import blame, verify
 
 M = TypeVar("M", bound=nn.Module)
 _HOOKS = (
@@ -99,8 +104,9 @@ def convert(
         plan = _decided(graph, capture, plan, policy)
         return _carried_out(model, graph, plan, capture if check else None)
     inner = unwrap(model)
-    capture = capture_all(inner, args, kwargs)
+    capture = captured_for(inner, plan, args, kwargs)
     plan = _decided(model, capture, plan, policy)  # which notes what was unwrapped
+    _warn_unchecked(plan, capture, check)
     return converted_copy(inner, plan, capture, check=check)
 
 
@@ -115,10 +121,10 @@ def converted_copy(inner: M, plan: Plan, capture: Capture, *, check: bool = True
     new = _build(inner, plan)
     modules = dict(inner.named_modules())
     operators = {n: m for n, m in new.items() if not is_layer(modules.get(n))}
-    # Seeding the memo with the replacements makes deepcopy put them in and skip the weights they replace.
-    memo: dict[int, Any] = {id(modules[n]): m for n, m in new.items() if n not in operators}
+    memo: dict[int, Any] = {}
     try:
-        converted = copy.deepcopy(inner, memo)
+        # With the replacements in its memo, a deep copy puts them in and skips the weights they replace.
+        converted = copied(inner, {id(modules[n]): m for n, m in new.items() if n not in operators}, memo)
     except Exception as error:
         raise ConversionError(f"{type(inner).__name__} cannot be copied ({error}); use convert_ in place") from error
     for name, module in new.items():
@@ -134,7 +140,14 @@ def converted_copy(inner: M, plan: Plan, capture: Capture, *, check: bool = True
         # Code is saved by exporting it, which runs it.
         converted.prismify_inputs = capture.entries[0].inputs  # type: ignore[assignment]
     if check:
-        verify(converted, capture, new)
+        originals = originals_of(inner)
+        if (holder := held_by_classes(converted, originals)) is not None:
+            raise ConversionError(
+                f"{holder} holds layers of the model itself, so a copy would go on running the original's: "
+                "use convert_ in place, or keep them with --exclude"
+            )
+        with blamed(inner, capture):
+            verify(converted, capture, new, originals)
     _attach(converted, plan)
     return converted
 
@@ -159,8 +172,9 @@ def convert_(
     inner = unwrap(model)
     if isinstance(inner, fx.GraphModule):
         raise PlanError("a GraphModule is rewritten as a copy: use prismify.convert")
-    capture = capture_all(inner, args, kwargs)
+    capture = captured_for(inner, plan, args, kwargs)
     plan = _decided(model, capture, plan, policy)  # which notes what was unwrapped
+    _warn_unchecked(plan, capture, check)
     carry_out(inner, plan, capture if check else None)
     return model
 
@@ -174,13 +188,15 @@ def carry_out(model: nn.Module, plan: Plan, capture: Capture | None) -> None:
     """
     _require_work(plan)
     new = _build(model, plan)
+    modules = dict(model.named_modules())
+    replaced = {id(value): n for n in new for value in (modules[n], *modules[n].parameters(recurse=False))}
     undo = _swap(model, new)
     if capture is not None:
         try:
-            verify(model, capture, new)
+            with blamed(model, capture, undo):
+                verify(model, capture, new, replaced)
         except BaseException:
-            for holder, attribute, old in undo:
-                holder[attribute] = old
+            _take_back(undo)
             raise
     _attach(model, plan)
 
@@ -230,6 +246,30 @@ def _carried_out(
         converted.prismify_plan = program.prismify_plan  # type: ignore[attr-defined]
     _attach(converted, plan)
     return converted
+
+
+@contextmanager
+def blamed(original: nn.Module, capture: Capture, undo: Sequence[Callable[[], None]] = ()) -> Iterator[None]:
+    """Name the original as the cause of a failed check where it fails in the same way itself.
+
+    Args:
+        undo: what makes the model the original again.
+    """
+    try:
+        yield
+    except ConversionError as error:
+        _take_back(undo)  # type: ignore[arg-type]
+        if (reason := blame(original, capture)) is not None:
+            raise ConversionError(reason) from error
+        raise
+
+
+def _warn_unchecked(plan: Plan, capture: Capture, check: bool) -> None:
+    """Say that shapes and gradients will not be compared, where no method of the model could be run."""
+    if check and not any(entry.inputs is not None for entry in capture.entries):
+        why = f" ({capture.skipped[0]})" if capture.skipped else ""
+        text = f"the conversion of {plan.model} is not checked, because no example inputs run it{why}: give args=..."
+        warnings.warn(text, stacklevel=3)
 
 
 def _require_work(plan: Plan) -> None:
@@ -294,25 +334,25 @@ def _replaceable(model: nn.Module, modules: dict[str, nn.Module], row: Decision)
     return layer
 
 
-def _swap(model: nn.Module, new: dict[str, nn.Module]) -> list[tuple[dict[str, Any], str, Any]]:
+def _swap(model: nn.Module, new: dict[str, nn.Module]) -> list[Callable[[], None]]:
     """Put the replacements in every place their modules stand; returns what undoes it."""
     modules = dict(model.named_modules())
     by_id = {id(modules[name]): module for name, module in new.items()}
-    undo: list[tuple[dict[str, Any], str, Any]] = []
-    for parent in list(modules.values()):
-        for attribute, child in list(parent._modules.items()):
-            if child is not None and id(child) in by_id:
-                undo.append((cast(dict[str, Any], parent._modules), attribute, child))
-                parent._modules[attribute] = by_id[id(child)]
-    return undo + _without_nested_tensors(model)
+    return rebound(model, by_id) + _without_nested_tensors(model)
 
 
-def _without_nested_tensors(model: nn.Module) -> list[tuple[dict[str, Any], str, Any]]:
+def _take_back(undo: list[Callable[[], None]]) -> None:
+    """Undo a swap; called twice, it does nothing more."""
+    while undo:
+        undo.pop()()
+
+
+def _without_nested_tensors(model: nn.Module) -> list[Callable[[], None]]:
     """Keep torch's encoders from packing padded inputs for a fast path of dense attention's; what undoes it."""
-    undo: list[tuple[dict[str, Any], str, Any]] = []
+    undo: list[Callable[[], None]] = []
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, PrismMultihead) for m in module.modules()):
-            undo.append((module.__dict__, "use_nested_tensor", module.use_nested_tensor))
+            undo.append(partial(setattr, module, "use_nested_tensor", module.use_nested_tensor))
             module.use_nested_tensor = False
     return undo
 

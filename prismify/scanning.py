@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
 from .count import count_operator, parameter_count, state_bytes
-from .errors import PlanError
-from .graph import Capture, capture_all, unwrap
+from .errors import CaptureError, PlanError
+from .graph import Capture, ExampleInputs, capture_all, unwrap
+from .graph.hints import noise
 from .graph.program import capture_program
 from .inventory import Inventory, Layer, inventory
 from .plan import Decision, Plan, Totals
 from .policies import Policy, Verdict, check_patterns, decide
 
+#: Numbers in the largest example that a plan's file may ask for.
+_LARGEST = 1 << 28
 #: What every plan says of a conversion until the model has been trained.
 UNTRAINED = (
     "The new weights are untrained: trained dense weights do not project onto them, "
@@ -112,6 +117,7 @@ def _plan(
         buffers=sum(b.numel() for b in model.buffers()),
         attention=tuple(_attention_row(found)),
         capture=tuple(_capture_row(capture)),
+        examples={entry.method: entry.inputs for entry in capture.entries if entry.inputs is not None},
         notes=tuple(_notes(model, capture, layers, _frozen(found, verdicts))),
     )
 
@@ -191,12 +197,55 @@ def _capture_row(capture: Capture) -> list[dict[str, Any]]:
         {
             "method": entry.method,
             "technique": entry.technique,
-            "inputs": [{"name": n, "shape": list(t.shape)} for n, t in entry.inputs.tensors()] if entry.inputs else [],
+            "inputs": _input_rows(entry.inputs) if entry.inputs else [],
             "outputs": [list(shape) for shape in entry.output_shapes],
             "failed": list(entry.failed),
         }
         for entry in capture.entries
     ]
+
+
+def _input_rows(inputs: ExampleInputs) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+        for name, tensor in inputs.tensors()
+    ]
+
+
+def captured_for(
+    model: nn.Module, plan: Plan | None, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None
+) -> Capture:
+    """The capture of an unwrapped model that a plan is carried out on: on given inputs, else on the plan's own.
+
+    Where neither runs, or there is no plan, inputs are guessed.
+    """
+    if args is None and kwargs is None and plan is not None:
+        inputs = plan.examples or _described(plan)
+        methods = [row["method"] for row in plan.capture if callable(getattr(model, str(row.get("method")), None))]
+        if inputs and methods:
+            try:
+                return capture_all(model, methods=methods, given=inputs)
+            except CaptureError:
+                pass  # the plan is of a model that took other inputs
+    return capture_all(model, args, kwargs)
+
+
+def _described(plan: Plan) -> dict[str, ExampleInputs]:
+    """Inputs of the shapes and types that a plan's file holds; none for a method that took more than tensors."""
+    found = {}
+    for row in plan.capture:
+        tensors = {i["name"]: _example(i["shape"], i.get("dtype", "float32")) for i in row.get("inputs", ())}
+        places = [tensors.pop(name) for name in [f"arg{n}" for n in range(len(tensors))] if name in tensors]
+        if (places or tensors) and all(name.isidentifier() for name in tensors):
+            found[str(row["method"])] = ExampleInputs(tuple(places), tensors)
+    return found
+
+
+def _example(shape: list[int], dtype: str) -> torch.Tensor:
+    kind = getattr(torch, str(dtype), None)
+    if not isinstance(kind, torch.dtype) or prod(shape) > _LARGEST:
+        raise PlanError(f"the plan's input of shape {shape} and type {dtype!r} is none that can be made")
+    return noise(*shape).to(kind) if kind.is_floating_point else torch.zeros(shape, dtype=kind)
 
 
 def _frozen(found: Inventory, verdicts: dict[str, Verdict]) -> list[str]:

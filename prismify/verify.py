@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .errors import ConversionError, one_line
 from .graph import Capture, EntryPoint, ExampleInputs
@@ -19,21 +21,28 @@ _LARGEST_SIDE = 32
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def verify(converted: nn.Module, capture: Capture, new: Mapping[str, nn.Module]) -> None:
+def verify(
+    converted: nn.Module, capture: Capture, new: Mapping[str, nn.Module], originals: Mapping[int, str] | None = None
+) -> None:
     """Compare output shapes with the original's, and run a backward pass that must reach every new weight.
 
     Models on `meta` have no values, so only their shapes are compared; a model that was not captured is
     not run at all. The check runs on copies of the weights.
 
+    Args:
+        originals: names of tensors that the converted model must not use any more, by their ids.
+
     Raises:
-        ConversionError: the model no longer runs, an output shape changed, or a gradient is missing or not finite.
+        ConversionError: the model no longer runs, an output shape changed, a gradient is missing or not finite, or
+            what was replaced, or is another model's, still runs.
     """
+    originals = originals or {}
     entries = [e for e in capture.entries if e.inputs is not None]
     has_values = not any(t.is_meta for t in (*converted.parameters(), *converted.buffers()))
     for entry in entries:
         fake = entry.technique == "recorder on fake tensors"
         if fake or has_values:
-            _check_shapes(converted, entry, fake)
+            _check_shapes(converted, entry, fake, originals)
     if not has_values:
         return
     missing = set(new)
@@ -43,63 +52,148 @@ def verify(converted: nn.Module, capture: Capture, new: Mapping[str, nn.Module])
     if capture.skipped:  # what only an uncaptured method runs cannot be judged
         missing &= {node.meta.get("module") for _, graph in capture.graphs for node in graph.nodes}
     if missing and entries:
-        name = sorted(missing)[0]
+        names = sorted(missing)
+        first, rest = names[0], "".join(f" --exclude {name!r}" for name in names)
+        others = f" (and {len(names) - 1} more: {', '.join(names[1:])})" if len(names) > 1 else ""
         raise ConversionError(
-            f"{name}: no gradient reaches its new weight, so it cannot be trained; keep it with --exclude {name!r}"
+            f"{first}: no gradient reaches its new weight, so it cannot be trained{others}; keep it with{rest}"
         )
 
 
-def _check_shapes(converted: nn.Module, entry: EntryPoint, fake: bool) -> None:
+def blame(original: nn.Module, capture: Capture) -> str | None:
+    """What the original itself does that no converted model can be checked by; None where nothing is found.
+
+    Its results are not finite on the example inputs, differ in shape from call to call, or cannot be differentiated.
+    """
+    if any(t.is_meta for t in (*original.parameters(), *original.buffers())):
+        return None
+    for entry in capture.entries:
+        if entry.inputs is None:
+            continue
+        try:
+            graphs = [_recorded(original, entry.method, entry.inputs, fake=False, seed=seed) for seed in range(3)]
+        except Exception:
+            return None
+        runs = {tuple(node.meta.get("module") for node in graph.nodes) for graph in graphs}
+        if len(runs) > 1:
+            return (
+                f"the original chooses at random what it runs in {entry.method}, so a conversion cannot be checked: "
+                "make it choose by its arguments, or convert with check=False"
+            )
+        if not _is_finite(original, entry):
+            return (
+                f"the original's own result is not finite in {entry.method} on the example inputs: give inputs that it "
+                "takes (args=..., --input), or convert with check=False"
+            )
+        own = {name: module for name, module in original.named_modules() if module._parameters}
+        for training in (False, True):
+            try:
+                gradients = _gradients(original, entry, own, False, training)
+            except Exception as error:
+                failed = one_line(error)
+                continue
+            found = [g for g in (gradients or {}).values() if g is not None]
+            if any(not bool(torch.isfinite(g).all()) for g in found):
+                return (
+                    f"the original's own gradients are not finite in {entry.method} on the example inputs: give inputs "
+                    "that it takes (args=..., --input), or convert with check=False"
+                )
+            break
+        else:
+            return f"the original itself cannot be differentiated in {entry.method}: {failed}; convert with check=False"
+    return None
+
+
+def _is_finite(model: nn.Module, entry: EntryPoint) -> bool:
+    assert entry.inputs is not None
+    inputs = entry.inputs.map(lambda t: t.to(device_of(model), copy=True))
+    with undisturbed(model), cloned_tensors(model), torch.no_grad():
+        output = getattr(model, entry.method)(*inputs.args, **inputs.kwargs)
+    return all(bool(torch.isfinite(t).all()) for t in tensors_in(output) if t.is_floating_point())
+
+
+def _check_shapes(converted: nn.Module, entry: EntryPoint, fake: bool, originals: Mapping[int, str]) -> None:
     assert entry.inputs is not None
     try:
-        shapes = _output_shapes(converted, entry.method, entry.inputs, fake)
+        graph = _recorded(converted, entry.method, entry.inputs, fake)
     except Exception as error:
         raise ConversionError(f"the converted model fails in {entry.method}: {one_line(error)}") from error
-    if shapes != entry.output_shapes:
+    used = [originals[i] for node in graph.nodes if (i := node.meta.get("identity")) in originals]
+    if used:
+        raise ConversionError(
+            f"{entry.method} of the converted model still runs the original's {used[0]}, which it reaches by a way "
+            "that conversion cannot follow (a global, a class, a compiled function); keep it with --exclude, or, "
+            "where a copy was asked for, convert in place (convert_)"
+        )
+    shapes = tuple(shape(node) for node in output_nodes(graph))
+    if not _alike(shapes, entry.output_shapes, depends_on_values=not fake):
         raise ConversionError(
             f"{entry.method} returned {list(entry.output_shapes)} and would return {list(shapes)} after conversion"
         )
 
 
-def _output_shapes(model: nn.Module, method: str, inputs: ExampleInputs, fake: bool) -> tuple[tuple[int, ...], ...]:
+def _alike(
+    shapes: tuple[tuple[int, ...], ...], wanted: tuple[tuple[int, ...], ...], *, depends_on_values: bool
+) -> bool:
+    """Whether results have the shapes they had; a model that reads values may choose the length of one axis by them."""
+    if shapes == wanted or not depends_on_values:
+        return shapes == wanted
+    return len(shapes) == len(wanted) and all(
+        len(a) == len(b) and sum(m != n for m, n in zip(a, b, strict=True)) <= 1
+        for a, b in zip(shapes, wanted, strict=True)
+    )
+
+
+def _recorded(model: nn.Module, method: str, inputs: ExampleInputs, fake: bool, seed: int | None = None) -> fx.Graph:
     if fake:
         with undisturbed(model), fake_weights(model) as (mode, make), mode:
-            graph = record(model, method, inputs.map(make))
-    else:
-        with undisturbed(model), cloned_tensors(model):
-            graph = record(model, method, inputs.map(lambda t: t.to(device_of(model), copy=True)))
-    return tuple(shape(node) for node in output_nodes(graph))
+            return record(model, method, inputs.map(make))
+    with undisturbed(model), cloned_tensors(model):
+        if seed is not None:  # `undisturbed` puts the generators back
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+        return record(model, method, inputs.map(lambda t: t.to(device_of(model), copy=True)))
 
 
 def _check_gradients(model: nn.Module, entry: EntryPoint, new: Mapping[str, nn.Module]) -> set[str]:
     """The new layers whose weights got finite gradients from this entry point."""
     # Half precision is judged in float32, where an untrained network does not overflow, unless the model
     # insists on its own type.
-    attempts = (True, False) if any(p.dtype in _HALF for p in model.parameters()) else (False,)
-    for in_single in attempts:
+    half = any(p.dtype in _HALF for p in model.parameters())
+    # What cannot be differentiated in evaluation, or gives no gradient there (in-place code, a quantiser that passes
+    # gradients straight through in training alone), is judged as training runs it.
+    attempts = [(single, training) for training in (False, True) for single in ((True, False) if half else (False,))]
+    reached: set[str] = set()
+    failed: Exception | None = None
+    ran = False
+    for in_single, training in attempts:
         try:
-            gradients = _gradients(model, entry, new, in_single)
-            break
+            gradients = _gradients(model, entry, new, in_single, training)
         except Exception as error:
-            if in_single == attempts[-1]:
-                reason = one_line(error)
-                raise ConversionError(
-                    f"a backward pass of the converted model fails in {entry.method}: {reason}"
-                ) from error
-    if gradients is None:
-        return _used(model, entry, new)
-    reached = set()
-    for name, module in new.items():
-        own = [gradients[id(p)] for p in module.parameters()]
-        if any(g is not None and not bool(torch.isfinite(g).all()) for g in own):
-            raise ConversionError(f"{name}: the gradient of its new weight is not finite in {entry.method}")
-        if all(g is not None for g in own):
-            reached.add(name)
+            failed = failed or error
+            continue
+        ran = True
+        if gradients is None:
+            reached |= _used(model, entry, new)
+            continue
+        for name, module in new.items():
+            own = [gradients[id(p)] for p in module.parameters()]
+            if any(g is not None and not bool(torch.isfinite(g).all()) for g in own):
+                raise ConversionError(f"{name}: the gradient of its new weight is not finite in {entry.method}")
+            if all(g is not None for g in own):
+                reached.add(name)
+        if reached == set(new):
+            break
+    if not ran:
+        assert failed is not None
+        reason = one_line(failed)
+        raise ConversionError(f"a backward pass of the converted model fails in {entry.method}: {reason}") from failed
     return reached
 
 
 def _gradients(
-    model: nn.Module, entry: EntryPoint, new: Mapping[str, nn.Module], in_single: bool
+    model: nn.Module, entry: EntryPoint, new: Mapping[str, nn.Module], in_single: bool, training: bool = False
 ) -> dict[int, Tensor | None] | None:
     """The gradient of each new parameter, by the parameter's id; None where the method turns gradients off."""
     wanted = {id(p) for module in new.values() for p in module.parameters()}
@@ -115,7 +209,7 @@ def _gradients(
 
     inputs = _smaller(model, entry).map(lambda t: (_single(t) if in_single else t).to(device_of(model), copy=True))
     # The backward pass belongs inside: gradient checkpointing runs the model again there.
-    with undisturbed(model), swapped_tensors(model, stand_in), torch.enable_grad():
+    with undisturbed(model, training=training), swapped_tensors(model, stand_in), torch.enable_grad():
         output = getattr(model, entry.method)(*inputs.args, **inputs.kwargs)
         loss = sum(
             (t.float().square().mean() for t in tensors_in(output) if t.is_floating_point() and t.requires_grad),
@@ -151,7 +245,7 @@ def _smaller(model: nn.Module, entry: EntryPoint) -> ExampleInputs:
             break
         halved = inputs.map(lambda t: t[..., : t.shape[-2] // 2, : t.shape[-1] // 2] if t.dim() >= 4 else t)
         try:
-            _output_shapes(model, entry.method, halved, fake=True)
+            _recorded(model, entry.method, halved, fake=True)
         except Exception:
             break
         inputs = halved

@@ -20,7 +20,7 @@ ORDER = [
     {"graph"},
     {"validation", "count", "obstacles", "weight_uses", "projections", "inventory", "plan", "policies"},
     {"scanning", "report"},
-    {"rewrite", "rewrite_graph", "rewrite_program", "verify", "handoff"},
+    {"copying", "rewrite", "rewrite_graph", "rewrite_program", "verify", "handoff"},
     {"fusion"},
     {"bench"},
     {"checkpoint"},

@@ -343,26 +343,6 @@ def test_nothing_to_convert():
         convert(nn.Sequential(nn.ReLU()), args=(torch.randn(1, 3, 4, 4),))
 
 
-class Elsewhere(nets.Chain):
-    """Runs a layer through a plain list: replacing its module in place does not reach the call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = [self.body[0]]
-
-    def forward(self, x):
-        return self.tail(self.calls[0](self.head(x)))
-
-
-def test_a_conversion_that_gradients_do_not_reach_is_undone():
-    model = Elsewhere()
-    before = snapshot(model)
-    with pytest.raises(ConversionError, match=r"body\.0: no gradient reaches its new weight"):
-        convert_(model)
-    unchanged(model, before)
-    assert convert(model).calls[0].weight.shape == (1, 1, 3, 3, 3)  # a copy follows the list
-
-
 class Measured(nets.Chain):
     """Looks at the weight's shape while it runs."""
 

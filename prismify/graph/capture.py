@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,10 +109,14 @@ def capture_all(
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
     methods: Iterable[str] | None = None,
+    given: Mapping[str, ExampleInputs] | None = None,
 ) -> Capture:
     """Capture `forward`, and `encode` and `decode` by themselves where the model has them.
 
     Given example inputs belong to the first of `methods`; the others get guesses.
+
+    Args:
+        given: the inputs of each method, instead of `args` and `kwargs`; methods without any get guesses.
 
     Raises:
         CaptureError: `methods` names one the model lacks or that cannot be captured, or given inputs do not run.
@@ -121,15 +125,16 @@ def capture_all(
     for method in methods or ():
         if not callable(getattr(model, method, None)):
             raise CaptureError(f"{type(model).__name__} has no method {method!r} to capture")
-    given = given_inputs(args, kwargs)
+    first = given_inputs(args, kwargs)
     wanted = list(methods) if methods else ["forward", *(m for m in ("encode", "decode") if _has_method(model, m))]
     entries: list[EntryPoint] = []
     skipped: list[str] = []
     encoded: list[Tensor] = []
     for index, method in enumerate(wanted):
         like = encoded if method == "decode" else []
-        entry = capture_method(model, method, given if index == 0 else None, like)
-        if given is not None and index == 0 and entry.graph is None:
+        inputs = given.get(method) if given is not None else first if index == 0 else None
+        entry = capture_method(model, method, inputs, like)
+        if inputs is not None and entry.graph is None:
             raise CaptureError(f"{type(model).__name__}.{method} does not run on the given inputs: {_why(entry)}")
         if methods and entry.graph is None:
             raise CaptureError(f"{type(model).__name__}.{method} cannot be captured: {_why(entry)}")
@@ -140,8 +145,8 @@ def capture_all(
         else:
             skipped.append(f"{method} could not be captured by itself: {entry.failed[0]}")
     if entries[0].graph is None:
-        first = entries.pop(0) if len(entries) > 1 else entries[0]
-        skipped.insert(0, f"{first.method} could not be captured: {_why(first)}")
+        failed = entries.pop(0) if len(entries) > 1 else entries[0]
+        skipped.insert(0, f"{failed.method} could not be captured: {_why(failed)}")
     return Capture(tuple(entries), tuple(skipped))
 
 

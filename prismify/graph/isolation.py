@@ -107,7 +107,7 @@ class Snapshot:
                 waiting.extend(value)
             elif isinstance(value, tuple):
                 waiting.extend(value)
-            elif isinstance(attributes := _attributes(value), dict):
+            elif isinstance(attributes := attributes_of(value), dict):
                 waiting.append(attributes)
 
     def restore(self) -> None:
@@ -125,7 +125,7 @@ class Snapshot:
                 (container.update if isinstance(container, set) else container.extend)(content)
 
 
-def _attributes(value: Any) -> Any:
+def attributes_of(value: Any) -> Any:
     """An object's own `__dict__`, not what its `__getattr__` may make of that name."""
     try:
         return object.__getattribute__(value, "__dict__")

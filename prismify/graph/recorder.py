@@ -9,6 +9,7 @@ Nodes carry in `meta`:
     call           how often that module had been called before
     parameter      every name of the parameter (`get_attr` nodes only)
     written        the call gave that parameter other values or other memory
+    identity       the id of a tensor that is neither (`get_attr` nodes only)
 """
 
 from __future__ import annotations
@@ -148,6 +149,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = self.graph.create_node("get_attr", target)
         if names:
             node.meta["parameter"] = tuple(names)
+        else:
+            node.meta["identity"] = id(tensor)
         self._bind(node, tensor)
         return node
 

@@ -1,0 +1,127 @@
+"""Copies and replacements reach layers wherever Python holds them, or the conversion is refused with the cause."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from prismify import convert, convert_, scan
+from prismify.errors import ConversionError
+from prismify.plan import Plan
+from tests.graph import nets
+from tests.test_rewrite import snapshot, unchanged
+
+_CALLS: dict[str, nn.Module] = {}
+
+
+class Listed(nets.Chain):
+    """Runs a layer through a plain list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = [self.body[0]]
+
+    def forward(self, x):
+        return self.tail(self.calls[0](self.head(x)))
+
+
+class Closed(nets.Chain):
+    """Runs a layer through a closure, a default value, a partial function or a bound forward."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        layer = self.body[0]
+        self.call = {
+            "closure": lambda x: layer(x),
+            "default": lambda x, run=layer: run(x),
+            "partial": partial(lambda run, x: run(x), layer),
+            "list in a closure": (lambda layers: lambda x: layers[0](x))([layer]),
+            "tuple in a closure": (lambda layers: lambda x: layers[0](x))((layer,)),
+        }[how]
+
+    def forward(self, x):
+        return self.tail(self.call(self.head(x)))
+
+
+class Elsewhere(nets.Chain):
+    """Runs a layer through a global: neither a copy nor a replaced module is reached."""
+
+    def forward(self, x):
+        return self.tail(_CALLS["layer"](self.head(x)))
+
+
+@pytest.mark.parametrize("function", [convert, convert_])
+def test_a_conversion_that_would_run_the_original_is_refused_and_undone(function):
+    model = Elsewhere()
+    _CALLS["layer"] = model.body[0]
+    before = snapshot(model)
+    with pytest.raises(ConversionError, match=r"still runs the original's body\.0"):
+        function(model)
+    unchanged(model, before)
+
+
+@pytest.mark.parametrize("function", [convert, convert_])
+@pytest.mark.parametrize("how", ["list", "closure", "default", "partial", "list in a closure", "tuple in a closure"])
+def test_layers_that_python_functions_hold_are_replaced_with_them(how, function):
+    model = Listed() if how == "list" else Closed(how)
+    x = torch.randn(1, 3, 8, 8)
+    small = function(model, args=(x,))
+    with torch.no_grad():
+        before = small(x)
+        small.body[0].weight.mul_(2)
+        changed = small(x)
+        if function is convert:
+            for parameter in model.parameters():
+                parameter.zero_()
+        assert not torch.equal(before, changed)
+        assert torch.equal(small(x), changed)
+
+
+def test_a_class_that_holds_the_layers_is_no_copy():
+    chain = nets.Chain()
+
+    class Held(nets.Chain):
+        def forward(self, x):
+            return chain.tail(chain.body[0](chain.head(x)))
+
+    model = Held()
+    model.head, model.body, model.tail = chain.head, chain.body, chain.tail
+    with pytest.raises(ConversionError, match=r"Held\.forward holds layers of the model itself"):
+        convert(model)
+
+
+def test_a_plan_is_carried_out_on_the_inputs_it_was_made_with(tmp_path):
+    class Codes(nets.Chain):
+        def forward(self, codes, kind="half"):
+            assert codes.dtype == torch.long
+            assert codes.shape == (2, 20)
+            return super().forward(codes[:, :12].reshape(-1, 3, 2, 4).float())
+
+    model, codes = Codes(), torch.randint(0, 50, (2, 20))
+    plan = scan(model, (codes,))
+    plan.save(tmp_path / "plan.json")
+    for made in (plan, Plan.load(tmp_path / "plan.json")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert type(convert(model, made).body[0]).__name__ == "DeepPrism"
+    with pytest.warns(UserWarning, match=r"is not checked, because no example inputs run it"):
+        convert(model, replace(plan, examples={}, capture=()))
+
+
+class Infinite(nets.Chain):
+    def forward(self, x):
+        return super().forward(x) + (x.mean() * 0 + 1).log().log()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(Infinite(), "the original's own result is not finite in forward")],
+)
+def test_an_original_that_cannot_be_checked_is_named_as_the_cause(model, message):
+    with pytest.raises(ConversionError, match=message):
+        convert(model, args=(torch.randn(1, 3, 8, 8),))
