@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,18 +19,43 @@ if TYPE_CHECKING:
     from ..metrics.evaluation import Evaluation
     from ..metrics.networks import FeatureNetwork
     from ..training.perceptual import LPIPS
+    from ..training.schema import Data
+    from ..training.stream import Stream
 
 MODEL_HELP = (
-    "A converted folder, a run's folder (its best weights), a diffusers folder, a model reference, or the name of a "
-    "trained model that comes along."
+    "A converted folder, a run's folder (its best weights, or as far as it came), a diffusers folder, a model "
+    "reference, or the name of a trained model that comes along."
 )
 RangeOption = Annotated[
-    str, typer.Option("--range", metavar="BLACK,WHITE", help="What black and white are for the model.")
+    str | None,
+    typer.Option(
+        "--range", metavar="BLACK,WHITE", help="What black and white are for the model; the run's, else -1,1."
+    ),
 ]
 SizeOption = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Side of the square cut out of each image; none takes them whole."),
+    typer.Option(
+        metavar="N", min=1, help="Side of the square cut out of each image; the run's, else images are whole."
+    ),
 ]
+DataSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="data.KEY=VALUE", help="Read images otherwise than the run did. May repeat."),
+]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that a command names.
+
+    Args:
+        data: how its run saw images; None where it is of no run.
+        which: of the run's models.
+    """
+
+    model: nn.Module
+    data: Data | None = None
+    which: str = ""
 
 
 @one_line_errors
@@ -39,7 +65,8 @@ def evaluate(
         str, typer.Option("--data", metavar="IMAGES", help="A folder, tar or npz of images.", show_default=False)
     ],
     size: SizeOption = None,
-    range_: RangeOption = "-1,1",
+    range_: RangeOption = None,
+    set_: DataSetOption = None,
     select: Annotated[str | None, typer.Option(metavar="PATTERN", help="Names to take, as 'test/*'.")] = None,
     count: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure on N images, drawn by --seed.")] = None,
     lpips: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of LPIPS (alex or vgg).")] = None,
@@ -67,18 +94,35 @@ def evaluate(
         begin("loading libraries")
         from ..metrics.evaluation import Judges
         from ..metrics.evaluation import evaluate as measure
+        from ..metrics.ranges import InRange
 
         where = device_of(device)
-        images = images_of(data, size, range_, select, count, seed)
-        judged, network = _judges(lpips, features, where)
         opened = {}
         for name in models:
             begin(f"opening {name}")
             opened[name] = autoencoder(name, trust_code, allow or (), trust_pickle)
+        images = images_of(data, opened, size, range_, set_ or (), select, count, seed)
+        judged, network = _judges(lpips, features, where)
+        is_set = range_ is not None or any(change.startswith("data.range=") for change in set_ or ())
+        own = {name: _own_range(one, is_set, images.data.range) for name, one in opened.items()}
         judges = Judges(judged and judged[0], network, splits, subsets, subset_size)
-        found = measure(opened, images, judges, batch_size=batch_size, device=where, watch=begin)
+        seen = images.data.range
+        measured = {
+            name: one.model if own[name] == seen else InRange(one.model, own[name], seen)
+            for name, one in opened.items()
+        }
+        found = measure(measured, images, judges, batch_size=batch_size, device=where, watch=begin)
     content = {
-        "data": {"path": data, "select": select, "images": found.images, "size": size, "seed": seed},
+        "data": {
+            "path": data,
+            "select": select,
+            "images": found.images,
+            "passed_over": dict(images.images.passed_over),
+            "size": images.data.size,
+            "seed": seed,
+        },
+        "ranges": own,
+        "weights": {name: one.which for name, one in opened.items() if one.which},
         "lpips": judged and judged[1],
         "features": network and {"network": network.name, "file": network.file, "sha256": network.sha256},
         **_plain(found),
@@ -93,36 +137,64 @@ def evaluate(
         _print(found, content, output)
 
 
-def images_of(data: str, size: int | None, range_: str, select: str | None, count: int | None, seed: int) -> Any:
-    """The images that a command names, in order."""
+def images_of(
+    path: str,
+    opened: Mapping[str, Opened],
+    size: int | None,
+    range_: str | None,
+    sets: Sequence[str],
+    select: str | None,
+    count: int | None,
+    seed: int,
+) -> Stream:
+    """The images that a command names, in order, as the models' runs saw images; what a person sets goes first."""
+    from ..training.finished import shared_settings
     from ..training.images import open_images
+    from ..training.recipe import changed_data
     from ..training.schema import Data
     from ..training.stream import Stream, order_of
 
-    settings = Data(path=data, size=size, select=select, range=_range(range_), validation=0)
+    runs = {name: one.data for name, one in opened.items() if one.data is not None}
+    sets = [*sets, *([f"data.size={size}"] if size is not None else [])]
+    settled = {change.partition("=")[0].removeprefix("data.") for change in sets}
+    # What the person sets need not be the same in all runs.
+    defaults = {key: value for key, value in vars(Data()).items() if key in settled}
+    runs = {name: replace(data, **defaults) for name, data in runs.items()}
+    settings = replace(changed_data(shared_settings(runs), sets), path=path, select=select)
+    if range_ is not None:
+        settings = replace(settings, range=_range(range_))
     images = open_images(settings)
     if count is not None and count < len(images):
         images = images.subset(order_of(len(images), seed, 0)[:count].sort().values.tolist())
     return Stream(images, settings, seed)
 
 
-def autoencoder(name: str, trust_code: bool, allow: Sequence[str] = (), trust_pickle: bool = False) -> nn.Module:
+def _own_range(opened: Opened, is_set: bool, given: tuple[float, float]) -> tuple[float, float]:
+    """What black and white are for a model: what the person says, its run says, or -1 and 1."""
+    if is_set:
+        return given
+    return opened.data.range if opened.data is not None else (-1.0, 1.0)
+
+
+def autoencoder(name: str, trust_code: bool, allow: Sequence[str] = (), trust_pickle: bool = False) -> Opened:
     """The autoencoder that a command names."""
     from ..checkpoint import Trust
     from ..errors import SourceError
+    from ..training.finished import run_model, run_of, run_recipe
     from ..training.models import is_autoencoder, open_model
     from ..training.schema import ModelSource
 
-    folder, trust = Path(name), Trust(trust_code, tuple(allow), trust_pickle, named=frozenset({name}))
-    if (folder / "run.json").is_file():
-        folder = next((folder / n for n in ("best", "model") if (folder / n).is_dir()), folder)
-        if folder == Path(name):
-            raise SourceError(f"{name} is a run that has not ended: it has no model yet")
-        name = str(folder)
-    model = open_model(ModelSource(source=name), trust).eval().requires_grad_(False)
-    if not is_autoencoder(model):
-        raise SourceError(f"{name} holds a {type(model).__name__}, which has no encode and decode")
-    return model
+    trust = Trust(trust_code, tuple(allow), trust_pickle, named=frozenset({name}))
+    run = run_of(Path(name))
+    if run is not None:
+        model, which = run_model(Path(name), trust)
+        opened = Opened(model, run_recipe(run).data, which)
+    else:
+        opened = Opened(open_model(ModelSource(source=name), trust))
+    opened.model.eval().requires_grad_(False)
+    if not is_autoencoder(opened.model):
+        raise SourceError(f"{name} holds a {type(opened.model).__name__}, which has no encode and decode")
+    return opened
 
 
 def device_of(name: str) -> torch.device:
@@ -186,6 +258,8 @@ def _print(found: Evaluation, content: dict[str, Any], output: Path | None) -> N
     from rich.markup import escape
     from rich.table import Table
 
+    from ..training.folders import passed_over_text
+
     console = Console(highlight=False, soft_wrap=True)
     metrics = list(dict.fromkeys(m for row in found.rows.values() for m in row))
     order = ["PSNR", "SSIM", "LPIPS"]
@@ -199,7 +273,16 @@ def _print(found: Evaluation, content: dict[str, Any], output: Path | None) -> N
     table.add_row("parameters", *(f"{found.parameters[m]:,}" if m in found.parameters else "" for m in found.rows))
     console.print(table)
     images = escape(str(content["data"]["path"]))
-    console.print(f"On {found.images} images of {images}; ± over images, splits or subsets.")
+    size = content["data"]["size"]
+    cut = f" cut to {size}x{size}" if size is not None else ""
+    console.print(f"On {found.images} images of {images}{cut}; ± over images, splits or subsets.")
+    passed = passed_over_text(content["data"]["passed_over"])
+    if passed:
+        console.print(f"[dim]Passed over: {escape(passed)}[/]")
+    for model, (black, white) in content["ranges"].items():
+        which = f", {content['weights'][model]}" if model in content["weights"] else ""
+        if which or (black, white) != (-1.0, 1.0):
+            console.print(f"[dim]{escape(model)}: black {black:g}, white {white:g}{which}[/]")
     for key in ("lpips", "features"):
         if content[key]:
             said = content[key]

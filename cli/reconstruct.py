@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .evaluate import MODEL_HELP, RangeOption, SizeOption, autoencoder, device_of, images_of
+from .evaluate import MODEL_HELP, DataSetOption, RangeOption, SizeOption, autoencoder, device_of, images_of
 from .terminal import one_line_errors, steps
 
 
@@ -22,7 +22,8 @@ def reconstruct(
         Path, typer.Option("--output", "-o", metavar="OUT", help="The folder to write to.", show_default=False)
     ],
     size: SizeOption = None,
-    range_: RangeOption = "-1,1",
+    range_: RangeOption = None,
+    set_: DataSetOption = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many images, drawn by --seed.")] = 64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
@@ -36,16 +37,20 @@ def reconstruct(
         from ..metrics.pairs import write_pairs
 
         where = device_of(device)
-        single = Path(images).is_file() and Path(images).suffix.lower() not in (".npz", ".tar", ".gz", ".xz", ".bz2")
-        folder, select = (str(Path(images).parent), Path(images).name) if single else (images, None)
-        stream = images_of(folder, size, range_, select, count, seed)
         begin(f"opening {model}")
-        opened = autoencoder(model, trust_code, allow or (), trust_pickle).to(where)
+        opened = autoencoder(model, trust_code, allow or (), trust_pickle)
+        stream = images_of(images, {model: opened}, size, range_, set_ or (), None, count, seed)
         lines = []
-        for name, decibels in write_pairs(opened, stream, output, where):
+        for name, decibels in write_pairs(opened.model.to(where), stream, output, where):
             begin(name)
             lines.append((name, decibels))
+    from ..training.folders import passed_over_text
+
     for name, decibels in lines:
         typer.echo(f"{decibels:6.2f} dB  {name}")
     mean = sum(decibels for _, decibels in lines) / len(lines)
-    typer.echo(f"{mean:6.2f} dB  mean of {len(lines)}; originals on the left, in {output}")
+    whose = f" by {opened.which}" if opened.which else ""
+    typer.echo(f"{mean:6.2f} dB  mean of {len(lines)}{whose}; originals on the left, in {output}")
+    passed = passed_over_text(stream.images.passed_over)
+    if passed:
+        typer.echo(f"passed over: {passed}", err=True)

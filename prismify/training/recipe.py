@@ -14,7 +14,7 @@ import yaml
 from ..checkpoint.shipped import shipped_models
 from ..errors import PlanError, RecipeError
 from ..validation import build
-from .schema import SCHEMAS, Recipe
+from .schema import SCHEMAS, Data, Recipe
 
 #: Where a recipe names a file or folder: section, key.
 _PATHS = (
@@ -104,6 +104,33 @@ def recorded_recipe(content: dict[str, Any], where: str) -> Recipe:
         RecipeError: see `recipe_from`.
     """
     return recipe_from(_dropping_trust(content), where)
+
+
+def read_recorded(file: Path) -> Recipe:
+    """The recipe that a run wrote beside its results; see `recorded_recipe`."""
+    content = _parse(file.read_text(encoding="utf-8"), str(file))
+    _resolve_paths(content, file.absolute().parent)
+    return recorded_recipe(content, str(file))
+
+
+def changed_data(data: Data, sets: Iterable[str]) -> Data:
+    """How images are read, with some values set otherwise.
+
+    Args:
+        sets: `data.key=value`, the value as YAML.
+
+    Raises:
+        RecipeError: another section is named, or what `data` does not know.
+    """
+    changes: dict[str, Any] = {}
+    for change in sets:
+        _set(changes, change)
+        if set(changes) != {"data"} or not isinstance(changes["data"], dict):
+            raise RecipeError(f"--set {change!r}: here only how images are read is set, as data.size=64")
+    try:
+        return build(Data, {**_plain(dataclasses.asdict(data)), **changes.get("data", {})}, "data")
+    except PlanError as error:
+        raise RecipeError(str(error)) from error
 
 
 def named_references(sets: Iterable[str]) -> frozenset[str]:

@@ -222,7 +222,7 @@ def open_data(data: Data, seed: int) -> tuple[Stream, Stream | None]:
         if len(images) <= data.validation:
             raise DataError(
                 f"{images.where} holds {len(images)} images, and data.validation={data.validation} of them are held "
-                "out: none is left to train on"
+                f"out: none is left to train on; set data.validation to at most {len(images) - 1}"
             )
         order = order_of(len(images), 0, 0)
         held = images.subset(order[: data.validation].tolist())
