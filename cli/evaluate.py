@@ -97,6 +97,8 @@ def evaluate(
         from ..metrics.ranges import InRange
 
         where = device_of(device)
+        if output is not None:
+            _check_place(output)
         opened = {}
         for name in models:
             begin(f"opening {name}")
@@ -240,6 +242,22 @@ def _plain(found: Evaluation) -> dict[str, Any]:
         for model, row in found.rows.items()
     }
     return {"models": rows, "parameters": found.parameters, "missing": found.missing}
+
+
+def _check_place(output: Path) -> None:
+    """See that the results take the place of nothing but earlier ones, before hours are spent on them."""
+    from ..errors import OutputError
+    from ..training.pictures import check_replaceable
+    from ..validation import read_json_file
+
+    check_replaceable(output, [output / "pictures.png"])
+    table = output / "evaluation.json"
+    try:
+        earlier = read_json_file(table) if table.exists() else {"models": {}, "data": {}}
+    except (OSError, ValueError):
+        earlier = None
+    if table.is_symlink() or not isinstance(earlier, dict) or not {"models", "data"} <= earlier.keys():
+        raise OutputError(f"{table} exists and was not written by prismify; choose another output")
 
 
 def _write(output: Path, content: dict[str, Any], found: Evaluation) -> None:

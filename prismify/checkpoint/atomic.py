@@ -16,7 +16,7 @@ except ImportError:  # Windows: drafts stay until a person removes them
     fcntl = None  # type: ignore[assignment]
 
 from ..errors import OutputError, PrismifyError
-from .manifest import FILES_KEY, MANIFEST_NAME, read_json
+from .manifest import MANIFEST_NAME, not_listed
 
 
 def check_output(folder: Path, *, force: bool, source: Path | None = None) -> None:
@@ -44,7 +44,7 @@ def check_output(folder: Path, *, force: bool, source: Path | None = None) -> No
     parent = next(p for p in folder.absolute().parents if p.exists())
     if not parent.is_dir():
         raise OutputError(f"{folder} cannot be written: {parent} is not a folder")
-    probe = parent / f".{secrets.token_hex(8)}"
+    probe = _beside(parent / folder.name, "draft")
     try:  # asking for permission is not enough: read-only mounts and /proc answer yes
         probe.mkdir()
         probe.rmdir()
@@ -60,12 +60,10 @@ def _check_replaceable(folder: Path, force: bool, source: Path | None) -> None:
     if source is not None and source.exists() and folder.resolve() in source.resolve().parents:
         raise OutputError(f"{folder} holds the source {source}; choose another output")
     try:
-        wrote = read_json(folder / MANIFEST_NAME).get(FILES_KEY)
-    except PrismifyError:
-        wrote = None
-    if not isinstance(wrote, list):
-        raise OutputError(f"{folder / MANIFEST_NAME} is damaged; choose another output, or remove the folder yourself")
-    extra = sorted({entry.name for entry in folder.iterdir()} - {*map(str, wrote), MANIFEST_NAME, "__pycache__"})
+        extra = not_listed(folder)
+    except PrismifyError as error:
+        place = folder / MANIFEST_NAME
+        raise OutputError(f"{place} is damaged; choose another output, or remove the folder yourself") from error
     if extra:
         raise OutputError(f"{folder} holds {extra[0]}, which prismify did not write; move it, or choose another output")
 
@@ -144,7 +142,8 @@ def clear_drafts(folder: Path, name: str | None = None) -> None:
         path = Path(entry.path)
         target = folder / (name or match["name"])
         if match["kind"] == "old" and not target.exists():
-            path.rename(target)
+            if len(match["name"]) < _NAME_LENGTH or name is not None:  # else its name was cut off
+                path.rename(target)
         elif entry.is_dir() and _is_left(path):
             shutil.rmtree(path, ignore_errors=True)
         elif entry.is_file() and name is None:  # the caller holds the folder: nobody else writes files in it

@@ -23,12 +23,12 @@ from ..rewrite import replay
 from .atomic import whole_folder
 from .manifest import (
     CONFIG_NAME,
-    FILES_KEY,
     FORMAT_VERSION,
     HASHES_KEY,
     MANIFEST_NAME,
     PIPELINE_NAME,
     REPORT_NAME,
+    listing,
     read_json,
     read_manifest,
     write_json,
@@ -124,7 +124,7 @@ def write_model(
         "model": rebuild,
         "source": origin,
         "versions": _versions(model),
-        FILES_KEY: sorted(path.name for path in draft.iterdir()),
+        **listing(draft),
         HASHES_KEY: {name: sha256(draft / name) for name in HASHED if (draft / name).is_file()},
         "strides": {} if isinstance(model, ExportedProgram) else strides_of(model),
         "plan": plan.to_dict(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ CONFIG_NAME = "config.json"
 PIPELINE_NAME = "model_index.json"
 #: The manifest's list of what prismify wrote, so that `--force` takes nothing else away.
 FILES_KEY = "files"
+#: The same of the files within its folders.
+WITHIN_KEY = "files_within"
 #: The manifest's SHA-256 of the files that hold tensors and modules.
 HASHES_KEY = "sha256"
 
@@ -82,6 +86,43 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SourceError(f"{path} is not a JSON object")
     return content
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    """Every file, link and empty folder in a folder and those below it, as relative paths; not what Python leaves."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        ends = [n for n in folders if Path(place, n).is_symlink() or not any(Path(place, n).iterdir())]
+        for name in (*files, *ends):
+            yield Path(place, name).relative_to(folder).as_posix()
+
+
+def listing(folder: Path) -> dict[str, list[str]]:
+    """What a manifest says of the files beside it."""
+    within = sorted(name for name in files_in(folder) if "/" in name)
+    return {FILES_KEY: sorted(path.name for path in folder.iterdir()), WITHIN_KEY: within}
+
+
+def listed(manifest: dict[str, Any]) -> list[str] | None:
+    """The files and folders that a manifest lists; None where it is damaged."""
+    lists = [manifest.get(FILES_KEY), manifest.get(WITHIN_KEY, [])]
+    return None if not all(isinstance(names, list) for names in lists) else [str(n) for names in lists for n in names]
+
+
+def not_listed(folder: Path) -> list[str]:
+    """What lies in a folder that prismify wrote, and its manifest does not list.
+
+    Manifests of earlier versions list folders; those stand for what is in them.
+
+    Raises:
+        SourceError: the manifest is damaged.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    wrote = listed(manifest)
+    if wrote is None:
+        raise SourceError(f"{folder / MANIFEST_NAME} is damaged: it lists no files")
+    known, whole = {*wrote, MANIFEST_NAME}, WITHIN_KEY not in manifest
+    return sorted(n for n in files_in(folder) if n not in known and not (whole and n.partition("/")[0] in known))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -15,7 +15,7 @@ from ..plan import Plan
 from ..report import build_report, join_reports, report_markdown
 from .atomic import check_output, whole_folder
 from .folder import PAGE_NAME, write_model
-from .manifest import FILES_KEY, FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, read_report, write_json
+from .manifest import FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, listing, read_report, write_json
 from .origin import Pipeline
 
 
@@ -56,7 +56,7 @@ def save_pipeline(
             "parts": sorted(name for name in pipeline.parts if (draft / name / MANIFEST_NAME).is_file()),
             "source": {"kind": "pipeline folder", "path": str(pipeline.folder.resolve())},
             "versions": {"prismify": __version__},
-            FILES_KEY: sorted(path.name for path in draft.iterdir()),
+            **listing(draft),
         }
         write_json(draft / MANIFEST_NAME, manifest)
 
@@ -83,7 +83,16 @@ def _copy_others(source: Path, draft: Path, converted: Collection[str]) -> None:
     for entry in source.iterdir():
         if entry.name in {*converted, MANIFEST_NAME, REPORT_NAME, PAGE_NAME}:
             continue
+        if entry.name in _leading_up(str(source), [entry.name]):
+            continue
         if not entry.is_dir():
             shutil.copyfile(entry, draft / entry.name)
         elif not entry.name.startswith("."):  # .git and .cache are no part of the pipeline
-            shutil.copytree(entry, draft / entry.name)
+            shutil.copytree(entry, draft / entry.name, ignore=_leading_up)
+
+
+def _leading_up(folder: str, names: list[str]) -> set[str]:
+    """Links to a folder that they lie in themselves: following them would not end."""
+    here = Path(folder).resolve()
+    links = (name for name in names if Path(folder, name).is_symlink())
+    return {name for name in links if Path(folder, name).resolve() in (here, *here.parents)}

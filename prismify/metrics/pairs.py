@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import OutputError, SourceError
 from ..training.measure import psnr
 from ..training.models import encode, reconstruct
-from ..training.pictures import sheet, to_pixels, write_png
+from ..training.pictures import check_replaceable, sheet, to_pixels, write_png
 from ..training.stream import Stream, image_tensor
 
 _PROBE = 64
@@ -22,27 +22,34 @@ def write_pairs(model: nn.Module, images: Stream, folder: Path, device: torch.de
     """Write each image beside its reconstruction as `folder/NAME.png`; yields its name and PSNR in dB.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or a file of somebody else's would be replaced.
         SourceError: the model does not take such images.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; choose another output")
+    places = _places(folder, images.images.names)
+    check_replaceable(folder, places)
     multiple = reduction(model, images.data.channels, device)
     for index, name in enumerate(images.images.names):
         image = image_tensor(images.images.picture(index), images.data, None)[None].to(device)
         output = padded_reconstruction(model, image, multiple)
         page = sheet([to_pixels(torch.cat([image, output]), images.data.range)])
         try:
-            write_png(_place(folder, name), page)
+            write_png(places[index], page)
         except OSError as error:
             raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
         yield name, float(psnr(output, image, images.data.range))
 
 
-def _place(folder: Path, name: str) -> Path:
-    """Where an image's page goes: below the folder, whatever an archive calls it."""
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")] or ["image"]
-    return folder.joinpath(*parts).with_suffix(".png")
+def _places(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Where each image's page goes: below the folder, whatever an archive calls it, and no two in one place."""
+    places: dict[Path, None] = {}
+    for index, name in enumerate(names):
+        parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")] or ["image"]
+        whole = folder.joinpath(*parts)
+        choices = (whole.with_suffix(".png"), Path(f"{whole}.png"), Path(f"{whole}.{index}.png"))
+        places[next(place for place in choices if place not in places)] = None
+    return list(places)
 
 
 def reduction(model: nn.Module, channels: int, device: torch.device) -> int:

@@ -23,8 +23,10 @@ def end_run(run: Run, averaged: nn.Module) -> None:
     """Write `model`, the averaged weights as they are now, and `best`, those that measured best; then the report."""
     if run.leads:
         source = run.recipe.model
-        run.written.note(*(run.folder / name for name in ("model", "best", "report.md", "curves.png")))
+        run.written.note(*(run.folder / name for name in ("model", "report.md", "curves.png")))
         save_model(averaged, run.folder / "model", source, _trained(run, run.step), run.trust)
+        if run.best is not None:
+            run.written.note(run.folder / "best")
         if run.best is not None and run.best[1] != run.step and run.best[1] in states(run.folder / "state"):
             state = read_state(run.folder / "state", run.best[1])
             averaged.load_state_dict(state["parts"]["average"])

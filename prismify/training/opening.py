@@ -18,7 +18,7 @@ from .models import NO_TRUST
 from .run import Run, Watch
 from .schema import Recipe
 from .state import states
-from .written import LOCK_NAME, check_folder, open_record
+from .written import LOCK_NAME, check_folder, check_own, open_record
 
 
 @contextmanager
@@ -87,6 +87,9 @@ def _folder_locked(run: Run, restart: bool) -> Iterator[None]:
             run.written = open_record(folder)
             if restart:
                 run.written.forget()
+                if kept := states(folder / "state"):
+                    raise OutputError(f"{folder} holds a state of step {kept[-1]} that no record lists: move it away")
+            check_own(run.written)
             yield
     finally:
         for place in made:  # a start that failed before it wrote anything leaves nothing
@@ -136,8 +139,10 @@ def _check_apart(recipe: Recipe) -> None:
         "loss.lpips.weights": lpips and lpips.weights,
     }
     for key, name in reads.items():
-        place = Path(name).resolve() if name else None
-        if place is not None and (place == output or output in place.parents):
+        if not name or ("{" not in name and not Path(name).exists()):  # a reference, or what is said to be missing
+            continue
+        place = Path(name).resolve()
+        if place == output or output in place.parents:
             raise OutputError(f"output {output} holds {key} {place}: name a folder of its own")
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..checkpoint.atomic import whole_file
+from ..errors import OutputError
 
 _GAP = 2
+#: What the PNG files written here say of themselves.
+_SIGNED = ("Software", "prismify")
 
 
 def to_pixels(images: Tensor, value_range: tuple[float, float]) -> Any:
@@ -36,7 +40,27 @@ def sheet(rows: Sequence[Any]) -> Any:
 
 
 def write_png(path: Path, pixels: Any) -> None:
-    """Write uint8 (H, W, 3) as a PNG, whole or not at all."""
+    """Write uint8 (H, W, 3) as a PNG that says who wrote it, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    signed = PngInfo()
+    signed.add_text(*_SIGNED)
     with whole_file(path) as draft:
-        Image.fromarray(pixels).save(draft, format="PNG")
+        Image.fromarray(pixels).save(draft, format="PNG", pnginfo=signed)
+
+
+def check_replaceable(folder: Path, paths: Iterable[Path]) -> None:
+    """See that pictures written below a folder take the place of nothing but earlier ones.
+
+    Raises:
+        OutputError: a file that `write_png` did not write would be replaced, or a link leads out of the folder.
+    """
+    for path in paths:
+        if any(p.is_symlink() for p in (path, *path.parents) if folder in p.parents):
+            raise OutputError(f"{path}: a link leads out of {folder}; choose another output")
+        if path.exists() and not (path.is_file() and _is_signed(path)):
+            raise OutputError(f"{path} exists and was not written by prismify; choose another output")
+
+
+def _is_signed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return "\0".join(_SIGNED).encode() in file.read(256)

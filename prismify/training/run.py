@@ -173,7 +173,10 @@ class Run:
             tensorboard = log.tensorboard and is_utf8(self.folder)
             if tensorboard != log.tensorboard:
                 self.say(f"no TensorBoard: its writer takes no folder whose name is not UTF-8, as {self.folder}")
+            boards = self.folder / "tensorboard"
+            before = set(boards.glob("events.*"))
             self._journal = Journal(self.folder, self.step, tensorboard=tensorboard)
+            self.written.note(*sorted(set(boards.glob("events.*")) - before))
             self.watch(Event("began", self.step, values={"steps": self.steps}))
 
     def _newest(self) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..checkpoint.atomic import clear_drafts
-from ..checkpoint.manifest import CONFIG_NAME, FILES_KEY, MANIFEST_NAME, read_json
+from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, files_in, listed, not_listed, read_json
 from ..errors import OutputError, PrismifyError
 
 #: One relative path a line, noted before the file is written.
@@ -17,6 +17,8 @@ RECORD_NAME = ".prismify-run"
 LOCK_NAME = ".lock"
 #: Folders in a run's folder; a link in the place of one would lead out.
 FOLDERS = ("state", "images", "tensorboard", "model", "best")
+#: What a run writes at its end, or once.
+_ONCE = ("model", "best", "report.md", "curves.png", "recipe.yaml", "run.json", "plan.json", "metrics.jsonl")
 #: What unconverted models are written as.
 PLAIN_FILES = (CONFIG_NAME, "model.safetensors", "diffusion_pytorch_model.safetensors")
 #: What runs wrote before there was a record.
@@ -30,15 +32,18 @@ class Written:
     """The record of a run's folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._names = dict.fromkeys(_lines(folder / RECORD_NAME))
+        self.folder, self._record = folder, folder / RECORD_NAME
+        self._names = dict.fromkeys(_lines(self._record))
+
+    def __contains__(self, path: Path) -> bool:
+        return path.relative_to(self.folder).as_posix() in self._names
 
     def note(self, *paths: Path) -> None:
         """Write down files that are about to be written; a model's folder stands for what is in it."""
         new = [name for path in paths if (name := path.relative_to(self.folder).as_posix()) not in self._names]
         if new:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            with os.fdopen(os.open(self.folder / RECORD_NAME, flags, 0o644), "w", encoding="utf-8") as file:
+            with os.fdopen(os.open(self._record, flags, 0o644), "w", encoding="utf-8") as file:
                 file.writelines(f"{name}\n" for name in new)
             self._names.update(dict.fromkeys(new))
 
@@ -56,7 +61,7 @@ class Written:
                 if parent != Path("."):
                     with suppress(OSError):  # not empty, or not there
                         (self.folder / parent).rmdir()
-        (self.folder / RECORD_NAME).unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
         self._names = {}
 
 
@@ -80,10 +85,32 @@ def open_record(folder: Path) -> Written:
     if not (folder / RECORD_NAME).is_file() and _is_earlier_run(folder):
         found = (path for path in sorted(folder.rglob("*")) if _is_inside(folder, path))
         Written(folder).note(*(p for p in found if _EARLIER.fullmatch(p.relative_to(folder).as_posix())))
-    for place in (folder, folder / "state"):
+    for place in (folder, folder / "state", folder / "images"):
         if place.is_dir():
             clear_drafts(place)
     return Written(folder)
+
+
+def check_own(written: Written) -> None:
+    """See that a run will replace nothing that it did not write, before it takes hours to get there.
+
+    Raises:
+        OutputError: something else lies where it writes.
+    """
+    for name in _ONCE:
+        path = written.folder / name
+        strange = [""] if path not in written else _strange(path)
+        if os.path.lexists(path) and strange:
+            raise OutputError(f"{path / strange[0]} was not written by this run: move it, or name another output")
+
+
+def _strange(model: Path) -> list[str]:
+    """What lies in a model's folder and is not of it."""
+    if not model.is_dir():
+        return []
+    if (model / MANIFEST_NAME).is_file():
+        return not_listed(model)
+    return sorted(name for name in files_in(model) if name not in PLAIN_FILES)
 
 
 def remove_model(folder: Path) -> None:
@@ -91,14 +118,14 @@ def remove_model(folder: Path) -> None:
     names: Iterable[str] = PLAIN_FILES
     if (folder / MANIFEST_NAME).is_file():
         with suppress(PrismifyError):
-            listed = read_json(folder / MANIFEST_NAME).get(FILES_KEY, [])
-            names = [*(str(name) for name in listed), MANIFEST_NAME]
+            names = [*(listed(read_json(folder / MANIFEST_NAME)) or ()), MANIFEST_NAME]
     for name in names:
         path = folder / name
-        if path.parent == folder and not path.is_dir():
+        if _is_inside(folder, path) and not path.is_dir():
             path.unlink(missing_ok=True)
-    with suppress(OSError):  # what else lies in there is not the run's
-        folder.rmdir()
+    for place, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # what else lies in there is not the run's
+            os.rmdir(place)
 
 
 def _is_earlier_run(folder: Path) -> bool:

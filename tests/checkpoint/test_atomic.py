@@ -116,6 +116,28 @@ def test_force_takes_nothing_that_was_put_into_a_converted_folder(tmp_path: Path
         check_output(tmp_path / "out", force=True)
 
 
+def test_force_takes_nothing_that_was_put_deeper_into_it(tmp_path: Path, make_plain: Callable[..., nn.Module]) -> None:
+    prismify.save(prismify.convert(make_plain()), tmp_path / "saved")
+    check_output(tmp_path / "saved", force=True)
+    out = tmp_path / "out"
+    manifest(out, "unet", "package")  # folders in the lists of earlier versions stand for what is in them
+    for name in ("unet/config.json", "package/a/b.py", "package/__pycache__/b.pyc", "unet/__pycache__/x.pyc"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).touch()
+    check_output(out, force=True)
+    (out / "prismify.json").write_text(
+        json.dumps({"files": ["unet", "package"], "files_within": ["unet/config.json", "package/a/b.py"]})
+    )
+    check_output(out, force=True)
+    (out / "unet" / "notes.txt").touch()
+    with pytest.raises(OutputError, match=r"holds unet/notes\.txt, which prismify did not write"):
+        check_output(out, force=True)
+    (out / "unet" / "notes.txt").unlink()
+    (out / "unet" / "photos").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match=r"holds unet/photos, which prismify did not write"):
+        check_output(out, force=True)
+
+
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"files": 3}'])
 def test_force_takes_no_folder_whose_manifest_is_damaged(tmp_path: Path, content: str) -> None:
     (tmp_path / "out").mkdir()

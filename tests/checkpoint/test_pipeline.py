@@ -221,3 +221,14 @@ def test_a_damaged_pipeline_is_told(ldm: Path, damage: str) -> None:
     with pytest.raises(PrismifyError) as caught:
         prismify.load(out)
     assert "\n" not in str(caught.value)
+
+
+def test_a_link_that_leads_up_is_not_followed_for_ever(ldm: Path) -> None:
+    for name in ("samples/a", "samples/b", "up"):
+        (ldm / name).symlink_to(ldm)
+    source, models = converted(ldm, "unet")
+    save_pipeline(source, models, ldm.parent / "out")
+    assert {p.name for p in (ldm.parent / "out" / "samples").iterdir()} == {"one.bin"}
+    manifest = json.loads((ldm.parent / "out" / "prismify.json").read_text())
+    assert {"samples/one.bin", "unet/prismify.json"} <= set(manifest["files_within"])
+    save_pipeline(source, models, ldm.parent / "out", force=True)

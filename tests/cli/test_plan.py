@@ -118,3 +118,15 @@ def test_a_plan_that_cannot_be_carried_out_is_one_line(
 def test_a_plan_that_keeps_everything_is_nothing_to_convert(tmp_path: Path, run: Run, scanned: str) -> None:
     plan = edited(scanned, tmp_path, lambda rows: [rows[n].update(decision="keep") for n in replaced(scanned)][:0])
     assert "has nothing to convert" in run("convert", SOURCE, "--plan", plan, "-o", tmp_path / "out").line
+
+
+def test_a_plan_takes_the_place_of_nothing_but_a_plan(tmp_path: Path, run: Run, scanned: str) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
+    for name in ("thesis.tex", "link.json"):
+        assert "exists and is no plan" in run("scan", SOURCE, "--plan-out", tmp_path / name).line
+    words = ["convert", SOURCE, "--plan-only", "--force", "-o"]
+    assert "exists and is no plan" in run(*words, tmp_path / "thesis.tex").line
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    (tmp_path / "plan.json").write_text(scanned)
+    assert run("scan", SOURCE, "--plan-out", tmp_path / "plan.json").code == 0

@@ -137,6 +137,12 @@ def test_reconstructions_stand_beside_their_originals(trained: tuple[Path, Any],
     one = run("reconstruct", folder / "vae", pictures / "5.png", "-o", folder / "one")
     assert one.code == 0, one.err
     assert [p.name for p in (folder / "one").iterdir()] == ["5.png"]
+    (folder / "mine").mkdir()
+    for name in ("pictures.png", "evaluation.json"):
+        (folder / "mine" / name).write_text("mine")
+        said = run("evaluate", folder / "vae", "--data", pictures, "-o", folder / "mine").line
+        assert f"{name} exists and was not written by prismify" in said
+        (folder / "mine" / name).unlink()
     wrong = run("reconstruct", "torchvision:resnet18", pictures, "-o", folder / "none")
     assert "holds a ResNet, which has no encode and decode" in wrong.line
     assert "is neither a folder" in run("evaluate", folder / "vae", "--data", __file__).line

@@ -126,3 +126,45 @@ def test_a_record_that_leads_out_of_the_folder_is_not_followed(recipe: Recipe, t
         file.write(f"../mine.txt\n{tmp_path / 'mine.txt'}\nup/mine.txt\n")
     train(recipe(**SHORT), restart=True)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_what_would_be_replaced_at_the_end_is_noticed_at_the_start(recipe: Recipe, train: Train) -> None:
+    run, _ = train(recipe(**SHORT))
+    longer = recipe(train={"steps": 2}, data={"validation": 0})
+    (run / "model" / "me.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"model/me\.txt was not written by this run: move it"):
+        train(longer)
+    (run / "model" / "me.txt").unlink()
+    (run / RECORD_NAME).write_text((run / RECORD_NAME).read_text().replace("report.md\n", ""))
+    (run / "report.md").write_text("mine")
+    for restart in (False, True):
+        with pytest.raises(OutputError, match=r"report\.md was not written by this run: move it"):
+            train(longer, restart=restart)
+    assert (run / "report.md").read_text() == "mine"
+
+
+def test_restart_forgets_curves_too_and_no_state_that_it_does_not_know(recipe: Recipe, train: Train) -> None:
+    run, _ = train(recipe(log={"tensorboard": True, "every": 1}, **SHORT))
+    assert list((run / "tensorboard").iterdir())
+    (run / "tensorboard" / "events.mine").write_text("mine")
+    train(recipe(log={"tensorboard": False, "every": 1}, **SHORT), restart=True)
+    assert [p.name for p in (run / "tensorboard").iterdir()] == ["events.mine"]
+    record = run / RECORD_NAME
+    record.write_text("".join(line for line in record.read_text().splitlines(True) if not line.startswith("state")))
+    with pytest.raises(OutputError, match="holds a state of step 1 that no record lists"):
+        train(recipe(**SHORT), restart=True)
+
+
+def test_names_of_models_are_no_places_in_the_output(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prismify.training.opening import _check_apart
+    from prismify.training.recipe import recipe_from
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    content = recipe(model={"source": "timm:resnet18"}, output=".")
+    _check_apart(recipe_from(content, "recipe"))
+    shards = {"path": str(tmp_path / "shards" / "train-{00..10}.tar")}
+    with pytest.raises(OutputError, match=r"holds data\.path"):
+        _check_apart(recipe_from(recipe(data=shards, output=str(tmp_path / "shards")), "recipe"))
