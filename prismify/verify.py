@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 from .errors import ConversionError, one_line
 from .graph import Capture, EntryPoint, ExampleInputs
 from .graph.capture import device_of, record
+from .graph.containers import tensors_in
 from .graph.flow import output_nodes, shape
 from .graph.isolation import cloned_tensors, fake_weights, swapped_tensors, undisturbed
-from .graph.recorder import tensors_in
 
 #: Images larger than this are halved for the gradient check, which asks whether gradients arrive, not how fast.
 _LARGEST_SIDE = 32

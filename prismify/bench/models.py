@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import one_line
 from ..fusion import fuse
 from ..graph import Capture, ExampleInputs
-from ..graph.recorder import tensors_in
+from ..graph.containers import tensors_in
 from ..plan import Plan
 from .timing import compare, device_name, peak_bytes
 

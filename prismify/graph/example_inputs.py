@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ..families.inputs import ARGUMENTS, CONTEXT_LENGTH, WANTED, Rule, rules_by_class
+from .containers import map_tensors, named_tensors
 from .hints import Hints, noise, parameters_of
 
 #: Numbers in the largest data input that is tried.
@@ -43,17 +43,12 @@ class ExampleInputs:
 
     def tensors(self) -> list[tuple[str, Tensor]]:
         """(name, tensor) for every tensor in the arguments, in order."""
-        leaves = pytree.tree_flatten_with_path((self.args, self.kwargs))[0]
-        named = []
-        for path, value in leaves:
-            if isinstance(value, Tensor):
-                keys = [str(getattr(k, "key", getattr(k, "idx", k))) for k in path[1:]]
-                named.append(("_".join(keys) if not keys[0].isdigit() else "arg" + "_".join(keys), value))
-        return named
+        places = [("arg" + "_".join(path), tensor) for path, tensor in named_tensors(self.args)]
+        return places + [("_".join(path), tensor) for path, tensor in named_tensors(self.kwargs)]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ExampleInputs:
         """The same arguments with `function` applied to every tensor."""
-        args, kwargs = pytree.tree_map(lambda v: function(v) if isinstance(v, Tensor) else v, (self.args, self.kwargs))
+        args, kwargs = map_tensors(function, (self.args, self.kwargs))
         return ExampleInputs(args, kwargs)
 
     def describe(self) -> str:
@@ -61,12 +56,12 @@ class ExampleInputs:
         return ", ".join(f"{n} {'×'.join(map(str, t.shape)) or 'scalar'}" for n, t in self.tensors())
 
 
-def given_inputs(args: tuple[Any, ...] | Tensor | None, kwargs: dict[str, Any] | None) -> ExampleInputs | None:
-    """The caller's own inputs, or None when there are none."""
+def given_inputs(args: Any, kwargs: dict[str, Any] | None) -> ExampleInputs | None:
+    """The caller's own inputs, or None when there are none; a tensor or a batch object by itself is one argument."""
     if args is None and kwargs is None:
         return None
-    args = (args,) if isinstance(args, Tensor) else args  # one tensor, not a batch of arguments
-    return ExampleInputs(tuple(args or ()), dict(kwargs or {}))
+    several = args is None or (isinstance(args, (list, tuple)) and not hasattr(args, "_fields"))
+    return ExampleInputs(tuple(args or ()) if several else (args,), dict(kwargs or {}))
 
 
 def completed(model: nn.Module, method: str, given: ExampleInputs) -> Iterator[ExampleInputs]:
@@ -167,7 +162,7 @@ def _option(name: str, value: Any) -> str:
     if isinstance(value, Tensor):
         kind = "" if value.is_floating_point() else ":ones" if bool(value.all()) else ":int"
         return f"--input {name}={','.join(map(str, value.shape)) or '1'}{kind}"
-    if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
+    if next(named_tensors(value), None) is not None:
         return f"--input {name}={name}.pt"
     return f"--input {name}:='{json.dumps(value)}'"
 

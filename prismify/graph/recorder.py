@@ -25,6 +25,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .containers import tensors_in
 from .known import KnownValues
 
 _PLAIN = (int, float, bool, str, complex, torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -168,23 +169,3 @@ def module_hooks(recorder: Recorder) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[Tensor]:
-    """Every tensor in nested lists, dicts, dataclasses and plain objects (a model's output), once each."""
-    seen = set() if _seen is None else _seen
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item, seen)
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for item in value:
-            yield from tensors_in(item, seen)
-    elif not isinstance(value, (type, nn.Module)):
-        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-        for item in (*getattr(value, "__dict__", {}).values(), *(getattr(value, n, None) for n in slots)):
-            yield from tensors_in(item, seen)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .containers import tensors_in
 from .example_inputs import ExampleInputs
 from .isolation import cloned_tensors, fake_weights, undisturbed
-from .recorder import Recorder, module_hooks, tensors_in
+from .recorder import Recorder, module_hooks
 
 
 def with_gradients(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prismify import scan
+from prismify import DeepPrism, convert, scan
 from prismify.graph import capture, roles
 from tests.graph.nets import C, conv
 
@@ -99,6 +99,15 @@ def test_layers_on_both_sides_of_a_quantiser_are_inner(quantise, learned):
     roles = {name: rows[name].role for name in ("enc.0", "enc.2", "dec.0", "dec.2")}
     assert roles == {"enc.0": "input", "enc.2": "inner", "dec.0": "inner", "dec.2": "output"}
     assert rows["enc.2"].decision == rows["dec.0"].decision == "replace"
+
+
+def test_a_layer_before_a_quantiser_is_replaced_where_training_reaches_it():
+    model, x = Quantised(nearest, True), torch.rand(1, 3, 8, 8)
+    small = convert(model, args=(x,))
+    assert isinstance(small.enc[2], DeepPrism)
+    assert isinstance(small.dec[0], DeepPrism)
+    small.train()(x).square().mean().backward()
+    assert all(p.grad is not None for p in small.parameters() if p is not small.book)
 
 
 @pytest.mark.parametrize("straight_through", [False, True])

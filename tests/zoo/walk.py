@@ -20,8 +20,8 @@ import prismify
 from prismify.checkpoint.reference import parse_reference
 from prismify.errors import PlanError, one_line
 from prismify.graph import Capture, ExampleInputs, capture_all
+from prismify.graph.containers import tensors_in
 from prismify.graph.isolation import undisturbed
-from prismify.graph.recorder import tensors_in
 from prismify.graph.roles import primary_inputs
 from prismify.plan import Plan
 from prismify.policies import Policy
