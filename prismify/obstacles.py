@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from .layers.operator import convolution_base
+from .layers.operator import convolution_base, is_transposed_linear
 from .layers.within import WithinConvolution, can_stay_around
 
 
 def is_layer(module: nn.Module | None) -> bool:
     """Whether a module is a convolution, linear or packed attention layer by itself."""
     kinds = (_ConvNd, nn.Linear, nn.MultiheadAttention)
-    return isinstance(module, kinds) and not isinstance(module, WithinConvolution)
+    known = isinstance(module, kinds) and not isinstance(module, WithinConvolution)
+    return known or is_transposed_linear(module)
 
 
 def widths_of(module: nn.Module) -> tuple[int, int]:
@@ -21,8 +22,11 @@ def widths_of(module: nn.Module) -> tuple[int, int]:
         return module.in_features, module.out_features
     if isinstance(module, _ConvNd):
         return module.in_channels, module.out_channels
-    assert isinstance(module, nn.MultiheadAttention)
-    return module.embed_dim, module.embed_dim
+    if isinstance(module, nn.MultiheadAttention):
+        return module.embed_dim, module.embed_dim
+    weight = module._parameters["weight"]
+    assert weight is not None
+    return weight.shape[0], weight.shape[1]
 
 
 def obstacle_of(module: nn.Module) -> str | None:
@@ -43,6 +47,8 @@ def obstacle_of(module: nn.Module) -> str | None:
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
     own = ("forward", "_conv_forward", "_output_padding")
+    if is_transposed_linear(module):
+        base = type(module)
     inside = isinstance(module, _ConvNd) and not module.transposed and can_stay_around(module, base)
     if not inside and any(getattr(type(module), name, None) is not getattr(base, name, None) for name in own):
         return f"{class_name(module)} computes more than a {base.__name__}"
@@ -69,7 +75,7 @@ def kind_of(module: nn.Module) -> str:
     """ "conv2d", "conv_transpose1d", "linear" or "attention"."""
     if isinstance(module, _ConvNd):
         return f"conv{'_transpose' if module.transposed else ''}{len(module.kernel_size)}d"
-    return "linear" if isinstance(module, nn.Linear) else "attention"
+    return "attention" if isinstance(module, nn.MultiheadAttention) else "linear"
 
 
 def class_name(module: nn.Module) -> str:

@@ -17,6 +17,8 @@ from .graph import Capture, ExampleInputs, capture_all, unwrap
 from .graph.hints import noise
 from .graph.program import capture_program
 from .inventory import Inventory, Layer, inventory
+from .layers.operator import refusal
+from .obstacles import is_layer
 from .plan import Decision, Plan, Totals
 from .policies import Policy, Verdict, check_patterns, decide
 
@@ -67,7 +69,8 @@ def scan_captured(model: nn.Module, capture: Capture, policy: str | Policy = "pa
     found = inventory(unwrap(model), capture)
     if found.layers:
         check_patterns([layer.name for layer in found.layers], policy)
-    verdicts = _settle_within(found, _settle_tied(found, {layer.name: decide(layer, policy) for layer in found.layers}))
+    decided = _settle_refused(unwrap(model), {layer.name: decide(layer, policy) for layer in found.layers})
+    verdicts = _settle_within(found, _settle_tied(found, decided))
     return _plan(model, capture, found, verdicts, dataclasses.asdict(policy))
 
 
@@ -152,6 +155,24 @@ def _decision(layer: Layer, verdict: Verdict, verdicts: dict[str, Verdict]) -> D
         macs_before=layer.macs,
         macs_after=macs,
     )
+
+
+def _settle_refused(model: nn.Module, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
+    """What the operator's own constructor refuses is kept, or becomes the general form where that takes it."""
+    modules = dict(model.named_modules())
+    settled = dict(verdicts)
+    for name, verdict in verdicts.items():
+        layer = modules.get(name)
+        if verdict.operator is None or layer is None or isinstance(layer, nn.MultiheadAttention) or not is_layer(layer):
+            continue
+        if (reason := refusal(verdict.operator, layer)) is None:
+            continue
+        general = dataclasses.replace(verdict.operator, type="DeepPrism")
+        if verdict.operator.type == "PrismConv" and refusal(general, layer) is None:
+            settled[name] = Verdict(general, verdict.rule, f"{verdict.reason}; a DeepPrism: {reason}")
+        else:
+            settled[name] = Verdict(None, "unsupported", reason)
+    return settled
 
 
 def _settle_tied(found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ShapeError
 from ..kernels import Topology
@@ -79,7 +80,8 @@ def operator_for(layer: nn.Module) -> OperatorType:
     """Prism for a linear layer or pointwise convolution, DeepPrism for any other convolution, else PrismMultihead."""
     if isinstance(layer, nn.MultiheadAttention):
         return "PrismMultihead"
-    return "Prism" if isinstance(layer, nn.Linear) or is_pointwise(layer) else "DeepPrism"
+    tokens = isinstance(layer, nn.Linear) or is_transposed_linear(layer)
+    return "Prism" if tokens or is_pointwise(layer) else "DeepPrism"
 
 
 def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
@@ -94,6 +96,31 @@ def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
     if base is not None and type(layer).forward is not base.forward:
         return within(layer, _bare_operator(operator, layer))
     return _bare_operator(operator, layer)
+
+
+def refusal(operator: Operator, layer: nn.Module) -> str | None:
+    """Why the operator's own constructor would not take the place of `layer`, or None: asked on `meta`, for nothing."""
+    stand_in = copy.copy(layer)
+    stand_in._parameters = {
+        name: None if p is None else nn.Parameter(p.detach().to("meta"), requires_grad=False)
+        for name, p in layer._parameters.items()
+    }
+    try:
+        build_operator(operator, stand_in)
+    except ShapeError as error:
+        return str(error)
+    return None
+
+
+def is_transposed_linear(layer: nn.Module | None) -> bool:
+    """Whether a module is transformers' `Conv1D`: a linear layer whose weight is (in, out)."""
+    weight = None if layer is None else layer._parameters.get("weight")
+    return (
+        type(layer).__name__ == "Conv1D"
+        and weight is not None
+        and weight.dim() == 2
+        and getattr(layer, "nf", None) == weight.shape[1]
+    )
 
 
 def convolution_base(layer: nn.Module) -> type[nn.Module] | None:
@@ -111,6 +138,21 @@ def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             bias=operator.bias,
             interleave=operator.interleave,
         )
+    if operator.type == "Prism" and is_transposed_linear(layer):
+        weight, has_bias = cast(Tensor, layer.weight), layer._parameters.get("bias") is not None
+        made = Prism(
+            weight.shape[0],
+            weight.shape[1],
+            operator.channel_kernel_size,
+            volumes=operator.volumes,
+            topology=operator.topology,
+            bias=operator.bias if has_bias else None,
+            interleave=operator.interleave,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        made.__dict__.update(nx=weight.shape[0], nf=weight.shape[1])  # what callers of a Conv1D read
+        return made.train(layer.training)
     if operator.type == "Prism" and isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return Prism.from_conv(
             layer,

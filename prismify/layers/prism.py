@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +71,13 @@ class Prism(nn.Module):
         # Both vocabularies: callers of a replaced Linear ask for features, of a Conv2d for channels.
         self.in_channels = self.in_features = in_channels
         self.out_channels = self.out_features = out_channels
-        self.kernel_size = kernel_size
+        self.channel_kernel_size = kernel_size
         self.dim = dim
         self.spatial_dims = spatial_dims
+        # In the place of a pointwise convolution, its geometry; K itself in that of a linear layer, which has none.
+        self.kernel_size: int | tuple[int, ...] = kernel_size
+        if dim == 1:
+            self._take_geometry(None)
         self.interleave = interleave
         self.topology: Topology = topology
         self.weight = nn.Parameter(torch.empty(q, p, kernel_size, device=device, dtype=dtype))
@@ -143,10 +147,25 @@ class Prism(nn.Module):
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
+        layer._take_geometry(conv)
         return layer.train(conv.training)
 
     #: The name that goes with `DeepPrism.from_conv2d`.
     from_conv2d = from_conv
+
+    def _take_geometry(self, conv: nn.Module | None) -> None:
+        """What callers of a convolution read, as `conv` has it, or as any pointwise one does."""
+        ones, zeros = (1,) * self.spatial_dims, (0,) * self.spatial_dims
+        for name, value in {"kernel_size": ones, "stride": ones, "padding": zeros, "dilation": ones, "groups": 1,
+                            "padding_mode": "zeros", "output_padding": zeros, "transposed": False}.items():  # fmt: skip
+            setattr(self, name, getattr(conv, name, value))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if "channel_kernel_size" not in state:  # pickled before it told a convolution's geometry
+            self.channel_kernel_size = state["kernel_size"]
+            if self.dim == 1:
+                self._take_geometry(None)
 
     def reset_parameters(self) -> None:
         """Draw weights that keep the variance of the signal (fan-in P*K); biases start at zero."""
@@ -169,7 +188,7 @@ class Prism(nn.Module):
 
     def extra_repr(self) -> str:
         p, q = self.volumes
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, dim={self.dim}"
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.channel_kernel_size}, dim={self.dim}"
         text += f", topology={self.topology}, bias={self.bias_kind}"
         text += f", interleave={self.interleave}" if self.interleave > 1 else ""
         return text if (p, q) == (1, 1) else text + f", volumes={p}->{q}"

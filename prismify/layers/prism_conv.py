@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,8 @@ class PrismConv(nn.Module):
         self.form: Form = form
         self.kernel_size, self.channel_kernel_size = geometry.kernel_size, channel_kernel_size
         self.stride, self.padding, self.dilation = geometry.stride, geometry.padding, geometry.dilation
+        self._padding = geometry._padding
+        self.groups, self.transposed, self.output_padding = 1, False, geometry.output_padding
         self.padding_mode, self.topology = geometry.padding_mode, geometry.topology
         self.spatial_weight = nn.Parameter(torch.empty(self.kernel_size, device=device, dtype=dtype))
         self.channel_weight = nn.Parameter(torch.empty(channel_kernel_size, device=device, dtype=dtype))
@@ -129,6 +131,13 @@ class PrismConv(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Layers pickled before they told all of a convolution's geometry.
+        for name, value in (("_padding", state["padding"]), ("groups", 1), ("transposed", False)):
+            state.setdefault(name, value)
+        state.setdefault("output_padding", (0, 0))
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+
     def kernel(self) -> Tensor:
         """The equal DeepPrism's kernel, shape (K_C, K_H, K_W)."""
         channel = self.channel_weight[:, None, None]
@@ -145,7 +154,7 @@ class PrismConv(nn.Module):
             self.kernel()[None, None],
             self.bias,
             stride=self.stride,
-            padding=self.padding,
+            padding=self._padding,
             dilation=self.dilation,
             padding_mode=self.padding_mode,
             topology=self.topology,

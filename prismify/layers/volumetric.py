@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ShapeError
 from ..kernels import PADDING_MODES, PaddingMode, Topology, deep_prism_nd
+from .formats import keeping_layout
 from .volumes import check_channel_kernel, check_volumes, check_words, volumes_of
 
 Bias = Literal["scalar", "channel"]
@@ -101,6 +102,15 @@ class Volumetric(nn.Module):
         )
         return layer.train(conv.training)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        return super()._apply(keeping_layout(fn), recurse)  # type: ignore[no-any-return, no-untyped-call]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Layers pickled before they told a string for their padding, or an output padding.
+        state.setdefault("_padding", state.get("padding"))
+        state.setdefault("output_padding", (0,) * self.spatial_dims)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+
     def reset_parameters(self) -> None:
         """Draw weights that keep the variance of the signal; biases start at zero."""
         fan_in = self.volumes[0] * self.channel_kernel_size * prod(self.kernel_size)
@@ -158,7 +168,10 @@ class DeepPrismNd(Volumetric):
         if padding_mode not in PADDING_MODES:
             raise ShapeError(f"padding_mode {padding_mode!r} is not one of {', '.join(PADDING_MODES)}")
         self.padding_mode: PaddingMode = padding_mode
-        self.padding, self._extra_padding = self._resolve(padding)
+        self._padding, self._extra_padding = self._resolve(padding)
+        # Callers of a replaced convolution read what it was given: "same" stays "same".
+        self.padding: tuple[int, ...] | str = padding if isinstance(padding, str) else self._padding
+        self.output_padding = (0,) * self.spatial_dims
 
     def forward(self, input: Tensor) -> Tensor:
         u = input
@@ -166,13 +179,14 @@ class DeepPrismNd(Volumetric):
             return self.forward(u[None]).squeeze(0)
         self._check(u)
         if any(self._extra_padding):
-            u = F.pad(u, self._extra_padding)
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            u = F.pad(u, self._extra_padding, mode=mode)
         return deep_prism_nd(
             u,
             self.weight,
             self.bias,
             stride=self.stride,
-            padding=self.padding,
+            padding=self._padding,
             dilation=self.dilation,
             padding_mode=self.padding_mode,
             topology=self.topology,
@@ -191,8 +205,6 @@ class DeepPrismNd(Volumetric):
                 raise ShapeError("padding='same' needs stride 1, as in torch's convolutions")
             if not any(t % 2 for t in total):
                 return tuple(t // 2 for t in total), none
-            if self.padding_mode != "zeros":
-                raise ShapeError("padding='same' with an even kernel needs padding_mode='zeros'")
             return (0,) * self.spatial_dims, tuple(n for t in reversed(total) for n in (t // 2, t - t // 2))
         if isinstance(padding, str):
             raise ShapeError(f"padding {padding!r} is neither numbers, 'same' nor 'valid'")
