@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import PlanError
 
+#: How deep a JSON file may nest: a manifest nests less than ten deep.
+MOST_DEEP = 100
 #: Bytes in the largest JSON file that is read: an index of 100,000 tensors takes a tenth of it.
 MOST_JSON = 64 << 20
 
@@ -92,6 +95,16 @@ def read_json_file(path: Path) -> Any:
     if len(content) > MOST_JSON:
         raise ValueError(f"it is larger than {MOST_JSON >> 20} MiB")
     try:
-        return json.loads(content.decode("utf-8"))
+        found = json.loads(content.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    level = [found]
+    for _ in range(MOST_DEEP):
+        level = [value for item in level if isinstance(item, (dict, list)) for value in _within(item)]
+        if not level:
+            return found
+    raise ValueError(f"it is nested more than {MOST_DEEP} deep")
+
+
+def _within(item: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item

@@ -11,6 +11,7 @@ import ast
 import io
 import json
 import keyword
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from ..errors import SourceError, UnsafePickleError
-from .zips import Archive, open_archive
+from .zips import MOST_UNPACKED, Archive, open_archive
 
 _PLAIN_RECORDS = re.compile(
     r"(archive_format|archive_version|byteorder|\.data/\w+|models/model\.json|data/sample_inputs/model\.pt"
@@ -57,6 +58,8 @@ _GUARD_ATTRIBUTES = {"size", "stride", "dim", "shape", "storage_offset", "sym_ma
 _FACTORIES = {"list", "dict", "int", "float", "str", "tuple", "set", "bool"}
 _METADATA = {"stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "custom", "from_node"}
 _LONGEST = 4000
+#: Numbers that a constant may show by repeating those it holds, such as a mask.
+_MOST_SHARED = 1 << 26
 
 
 def check_program(path: Path) -> None:
@@ -110,6 +113,8 @@ def _check_payload(path: Path, archive: Archive, kind: str) -> None:
         # A record without bytes is made of zeros, as large as the file says.
         if not archive.sizes[record] and all(sizes):
             raise SourceError(f"{path} is damaged: {name} has no values")
+        if math.prod(sizes) > MOST_UNPACKED * archive.sizes[record] + _MOST_SHARED:
+            raise SourceError(f"{path} is damaged: {name} has the sizes {sizes}, more than its record holds")
         if len(sizes) != len(strides) or min([*sizes, *strides, int(meta["storage_offset"]["as_int"])]) < 0:
             raise SourceError(f"{path} is damaged: the sizes of {name} are not those of a tensor")
 

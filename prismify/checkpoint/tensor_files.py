@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +23,8 @@ _DTYPES = {
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _CHUNK = 1 << 24
+#: Bytes in the largest header that is read: one of 100,000 tensors takes a third of it.
+_MOST_HEADER = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,12 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
         SourceError: it is damaged, or holds a kind of number that torch lacks.
     """
     try:
-        with safe_open(path, framework="pt"):
-            pass  # sees that the header is right and the tensors lie one behind the other
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MOST_HEADER:
+                raise ValueError(f"a header of {length:,} bytes, where {_MOST_HEADER:,} are read")
+            with safe_open(path, framework="pt"):
+                pass  # sees that the header is right and the tensors lie one behind the other
             header = json.loads(file.read(length))
     except Exception as error:
         raise SourceError(f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())})") from error
@@ -79,6 +84,8 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
             raise SourceError(f"{path}: {name} holds numbers of kind {entry['dtype']}, which prismify does not read")
+        if prod(max(1, side) for side in entry["shape"]) >= 1 << 60:  # of a tensor without numbers, if of any
+            raise SourceError(f"{path} is damaged: {name} has the shape {entry['shape']}")
         begin, end = (length + 8 + offset for offset in entry["data_offsets"])
         found[name] = Stored(path, dtype, tuple(entry["shape"]), begin, end)
     return found

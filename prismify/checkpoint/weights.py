@@ -18,6 +18,7 @@ from .layouts import averaged
 from .manifest import read_json
 from .pickles import Inert, read_pickle
 from .tensor_files import stored_tensors
+from .zips import MOST_UNPACKED, UNPACKED_SLACK
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".th")
 SUFFIXES = (".safetensors", *PICKLES)
@@ -185,9 +186,22 @@ def _read_pickled(
     return _model_or_state(content, path, ema)
 
 
+def _check_sizes(tensors: Iterable[object], path: Path) -> None:
+    """See that a file's tensors are not a multiple of its size: one number can be seen as any number of them.
+
+    Raises:
+        SourceError: they are.
+    """
+    dense = (t for t in tensors if isinstance(t, Tensor) and t.layout is torch.strided and not t.is_meta)
+    declared, size = sum(t.numel() * t.element_size() for t in dense), path.stat().st_size
+    if declared > MOST_UNPACKED * size + UNPACKED_SLACK:
+        raise SourceError(f"{path} is {size:,} bytes and declares tensors of {declared:,}: it is damaged")
+
+
 def _model_or_state(content: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor] | nn.Module, bool]:
     """The state dict or module among what a file holds, and whether it was found as the averaged one."""
     if isinstance(content, nn.Module):
+        _check_sizes([*content.parameters(), *content.buffers()], path)
         return content, False
     if not isinstance(content, Mapping):
         raise SourceError(f"{path} holds a {type(content).__name__}, neither a state dict nor a module")
@@ -195,8 +209,10 @@ def _model_or_state(content: Any, path: Path, ema: bool) -> tuple[dict[str, Tens
     wanted += [(key, content.get(key), False) for key in _NESTED]
     for _, value, chosen in [*wanted, ("", content, False)]:
         if isinstance(value, nn.Module):
+            _check_sizes([*value.parameters(), *value.buffers()], path)
             return value, chosen
         if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values()):
+            _check_sizes(value.values(), path)
             return {str(k): v for k, v in value.items() if isinstance(v, Tensor)}, chosen
     keys = ", ".join(str(key) for key in list(content)[:5])
     raise SourceError(f"{path} holds no state dict; its keys are {keys or 'none'}")

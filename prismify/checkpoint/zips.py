@@ -13,8 +13,8 @@ import torch
 from ..errors import SourceError
 
 #: How much more than its size an archive may unpack to; torch stores without compressing.
-_MOST = 32
-_SLACK = 1 << 20
+MOST_UNPACKED = 32
+UNPACKED_SLACK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def check_archive(path: Path) -> dict[str, int]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} is damaged: not a whole archive ({error})") from error
     unpacked, size = sum(info.file_size for info in infos), path.stat().st_size
-    if unpacked > _MOST * size + _SLACK:
+    if unpacked > MOST_UNPACKED * size + UNPACKED_SLACK:
         raise SourceError(f"{path} is {size:,} bytes and would unpack to {unpacked:,}: it is damaged, or a zip bomb")
     # Torch's reader compares names without regard to case and takes the first.
     names = [info.filename.lower() for info in infos]

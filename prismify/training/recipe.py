@@ -61,7 +61,7 @@ def read_recipe(path: str | Path, sets: Iterable[str] = ()) -> Recipe:
     file = Path(path)
     shipped = shipped_configs()
     if file.is_file():
-        text, base = file.read_text(encoding="utf-8"), file.absolute().parent
+        text, base = _text_of(file), file.absolute().parent
     elif str(path) in shipped:
         text, base = shipped[str(path)].read_text(encoding="utf-8"), Path.cwd()
     else:
@@ -108,7 +108,7 @@ def recorded_recipe(content: dict[str, Any], where: str) -> Recipe:
 
 def read_recorded(file: Path) -> Recipe:
     """The recipe that a run wrote beside its results; see `recorded_recipe`."""
-    content = _parse(file.read_text(encoding="utf-8"), str(file))
+    content = _parse(_text_of(file), str(file))
     _resolve_paths(content, file.absolute().parent)
     return recorded_recipe(content, str(file))
 
@@ -165,6 +165,13 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
         elif old != new:
             found[f"{prefix}{key}"] = (old, new)
     return found
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file} is no recipe: its byte {error.start} is not UTF-8; save it as UTF-8") from error
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

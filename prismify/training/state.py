@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from ..checkpoint.atomic import whole_folder
+from ..checkpoint.zips import check_unpacked
 from ..errors import OutputError
 
 _STEP = re.compile(r"^step-(\d{8,})$")
 _STATE_NAME = "state.pt"
+_PARTS = {"step", "seconds", "best", "data", "recipe", "divergence", "parts"}
 
 
 def write_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -54,7 +56,10 @@ def read_state(folder: Path, step: int) -> dict[str, Any]:
     """
     path = state_path(folder, step)
     try:
+        check_unpacked(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := _PARTS - set(state):
+            raise ValueError(f"it has no {min(missing)}")
     except Exception as error:
         raise OutputError(f"{path} is damaged ({' '.join(str(error).split())[:120]})") from error
     return state

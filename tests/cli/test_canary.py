@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +176,53 @@ def recipe_with_tags(here: Path) -> Path:
     return path
 
 
+def run_of_a_stranger(here: Path) -> Path:
+    """A run's folder, with a recipe, a state and a record that are not what they seem."""
+    recipe = yaml.safe_load(_recipe(here).read_text())
+    folder = here / "sent" / "run"
+    (folder / "state" / "step-00000001").mkdir(parents=True)
+    torch.save({"step": 1, "parts": _Shell(_shell(here))}, folder / "state" / "step-00000001" / "state.pt")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "output": str(here / "out")}))
+    facts = dict.fromkeys(("command", "seed", "versions", "learning_rate"), 0)
+    (folder / "run.json").write_text(json.dumps(facts))
+    (folder / ".prismify-run").write_text("../../mine.txt\n../../pictures/0.png\nup/mine.txt\nbest\n")
+    (folder / "up").symlink_to(here)
+    (folder / "best").symlink_to(here / "pictures")
+    return folder
+
+
+def recipe_into_a_run_of_a_stranger(here: Path) -> Path:
+    model = {"source": "diffusers:AutoencoderKL"}
+    return _recipe(here, model=model, output=str(run_of_a_stranger(here)))
+
+
+def run_whose_lock_is_a_link(here: Path) -> Path:
+    (here / "sent" / "run").mkdir()
+    for name in (".lock", ".prismify-run"):
+        (here / "sent" / "run" / name).symlink_to(here / "mine.txt")
+    return _recipe(here, model={"source": "diffusers:AutoencoderKL"}, output=str(here / "sent" / "run"))
+
+
+def index_that_leads_out(here: Path) -> Path:
+    torch.save(_Shell(_shell(here)), here / "sent" / "w.bin")
+    folder = here / "sent" / "vae"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    index = {"weight_map": {"a": "../w.bin", "b": str(here / "sent" / "w.bin")}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def deep_json(here: Path) -> Path:
+    return _converted(here, source=json.loads('{"a":' * 500 + "1" + "}" * 500))
+
+
+def weights_of_a_huge_header(here: Path) -> Path:
+    path = here / "sent" / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
+    return path
+
+
 def plan(here: Path) -> Path:
     path = here / "sent" / "plan.json"
     content = prismify.scan(_net()).to_dict()
@@ -196,7 +245,9 @@ def images(here: Path) -> Path:
 KINDS = (
     folder_built_by_its_file, folder_built_by_the_shell, folder_from_the_shell, folder_from_a_file,
     folder_with_a_skeleton, pickle, program, pipeline, recipe_that_trusts_itself, recipe_of_a_file, recipe_of_the_shell,
-    recipe_with_a_teacher, recipe_over_what_is_mine, recipe_with_tags, plan, images,
+    recipe_with_a_teacher, recipe_over_what_is_mine, recipe_with_tags, run_of_a_stranger,
+    recipe_into_a_run_of_a_stranger, run_whose_lock_is_a_link, index_that_leads_out, deep_json,
+    weights_of_a_huge_header, plan, images,
 )  # fmt: skip
 COMMANDS: dict[str, list[str]] = {
     "scan": ["scan", "FILE"],
@@ -237,9 +288,11 @@ def test_nothing_runs_is_lost_or_is_written_elsewhere(kind: Callable[[Path], Pat
     file = kind(here)
     before = tree(here)
     for name, words in COMMANDS.items():
-        run(*(word.replace("FILE", str(file)) for word in words))
+        ran = run(*(word.replace("FILE", str(file)) for word in words))
+        assert "(unexpected;" not in ran.err, f"{name}: {ran.err}"
         assert not (here / "canary").exists(), f"{name} ran what {kind.__name__} holds"
         assert tree(here) == before, name
+        shutil.rmtree(here / "out", ignore_errors=True)  # so that no command is refused for what another wrote
 
 
 def test_the_canary_sings(here: Path, run: Run) -> None:
