@@ -134,6 +134,11 @@ def capture_all(
         like = encoded if method == "decode" else []
         inputs = given.get(method) if given is not None else first if index == 0 else None
         entry = capture_method(model, method, inputs, like)
+        learnt: frozenset[str] = frozenset().union(*(e.trained or () for e in entries))
+        if entry.inputs is not None and not _shown(entry) <= learnt:  # else an earlier method has told it all
+            entry = _with_training(model, entry)
+        elif entry.inputs is not None:
+            entry = dataclasses.replace(entry, trained=_shown(entry))
         if inputs is not None and entry.graph is None:
             raise CaptureError(f"{type(model).__name__}.{method} does not run on the given inputs: {_why(entry)}")
         if methods and entry.graph is None:
@@ -159,7 +164,7 @@ def capture_method(
     with undisturbed(model):
         best, result, advisable = _first_that_runs(model, method, guesses)
     if isinstance(result, fx.Graph) and output_nodes(result):
-        return _with_training(model, _entry(method, "recorder on fake tensors", result, best, failed))
+        return _entry(method, "recorder on fake tensors", result, best, failed)
     failed.append(f"recorder on fake tensors: {_NO_OUTPUT if isinstance(result, fx.Graph) else result}")
     if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
         failed.append("recorder on real tensors: the model lies on meta, without weights")
@@ -168,7 +173,7 @@ def capture_method(
             with undisturbed(model), cloned_tensors(model):
                 graph = record(model, method, best.map(lambda t: t.to(device_of(model), copy=True)))
             if output_nodes(graph):
-                return _with_training(model, _entry(method, "recorder on real tensors", graph, best, failed))
+                return _entry(method, "recorder on real tensors", graph, best, failed)
             failed.append(f"recorder on real tensors: {_NO_OUTPUT}")
         except Exception as error:
             failed.append(f"recorder on real tensors: {one_line(error)}")
@@ -200,13 +205,20 @@ def record(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Graph:
 def _with_training(model: nn.Module, entry: EntryPoint) -> EntryPoint:
     """An entry point with what a call in training mode runs, and what gets a gradient there or in evaluation."""
     assert entry.inputs is not None
+    if entry.technique == "torch.export":
+        return entry
     fake = entry.technique == "recorder on fake tensors"
     graph, trained = with_gradients(model, entry.method, entry.inputs, fake=fake, training=True)
-    everything = {name for name, p in model.named_parameters() if p.is_floating_point()}
-    if trained is None or not everything <= trained:
+    if trained is None or not _shown(entry) <= trained:
         _, evaluated = with_gradients(model, entry.method, entry.inputs, fake=fake, training=False)
         trained = evaluated if trained is None else trained | (evaluated or frozenset())
     return dataclasses.replace(entry, training=graph, trained=trained)
+
+
+def _shown(entry: EntryPoint) -> frozenset[str]:
+    """The parameters that a method's graph shows."""
+    nodes = entry.graph.nodes if entry.graph is not None else ()
+    return frozenset(name for node in nodes for name in node.meta.get("parameter", ()))
 
 
 def _first_that_runs(
