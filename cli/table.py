@@ -37,6 +37,7 @@ _SHORT = {
     "unreached": "never called",
     "dead": "dead",
     "unknown": "not captured",
+    "untraced": "not traced",
 }
 
 

@@ -48,6 +48,7 @@ class OutputError(PrismifyError, OSError):
 
 
 def one_line(error: BaseException, length: int = 300) -> str:
-    """Somebody else's error in one line: its kind and its text, cut at `length` characters."""
-    text = " ".join(str(error).split())[:length]
+    """Somebody else's error in one line: its kind and its text, cut where it is longer than `length`."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= length else f"{text[:length].rstrip()} ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

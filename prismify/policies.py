@@ -115,6 +115,12 @@ _KEPT_ROLES = {"input", "output", "input+output", "dead", "unknown"}
 
 
 def _kept_role(layer: Layer) -> tuple[str, str]:
+    if layer.role == "unknown" and layer.calls:
+        return (
+            "untraced",
+            "it runs, but no tensor leads from the inputs to it and on to a result, so its role is not known: give "
+            "inputs that hold tensors, name it by --include, or edit the plan by hand",
+        )
     if layer.role == "unknown":
         return (
             "unknown",

@@ -31,6 +31,7 @@ RULES = {
     "unreached": "layers that the captured methods never call",
     "dead": "layers whose result reaches no output",
     "unknown": "layers whose role is not known, because no captured method shows them",
+    "untraced": "layers whose role is not known, because no tensor leads from the inputs over them to a result",
 }
 
 

@@ -23,7 +23,8 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ..errors import CaptureError, one_line
-from .example_inputs import ExampleInputs, asked_for, candidates, completed, given_inputs, is_complete
+from .advice import advice
+from .example_inputs import ExampleInputs, candidates, completed, given_inputs, is_complete
 from .exported import export_graph
 from .flow import output_nodes, shape
 from .hints import noise
@@ -161,6 +162,7 @@ def capture_method(
     """Climb down the ladder for one method; never raises for a model that cannot be captured."""
     guesses = completed(model, method, given) if given else candidates(model, method, like)
     failed: list[str] = []
+    raised = ""  # by the model itself on real values: other ones may run
     with undisturbed(model):
         best, result, advisable = _first_that_runs(model, method, guesses)
     if isinstance(result, fx.Graph) and output_nodes(result):
@@ -176,7 +178,8 @@ def capture_method(
                 return _entry(method, "recorder on real tensors", graph, best, failed)
             failed.append(f"recorder on real tensors: {_NO_OUTPUT}")
         except Exception as error:
-            failed.append(f"recorder on real tensors: {one_line(error)}")
+            raised = one_line(error)
+            failed.append(f"recorder on real tensors: {raised}")
     if best is not None:
         try:
             with undisturbed(model):
@@ -185,8 +188,8 @@ def capture_method(
         except Exception as error:
             failed.append(f"torch.export: {one_line(error)}")
     whole = given is not None and is_complete(model, method, given)
-    advice = f"give the inputs yourself: {asked_for(model, method, best)}" if advisable and not whole else ""
-    return EntryPoint(method, "list of modules", None, None, (), tuple(failed), advice)
+    told = advice(model, method, best, raised or str(result), whole=whole) if advisable or raised else ""
+    return EntryPoint(method, "list of modules", None, None, (), tuple(failed), told)
 
 
 def device_of(model: nn.Module) -> torch.device:

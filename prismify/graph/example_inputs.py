@@ -6,7 +6,6 @@ A guess that runs is not proof that it is what the author meant, so what was cho
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -126,7 +125,7 @@ def _known(
 ) -> tuple[dict[str, Any], list[tuple[str, inspect.Parameter]]]:
     """The arguments that rules fill in, and the required ones that none does."""
     special = rules_by_class(hints.model)
-    rules: dict[str, Rule] = {**ARGUMENTS, **_RULES, **special}
+    rules: dict[str, Rule] = {**RULES, **special}
     known: dict[str, Any] = {}
     unknown = []
     for name, parameter in parameters:
@@ -144,27 +143,6 @@ def _known(
 def inputs_with(model: nn.Module, data: Tensor, method: str = "forward") -> ExampleInputs:
     """Inputs for `model.<method>` in which the data is given and the rest (time, class, text) is guessed."""
     return next(candidates(model, method, [data]))
-
-
-def asked_for(model: nn.Module, method: str, nearest: ExampleInputs | None) -> str:
-    """How a person gives the inputs that could not be guessed: the options, word for word, one an argument.
-
-    Args:
-        nearest: the guess that came furthest, whose shapes serve as the example.
-    """
-    tried = nearest.kwargs if nearest else {}
-    parameters = parameters_of(getattr(model, method))
-    names = [n for n, p in parameters if p.default is p.empty or n in tried] or [n for n, _ in parameters[:1]]
-    return " ".join(_option(name, tried.get(name, noise(1, 3, 64, 64))) for name in names)
-
-
-def _option(name: str, value: Any) -> str:
-    if isinstance(value, Tensor):
-        kind = "" if value.is_floating_point() else ":ones" if bool(value.all()) else ":int"
-        return f"--input {name}={','.join(map(str, value.shape)) or '1'}{kind}"
-    if next(named_tensors(value), None) is not None:
-        return f"--input {name}={name}.pt"
-    return f"--input {name}:='{json.dumps(value)}'"
 
 
 def _timestep(value: float) -> Rule:
@@ -186,7 +164,8 @@ def _class_labels(hints: Any) -> Tensor | None:
 
 
 #: What arguments of these names are, in whatever library.
-_RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
+    **ARGUMENTS,
     **dict.fromkeys(("timestep", "timesteps", "t", "time", "sigma", "noise_labels", "noise_level"), _timestep(5.0)),
     **dict.fromkeys(("r", "timestep_ratio"), _timestep(0.5)),
     **dict.fromkeys(("class_labels", "class_label", "labels", "y"), _class_labels),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import logging
 import random
 import sys
@@ -62,7 +64,8 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             module.training = training
         with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            yield
+            with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the whole graph that it gave up on
+                yield
     finally:
         logging.disable(quiet)
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -84,8 +84,8 @@ def roles(graph: fx.Graph) -> list[LayerUse]:
     steps = {node for node, layer in found.items() if tokens or layer.kind != "embedding"}
     before = _layers_before(graph, steps)
     after = _layers_after(graph, steps)
-    # A result that no layer reaches was made outside the tensors (a list, numpy): nothing is known.
-    if not any(node in after for node in found):
+    # Inputs without tensors, or a result that was made outside the tensors (a list, numpy), tell nothing.
+    if not primary_inputs(graph) or not any(node in after for node in found):
         return [_use(node, layer, "unknown", ()) for node, layer in found.items()]
     uses = []
     for node, layer in found.items():

@@ -173,5 +173,9 @@ def test_writes_through_out_are_followed():
     assert roles_of(nets.WritesInto()) == CHAIN
 
 
-def test_a_result_that_no_tensor_flows_into_leaves_roles_unknown():
-    assert set(roles_of(nets.ResultFromNumbers()).values()) == {"unknown"}
+@pytest.mark.parametrize("net", [nets.ResultFromNumbers, nets.DrawsItsInput])
+def test_where_no_tensor_leads_from_inputs_to_results_roles_are_unknown(net):
+    rows = scan(net()).layers
+    assert {row.role for row in rows} == {"unknown"}
+    assert {row.rule for row in rows} == {"untraced"}
+    assert all("it runs" in row.reason for row in rows)
