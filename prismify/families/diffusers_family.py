@@ -204,9 +204,12 @@ def _check_libraries(folder: Path, index: dict[str, Any]) -> None:
         known = library is None or library in _LIBRARIES or library in dir(diffusers.pipelines)
         if not known or (isinstance(library, str) and (folder / part / f"{library}.py").exists()):
             code = f"{part} of {library!r}"
+        if isinstance(entry, list) and (folder / part / PIPELINE_NAME).exists():
+            code = f"{part}, a pipeline within it with an index of its own"
     if code is not None:
         raise SourceError(
-            f"{folder / PIPELINE_NAME} names {code}, which runs Python code: load it with trust_code=True"
+            f"{folder / PIPELINE_NAME} names {code}, which runs Python code: load it with trust_code=True "
+            "(--trust-code)"
         )
 
 

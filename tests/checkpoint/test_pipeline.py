@@ -197,6 +197,17 @@ def test_an_index_that_names_code_asks_for_trust(
     assert not marker.exists()
 
 
+def test_a_pipeline_within_a_pipeline_takes_trust(ldm: Path) -> None:
+    """Its own index may name any code."""
+    source, models = converted(ldm, "unet")
+    save_pipeline(source, models, ldm.parent / "out")
+    index = {"_class_name": "LDMPipeline", "part": ["evil", "Thing"]}
+    (ldm.parent / "out" / "vqvae" / "model_index.json").write_text(json.dumps(index))
+    edit_index(ldm.parent / "out", vqvae=["diffusers", "DiffusionPipeline"])
+    with pytest.raises(SourceError, match=r"names vqvae, a pipeline within it .*, which runs Python code"):
+        prismify.load(ldm.parent / "out")
+
+
 def test_a_pipeline_without_models_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "model_index.json").write_text('{"_class_name": "LDMPipeline"}')
