@@ -15,6 +15,7 @@ from .recipes import recipes
 from .reconstruct import reconstruct
 from .report import report
 from .scan import scan
+from .terminal import show_anything
 from .train import train
 
 app = typer.Typer(
@@ -48,3 +49,4 @@ def main(
     ] = False,
 ) -> None:
     """Make generative models hundreds of times smaller: scan, convert, retrain, evaluate."""
+    show_anything()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..checkpoint.manifest import finite
 from ..families import FAMILIES
 from ..report import excluded_text, human, human_bytes, inputs_text, ratio_text, slower
 from .measurements import PASSES, pass_table
@@ -22,8 +23,8 @@ _FILE_WIDTH = 140  # columns where there is no terminal and nobody says how many
 
 
 def print_json(report: dict[str, Any]) -> None:
-    """The whole report on stdout, and nothing else."""
-    json.dump(report, sys.stdout, indent=1)
+    """The whole report on stdout, and nothing else; what is not a finite number is null."""
+    json.dump(finite(report), sys.stdout, indent=1, allow_nan=False)
     sys.stdout.write("\n")
 
 

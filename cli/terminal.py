@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
+import io
 import logging
 import os
 import signal
@@ -17,6 +19,8 @@ import typer
 
 F = TypeVar("F", bound=Callable[..., Any])
 Begin = Callable[[str], None]
+#: What is printed where the terminal cannot show the first.
+_ALIKE = {"×": "x", "→": "->", "±": "+-", "…": "...", "─": "-", "━": "-", "╸": "-", "╺": "-", "’": "'", "λ": "lambda"}
 
 
 def one_line_errors(command: F) -> F:
@@ -51,6 +55,23 @@ def fail(message: str) -> None:
     """Print one line on stderr and leave with exit code 1."""
     print(f"prismify: {' '.join(message.split())}", file=sys.stderr)
     raise typer.Exit(1)
+
+
+def show_anything() -> None:
+    """Let what a terminal's encoding lacks come out as something like it, and names that are no text as they are."""
+    codecs.register_error("prismify.alike", _alike)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="prismify.alike")
+
+
+def _alike(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start]
+    if "\udc80" <= found <= "\udcff":  # a byte of a file's name
+        return bytes([ord(found) - 0xDC00]), error.start + 1
+    return _ALIKE.get(found, found.encode("ascii", "backslashreplace").decode()), error.start + 1
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,5 +127,14 @@ def not_listed(folder: Path) -> list[str]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain data as JSON."""
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    """Write plain data as JSON; see `finite`."""
+    path.write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def finite(content: Any) -> Any:
+    """Plain data with null for what is not a finite number, which JSON cannot hold and other readers refuse."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

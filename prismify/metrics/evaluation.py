@@ -21,6 +21,7 @@ from .networks import FeatureNetwork
 
 #: Least images for a subset of KID, and for the splits of IS, to say anything.
 _LEAST_SUBSET = 10
+_SSIM_WINDOW = 11
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def evaluate(
         made: list[tuple[Tensor, Tensor]] = []
         page: list[Any] = []
         for batch in _batches(images, batch_size, device):
-            output = _same_size(name, reconstruct(model, batch), batch)
+            output = _same_size(name, _reconstructed(name, model, batch), batch)
             for key, values in per_image(output, batch, value_range, judges.lpips).items():
                 each[key].append(values.cpu())
             if judges.network is not None:
@@ -110,27 +111,33 @@ def evaluate(
                 page = [to_pixels(batch[:shown], value_range), to_pixels(output[:shown], value_range)]
         count = sum(len(v) for v in each["PSNR"])
         pages += [row for row in (page[1:] if pages else page) if not pages or row.shape == pages[0].shape]
-        rows[name] = {k: _over_images(torch.cat(v)) for k, v in each.items() if v}
+        rows[name] = {k: _over_images(torch.cat(v), count) for k, v in each.items() if v}
         if originals is not None:
             features, logits = (torch.cat(part) for part in zip(*made, strict=True))
             rows[name] |= _inception_score(judges, logits) | _distances(judges, originals[0], features)
         model.to("cpu")
     parameters = {name: parameter_count(model) for name, model in models.items()}
-    return Evaluation(rows, parameters, _missing(judges, count), sheet(pages), count)
+    missing = _missing(judges, count)
+    if not any("SSIM" in row for row in rows.values()):
+        missing = {"SSIM": f"images are smaller than its window of {_SSIM_WINDOW} pixels", **missing}
+    return Evaluation(rows, parameters, missing, sheet(pages), count)
 
 
 def per_image(
     output: Tensor, target: Tensor, value_range: tuple[float, float], lpips: LPIPS | None
 ) -> dict[str, Tensor]:
-    """PSNR in dB, SSIM and, where there is one, LPIPS of each image; outputs are clipped to the range."""
+    """PSNR in dB, SSIM (of 11 pixels a side or more) and, where there is one, LPIPS of each image; outputs are
+    clipped to the range."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     black, white = value_range
     output = output.float().clamp(black, white)
-    similarity: Tensor = structural_similarity_index_measure(
-        output - black, target - black, data_range=white - black, reduction="none"
-    )
-    values = {"PSNR": psnr(output, target, value_range), "SSIM": similarity.reshape(-1)}
+    values = {"PSNR": psnr(output, target, value_range)}
+    if min(target.shape[2:]) >= _SSIM_WINDOW:
+        similarity: Tensor = structural_similarity_index_measure(
+            output - black, target - black, data_range=white - black, reduction="none"
+        )
+        values["SSIM"] = similarity.reshape(-1)
     if lpips is not None:
         values["LPIPS"] = lpips.to(output.device)(unit_range(output, value_range), unit_range(target, value_range))
     return values
@@ -138,6 +145,18 @@ def per_image(
 
 def _batches(images: Stream, size: int, device: torch.device | str) -> Any:
     return (batch.to(device) for batch in images.in_order(size))
+
+
+def _reconstructed(name: str, model: nn.Module, images: Tensor) -> Tensor:
+    try:
+        return reconstruct(model, images)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise
+        text = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"{name} takes no images of {tuple(images.shape[1:])} ({text}): choose another --size"
+        ) from error
 
 
 def _same_size(name: str, output: Tensor, images: Tensor) -> Tensor:
@@ -161,9 +180,13 @@ def _features(network: FeatureNetwork, batches: Any, value_range: tuple[float, f
     return features, logits
 
 
-def _over_images(values: Tensor) -> Spread:
+def _over_images(values: Tensor, count: int) -> Spread:
     deviation = float(values.double().std()) if len(values) > 1 else None
-    return Spread(float(values.double().mean()), deviation, "images")
+    return Spread(
+        float(values.double().mean()),
+        deviation,
+        "images" if len(values) == count else f"{len(values)} of {count} images",
+    )
 
 
 def _inception_score(judges: Judges, logits: Tensor) -> dict[str, Spread]:

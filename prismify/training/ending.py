@@ -34,7 +34,9 @@ def end_run(run: Run, averaged: nn.Module) -> None:
         elif run.best is not None:
             save_model(averaged, run.folder / "best", source, _trained(run, run.best[1]), run.trust)
         write_report(run.folder)
-        run.say(f"done: {run.folder / 'model'} (latest), {run.folder / 'best'} (best), {run.folder / 'report.md'}")
+        best = "best, " if run.best is not None else ""
+        run.say(f"done: {best}model (latest) and report.md are in {run.folder}")
+        run.say(f"next: {run.measuring}")
     run.accelerator.wait_for_everyone()
 
 
@@ -76,10 +78,7 @@ def report_text(folder: Path, facts: dict[str, Any], records: list[dict[str, Any
     if measured:
         keys = [k for k in measured[-1] if k not in ("step", "kind")]
         lines += ["## On held-out images", "", f"| step | {' | '.join(keys)} |", f"|---:|{'---:|' * len(keys)}"]
-        lines += [
-            f"| {r['step']:,} | " + " | ".join(f"{r[k]:.4g}" if k in r else "" for k in keys) + " |"
-            for r in _thinned(measured, 20)
-        ]
+        lines += [f"| {r['step']:,} | " + " | ".join(_cell(r, k) for k in keys) + " |" for r in _thinned(measured, 20)]
         lines += ["", f"![Originals above reconstructions](images/step-{measured[-1]['step']:08d}.png)", ""]
     if drawn:
         lines += ["## Curves", "", "![Losses and measurements](curves.png)", ""]
@@ -87,6 +86,12 @@ def report_text(folder: Path, facts: dict[str, Any], records: list[dict[str, Any
         last = {k: v for k, v in train[-1].items() if k not in ("step", "kind")}
         lines += ["## The last record", "", "```json", json.dumps(last, indent=1), "```", ""]
     return "\n".join(lines)
+
+
+def _cell(record: dict[str, Any], key: str) -> str:
+    if key not in record:
+        return ""
+    return "not a number" if record[key] is None else f"{record[key]:.4g}"
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path) -> bool:
@@ -100,13 +105,13 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> bool:
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in _CURVES:
-        rows = [(r["step"], r[name]) for r in train if name in r]
+        rows = [(r["step"], r[name]) for r in train if r.get(name) is not None]
         if rows:
             left.plot(*zip(*rows, strict=True), label=name, linewidth=1)
     left.set(xlabel="step", title="losses")
     left.set_yscale("symlog", linthresh=1e-3)
     for name in [k for k in (measured[-1] if measured else {}) if k not in ("step", "kind")]:
-        rows = [(r["step"], r[name]) for r in measured if name in r]
+        rows = [(r["step"], r[name]) for r in measured if r.get(name) is not None]
         right.plot(*zip(*rows, strict=True), label=name, marker=".")
     right.set(xlabel="step", title="held-out images")
     for axes in (left, right):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.atomic import whole_file
+from ..checkpoint.manifest import finite
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -23,7 +24,7 @@ class Journal:
         self._path = folder / METRICS_NAME
         kept = [row for row in read_records(folder) if row["step"] <= after]
         with whole_file(self._path) as draft:
-            draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            draft.write_text("".join(_line(row) for row in kept), encoding="utf-8")
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
         self._file = os.fdopen(os.open(self._path, flags), "a", encoding="utf-8")
         self._board: Any = None
@@ -33,8 +34,8 @@ class Journal:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """One record: `kind` is "train" or "validation"."""
-        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        """One record: `kind` is "train" or "validation"; what is not a finite number becomes null."""
+        self._file.write(_line({"step": step, "kind": kind, **values}))
         self._file.flush()
         if self._board is not None:
             for name, value in values.items():
@@ -49,6 +50,10 @@ class Journal:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(finite(row), allow_nan=False) + "\n"
 
 
 def is_utf8(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import threading
 import time
@@ -34,7 +35,8 @@ _FIXED = ("recipe", "model.", "teacher", "data.size", "data.channels", "data.ran
 class Event:
     """Something a run tells whoever watches.
 
-    "said": a line of text. "began": the run stands at `step` of `values["steps"]`. "step", "measured": a record.
+    "said": a line of text. "began": the run stands at `step` of `values["steps"]`, after `values["seconds"]` of at
+    most `values["limit"]`, where the recipe sets one. "step", "measured": a record.
     """
 
     kind: Literal["said", "began", "step", "measured"]
@@ -97,6 +99,11 @@ class Run:
     def seconds(self) -> float:
         """How long the run has trained, over all its starts."""
         return self._seconds + time.monotonic() - self._since
+
+    @property
+    def measuring(self) -> str:
+        """The command that measures this run, for a shell."""
+        return f"prismify evaluate {shlex.quote(str(self.folder))} --data IMAGES"
 
     def say(self, text: str) -> None:
         if self.leads:
@@ -177,7 +184,9 @@ class Run:
             before = set(boards.glob("events.*"))
             self._journal = Journal(self.folder, self.step, tensorboard=tensorboard)
             self.written.note(*sorted(set(boards.glob("events.*")) - before))
-            self.watch(Event("began", self.step, values={"steps": self.steps}))
+            limit = self.recipe.train.max_minutes
+            length = {"steps": self.steps, "seconds": self._seconds, **({"limit": 60 * limit} if limit else {})}
+            self.watch(Event("began", self.step, values=length))
 
     def _newest(self) -> dict[str, Any] | None:
         for step in reversed(states(self.folder / "state")):
@@ -238,6 +247,7 @@ class Run:
         if self._stop:
             self.save()
             self.say(f"stopped at step {self.step}; the same command goes on from there")
+            self.say(f"until then: {self.measuring}")
             raise SystemExit(128 + self._stop)
         limit = self.recipe.train.max_minutes
         if self._time_is_up and self.step < self.steps:

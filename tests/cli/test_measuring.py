@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,3 +142,28 @@ def test_validation_that_takes_all_images_names_the_setting(pictures: Path, run:
     ran = run("train", "demo", "--set", f"data.path={pictures}", "--set", "data.validation=6")
     assert "holds 6 images, and data.validation=6 of them are held out" in ran.line
     assert "set data.validation to at most 5" in ran.line
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path: Path, pictures: Path, run: Run) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def encode(self, x): return x\n"
+        "    def decode(self, z): return z * float('nan')\n"
+        "class Same(Net):\n    def decode(self, z): return z\n"
+    )
+    net = f"{tmp_path}/own.py:Net"
+    ran = run("evaluate", net, "--data", pictures, "--json", "-o", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    for text in (ran.out, (tmp_path / "out" / "evaluation.json").read_text()):
+        assert "NaN" not in text
+        assert json.loads(text)["models"][net]["PSNR"] == {"mean": None, "deviation": None, "over": "images"}
+
+
+def test_images_too_small_are_one_line(tmp_path: Path, pictures: Path, run: Run) -> None:
+    small = run("evaluate", "cifar10-ae-64", "--data", pictures, "--size", 2)
+    assert "cifar10-ae-64 takes no images of (3, 2, 2) (" in small.line
+    assert small.line.endswith("): choose another --size")
+    odd = run("evaluate", "cifar10-ae-64", "--data", pictures, "--size", 9)
+    assert "choose another --size" in odd.line
+    below = run("evaluate", "cifar10-ae-64", "--data", pictures, "--size", 8, "--json").json
+    assert below["missing"]["SSIM"] == "images are smaller than its window of 11 pixels"
+    assert set(below["models"]["cifar10-ae-64"]) == {"PSNR"}

@@ -1,0 +1,61 @@
+"""Output anywhere: a terminal that is not UTF-8, names that are no text, numbers that are none."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prismify.cli.terminal import show_anything
+
+from prismify.training.journal import Journal, read_records
+
+ROOT = Path(__file__).parents[2]
+
+
+def shown(text: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    show_anything()
+    print(text, end="", flush=True)
+    monkeypatch.undo()
+    return raw.getvalue()
+
+
+def test_what_an_encoding_lacks_comes_out_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown("3×3 → 1 ± 2", "ascii", monkeypatch) == b"3x3 -> 1 +- 2"
+    assert shown("3×3 → é", "cp1252", monkeypatch) == b"3\xd73 -> \xe9"
+    assert shown("größe ☃", "latin-1", monkeypatch) == b"gr\xf6\xdfe \\u2603"
+    assert shown("→ " + os.fsdecode(b"caf\xe9"), "utf-8", monkeypatch) == "→ caf".encode() + b"\xe9"
+
+
+@pytest.mark.parametrize("encoding", ["ascii"])
+def test_a_conversion_ends_well_on_any_terminal(tmp_path: Path, net: Path, encoding: str) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C"}
+    source = f"{net}:make"
+    paths = f"import os; out = os.fsdecode(b'{tmp_path}/caf\\xe9/out')\n"
+    code = f"from prismify.cli.main import app\napp(['convert', {source!r}, '-o', out])"
+    start = f"import prismify; prismify.__path__.append({str(ROOT)!r})\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    ran = subprocess.run([sys.executable, "-c", start + paths + code], env=environment, capture_output=True)
+    assert ran.returncode == 0, ran.stderr
+    assert b"Written to" in ran.stdout
+    assert (folder / "out" / "report.md").is_file()
+
+
+def test_the_journal_is_json(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0, tensorboard=False)
+    journal.write("validation", 1, {"psnr": float("nan"), "lpips": float("inf"), "teacher_psnr": 3.0})
+    journal.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "step": 1, "kind": "validation", "psnr": None, "lpips": None, "teacher_psnr": 3.0,
+    }  # fmt: skip
+    assert read_records(tmp_path)[0]["psnr"] is None
