@@ -33,6 +33,7 @@ class Layer:
         frozen: whether its weights are kept from training (`requires_grad=False`), in a model that trains others.
         owns: "weight" and "bias", where no earlier layer owns them.
         tied: names of the other modules that hold its weight or its bias.
+        bare: whether its weight is used without a call of the layer.
         calls: operators it ran over all entry points; input_shape and output_shape are those of the first.
         within: name of the `nn.MultiheadAttention` that applies it without calling it; they change together.
         projections: of a packed attention.
@@ -60,6 +61,7 @@ class Layer:
     within: str | None = None
     projections: tuple[InProjection, ...] = ()
     partial: tuple[str, ...] = ()
+    bare: bool = False
     calls: int = 0
     input_shape: tuple[int, ...] | None = None
     output_shape: tuple[int, ...] | None = None
@@ -243,13 +245,16 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         parameters=sum(t.numel() for t in fresh),
         itemsize=own[0].element_size() if own else 4,
         obstacle=obstacle,
-        frozen=context.some_train and bool(own) and not any(t.requires_grad for t in own),
+        frozen=context.some_train
+        and any(t.dim() > 1 for t in own)
+        and not any(t.requires_grad for t in own if t.dim() > 1),
         owns=frozenset("weight" if t.dim() > 1 else "bias" for t in fresh),
         tied=tuple(tied) if context.modules.get(name) is module else (),
         attention=context.parts.get(name),
         within=within,
         projections=in_projections(module, found.numel_by_weight) if isinstance(module, nn.MultiheadAttention) else (),
         partial=tuple(sorted(found.partial)),
+        bare=name in context.outside,
         calls=len(found.uses),
         input_shape=shape(first.data) if first else None,
         output_shape=shape(first.node) if first else None,

@@ -128,6 +128,8 @@ def _kept_role(layer: Layer) -> tuple[str, str]:
             "plan by hand",
         )
     if layer.role == "dead":
+        if layer.calls == 0 and layer.bare and layer.obstacle is not None:
+            return "unsupported", layer.obstacle
         if layer.calls == 0:
             return "unreached", "never called by the captured methods"
         return "dead", "what it computes reaches no output"

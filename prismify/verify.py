@@ -74,7 +74,7 @@ def blame(original: nn.Module, capture: Capture) -> str | None:
             graphs = [_recorded(original, entry.method, entry.inputs, fake=False, seed=seed) for seed in range(3)]
         except Exception:
             return None
-        runs = {tuple(node.meta.get("module") for node in graph.nodes) for graph in graphs}
+        runs = {(*(n.meta.get("module") for n in g.nodes), *map(shape, output_nodes(g))) for g in graphs}
         if len(runs) > 1:
             return (
                 f"the original chooses at random what it runs in {entry.method}, so a conversion cannot be checked: "
@@ -86,11 +86,12 @@ def blame(original: nn.Module, capture: Capture) -> str | None:
                 "takes (args=..., --input), or convert with check=False"
             )
         own = {name: module for name, module in original.named_modules() if module._parameters}
+        failed = ""
         for training in (False, True):
             try:
                 gradients = _gradients(original, entry, own, False, training)
             except Exception as error:
-                failed = one_line(error)
+                failed = failed or one_line(error)
                 continue
             found = [g for g in (gradients or {}).values() if g is not None]
             if any(not bool(torch.isfinite(g).all()) for g in found):
@@ -135,11 +136,14 @@ def _check_shapes(converted: nn.Module, entry: EntryPoint, fake: bool, originals
 def _alike(
     shapes: tuple[tuple[int, ...], ...], wanted: tuple[tuple[int, ...], ...], *, depends_on_values: bool
 ) -> bool:
-    """Whether results have the shapes they had; a model that reads values may choose the length of one axis by them."""
+    """Whether results have the shapes they had; a model that reads values may choose by them the lengths of axes.
+
+    Of a result with several axes, one at least is the same.
+    """
     if shapes == wanted or not depends_on_values:
         return shapes == wanted
     return len(shapes) == len(wanted) and all(
-        len(a) == len(b) and sum(m != n for m, n in zip(a, b, strict=True)) <= 1
+        len(a) == len(b) and (len(a) < 2 or any(m == n for m, n in zip(a, b, strict=True)))
         for a, b in zip(shapes, wanted, strict=True)
     )
 

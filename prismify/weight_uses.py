@@ -16,9 +16,12 @@ _ASKED = {"to", "type_as", "_to_copy"}
 def uses_outside(graphs: Iterable[fx.Graph], modules: dict[str, nn.Module]) -> dict[str, str]:
     """Layers whose parameters a model reads or writes by itself, with what it does to them in words."""
     found: dict[str, str] = {}
+    held = _layers_by_parameter(modules)
     for graph in graphs:
         for node in graph.nodes:
             owners = {alias.rpartition(".")[0] for alias in node.meta.get("parameter", ())}
+            # A closure, a partial function or compiled code holds the very tensor, whatever stands in for it elsewhere.
+            owners |= held.get(node.meta.get("identity"), set())
             for owner in owners:
                 if not is_layer(modules.get(owner)):
                     continue
@@ -31,6 +34,15 @@ def uses_outside(graphs: Iterable[fx.Graph], modules: dict[str, nn.Module]) -> d
                     where = str(user.meta.get("module", ""))
                     if where not in homes and not _only_asks(user, node):
                         found.setdefault(owner, f"its weight is used by {where or 'the model'} without calling it")
+    return found
+
+
+def _layers_by_parameter(modules: dict[str, nn.Module]) -> dict[int | None, set[str]]:
+    found: dict[int | None, set[str]] = {}
+    for name, module in modules.items():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                found.setdefault(id(parameter), set()).add(name)
     return found
 
 

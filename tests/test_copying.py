@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -82,6 +83,48 @@ def test_layers_that_python_functions_hold_are_replaced_with_them(how, function)
         assert torch.equal(small(x), changed)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("make", [torch.jit.script, lambda part: torch.jit.trace(part, torch.randn(1, 16, 8, 8))])
+def test_scripted_parts_are_kept_and_copied(make):
+    class Scripted(nets.Chain):
+        def forward(self, x):
+            return self.tail(self.part(self.body(self.head(x))))
+
+    model, x = Scripted(), torch.randn(1, 3, 8, 8)
+    model.part = make(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()))
+    small = convert(model, args=(x,))
+    assert {d.name: d.decision for d in small.prismify_plan.layers}["part.0"] == "keep"
+    assert type(small.body[0]).__name__ == "DeepPrism"
+    with torch.no_grad():
+        before = small(x)
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert torch.equal(small(x), before)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_lengths_that_depend_on_values_are_not_compared(axes):
+    class Speech(nets.Chain):
+        def forward(self, x):
+            y = super().forward(x)
+            length = 1 + int(y.abs().sum() * 1000) % 7
+            return y[..., :length] if axes == 1 else y[..., :length, :length]
+
+    assert type(convert(Speech(), args=(torch.randn(1, 3, 8, 8),)).body[0]).__name__ == "DeepPrism"
+
+
+@pytest.mark.parametrize("draw", [lambda: random.randint(1, 7), lambda: int(torch.randint(1, 7, (1,)))])
+def test_an_original_that_chooses_at_random_chooses_the_same_when_it_is_checked(draw):
+    class Cropping(nets.Chain):
+        def forward(self, x):
+            h = self.head(x)
+            for _ in range(draw()):
+                h = self.body(h)
+            return [self.tail(h)[:, 0, : draw(), : draw()], *[h] * draw()]
+
+    assert type(convert(Cropping(), args=(torch.randn(1, 3, 8, 8),)).body[0]).__name__ == "DeepPrism"
+
+
 def test_a_class_that_holds_the_layers_is_no_copy():
     chain = nets.Chain()
 
@@ -118,9 +161,23 @@ class Infinite(nets.Chain):
         return super().forward(x) + (x.mean() * 0 + 1).log().log()
 
 
+class EvaluatedOnce(nets.Chain):
+    """Computes in place, and has no training mode."""
+
+    def forward(self, x):
+        assert not self.training, "no training mode"
+        h = self.body(self.head(x)).exp()
+        squares = h * h
+        h.mul_(2)
+        return self.tail(squares)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
-    [(Infinite(), "the original's own result is not finite in forward")],
+    [
+        (Infinite(), "the original's own result is not finite in forward"),
+        (EvaluatedOnce(), "the original itself cannot be differentiated in forward: .*inplace operation"),
+    ],
 )
 def test_an_original_that_cannot_be_checked_is_named_as_the_cause(model, message):
     with pytest.raises(ConversionError, match=message):

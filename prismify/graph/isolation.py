@@ -64,6 +64,10 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             module.training = training
         with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
+            # A model that chooses at random what it runs chooses the same each time it is looked at.
+            random.seed(0)
+            np.random.seed(0)
+            torch.default_generator.manual_seed(0)
             with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the whole graph that it gave up on
                 yield
     finally:

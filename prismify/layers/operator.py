@@ -114,13 +114,10 @@ def refusal(operator: Operator, layer: nn.Module) -> str | None:
 
 def is_transposed_linear(layer: nn.Module | None) -> bool:
     """Whether a module is transformers' `Conv1D`: a linear layer whose weight is (in, out)."""
-    weight = None if layer is None else layer._parameters.get("weight")
-    return (
-        type(layer).__name__ == "Conv1D"
-        and weight is not None
-        and weight.dim() == 2
-        and getattr(layer, "nf", None) == weight.shape[1]
-    )
+    if layer is None or type(layer).__name__ != "Conv1D":
+        return False
+    weight = layer._parameters.get("weight")
+    return weight is not None and weight.dim() == 2 and getattr(layer, "nf", None) == weight.shape[1]
 
 
 def convolution_base(layer: nn.Module) -> type[nn.Module] | None:

@@ -17,6 +17,8 @@ class Net(nn.Module):
         self.how = how
         widths = ((3, 32), (32, 32), (32, 32), (32, 3))
         self.a, self.c, self.d, self.z = (nn.Conv2d(i, o, 3, padding=1) for i, o in widths)
+        weight = self.c.weight
+        self.bare = lambda x: nn.functional.conv2d(x, weight, padding=1)
 
     def forward(self, x):
         w, h = self.c.weight, self.a(x)
@@ -33,7 +35,7 @@ class Net(nn.Module):
         elif self.how == "detached":
             h = self.c(h).detach()
         else:
-            h = self.c(h)
+            h = self.bare(h) if self.how == "by a closure" else self.c(h)
         if self.how == "read":
             h = h / w.abs().max()
         if self.how == "a matrix":
@@ -46,7 +48,7 @@ class Net(nn.Module):
         return self.z(h.to(w))
 
 
-READ = ["read", "a matrix", "the bias", "a regulariser in training"]
+READ = ["read", "by a closure", "a matrix", "the bias", "a regulariser in training"]
 WRITTEN = ["written", "written in training", "given"]
 
 
