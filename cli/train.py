@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,31 +75,27 @@ def _this_program() -> list[str]:
 def live_view() -> Iterator[Watch]:
     """A bar with losses, rate and time left on a terminal; a line now and then anywhere else."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from .progress import Pace, run_progress
     from .terminal import quiet_libraries
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (
-        MofNCompleteColumn(),
-        BarColumn(20),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with (
-        quiet_libraries(),
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-    ):
+    pace: Pace | None = None
+    with quiet_libraries(), run_progress(console) as progress:
         bar = progress.add_task("starting", total=None, visible=False)
 
         def watch(event: Event) -> None:
+            nonlocal pace
             if event.kind == "said":
                 progress.console.print(event.text, markup=False)
             elif event.kind == "began":
-                total = int(event.values["steps"])
-                progress.update(bar, total=total, completed=event.step, visible=True, description="")
+                pace = Pace.of(event)
+                progress.update(bar, total=pace.steps, completed=event.step, visible=True, description="")
             elif event.kind == "step":
-                progress.update(bar, completed=event.step, description=_numbers(event.values))
+                seconds = event.values["seconds"]
+                left = pace.left(event.step, seconds) if pace is not None else 0.0
+                times = {"ends": time.monotonic() + left, "share": seconds / max(1e-9, seconds + left)}
+                progress.update(bar, completed=event.step, description=_numbers(event.values), **times)
                 if not console.is_terminal:
                     progress.console.print(f"step {event.step}: {_numbers(event.values)}", markup=False)
             else:
@@ -110,4 +107,5 @@ def live_view() -> Iterator[Watch]:
 
 def _numbers(values: Any) -> str:
     shown = {k: v for k, v in values.items() if k not in ("seconds", "learning_rate")}
+    shown = {**({"total": shown["total"]} if "total" in shown else {}), **shown}  # first: a narrow bar cuts the rest
     return "  ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in shown.items())

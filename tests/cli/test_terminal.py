@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,39 @@ def test_the_journal_is_json(tmp_path: Path) -> None:
         "step": 1, "kind": "validation", "psnr": None, "lpips": None, "teacher_psnr": 3.0,
     }  # fmt: skip
     assert read_records(tmp_path)[0]["psnr"] is None
+
+
+def bar_of(width: int, seconds: float, step: int, **began: float) -> str:
+    """The bar's last line after a step, on a terminal of so many columns."""
+    from prismify.cli.train import live_view
+    from rich.console import Console
+
+    from prismify.training.run import Event
+
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, soft_wrap=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rich.console.Console", lambda **how: console)
+        with live_view() as watch:
+            watch(Event("began", 0, values=began))
+            terms = {"reconstruction": 0.123456, "perceptual": 0.5, "kl": 12.0, "total": 3.21, "gradient_norm": 1.0}
+            watch(Event("step", step, values={**terms, "seconds": seconds}))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined]
+    lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+    assert all(len(line) <= width for line in lines)
+    return lines[-1]
+
+
+def test_steps_and_time_fit_in_eighty_columns() -> None:
+    line = bar_of(80, 600.0, 120_000, steps=150_000)
+    assert line.startswith("120000/150000 ")
+    assert "0:02:" in line
+    assert "total 3.21" in line
+    assert "…" in line  # the rest is cut
+    assert "0:02:" in bar_of(40, 600.0, 120_000, steps=150_000)
+
+
+def test_the_bar_ends_when_the_clock_does() -> None:
+    late = bar_of(80, 90.0, 100, steps=1_000_000, limit=120.0)
+    assert re.search(r"0:00:(29|30)", late)
+    assert late.count("━") >= 14  # three quarters of the time are over, and next to none of the steps
+    assert re.search(r"0:00:(09|10)", bar_of(80, 90.0, 90, steps=100, limit=1e6))
