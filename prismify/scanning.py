@@ -80,15 +80,21 @@ def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
     Raises:
         PlanError: the plan names a layer that the model lacks, or lacks one that the model has.
     """
-    found = inventory(unwrap(model), capture)
+    inner = unwrap(model)
+    found = inventory(inner, capture)
     names, planned = [layer.name for layer in found.layers], {d.name: d for d in plan.layers}
-    for name in planned:
-        if name not in names:
-            raise PlanError(f"the plan's layer {name!r} is not in {type(unwrap(model)).__name__}")
+    held = {name for name, _ in (*inner.named_modules(), *inner.named_parameters(remove_duplicate=False))}
+    for name in [name for name in planned if name not in names]:
+        if name not in held or (capture.graphs and not capture.skipped):
+            raise PlanError(f"the plan's layer {name!r} is not in {type(inner).__name__}")
+        # A weight that no layer owns is seen only where it is used.
+        if planned[name].decision == "replace":
+            raise PlanError(f"the plan's layer {name!r} shows only when the model runs: give example inputs (args=...)")
+        del planned[name]
     for name in names:
         if name not in planned:
             raise PlanError(f"the plan has no row for layer {name!r}; scan the model again")
-    verdicts = {d.name: Verdict(d.operator, d.rule, d.reason) for d in plan.layers}
+    verdicts = {name: Verdict(d.operator, d.rule, d.reason) for name, d in planned.items()}
     for layer in found.layers:
         if _left_alone(layer, verdicts):
             raise PlanError(f"{layer.name} is applied by {layer.within}: replace that as well, or keep both")

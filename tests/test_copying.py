@@ -156,6 +156,23 @@ def test_a_plan_is_carried_out_on_the_inputs_it_was_made_with(tmp_path):
         convert(model, replace(plan, examples={}, capture=()))
 
 
+def test_a_plan_from_a_file_that_no_inputs_run_is_carried_out_unchecked_and_says_so(tmp_path):
+    class Mixed(nets.Chain):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Parameter(torch.randn(16, 16))
+
+        def forward(self, x, options):
+            assert options["kind"] == "half"
+            return self.tail((self.mix @ self.body(self.head(x)).flatten(2)).unflatten(2, (8, 8)))
+
+    model, x = Mixed(), torch.randn(1, 3, 8, 8)
+    scan(model, (x, {"kind": "half"})).save(tmp_path / "plan.json")
+    with pytest.warns(UserWarning, match=r"the conversion of Mixed is not checked.*give args="):
+        small = convert(model, Plan.load(tmp_path / "plan.json"))
+    assert type(small.body[0]).__name__ == "DeepPrism"
+
+
 class Infinite(nets.Chain):
     def forward(self, x):
         return super().forward(x) + (x.mean() * 0 + 1).log().log()
