@@ -31,6 +31,7 @@ class Layer:
         obstacle: why no operator can take its place, apart from any policy; None when one can.
         parameters: unique numbers it owns that no earlier layer owns (tied weights count once).
         frozen: whether its weights are kept from training (`requires_grad=False`), in a model that trains others.
+        only_training: whether training calls it, and evaluation, which roles are read off, does not.
         owns: "weight" and "bias", where no earlier layer owns them.
         tied: names of the other modules that hold its weight or its bias.
         bare: whether its weight is used without a call of the layer.
@@ -55,6 +56,7 @@ class Layer:
     itemsize: int = 4
     obstacle: str | None = None
     frozen: bool = False
+    only_training: bool = False
     owns: frozenset[str] = frozenset()
     tied: tuple[str, ...] = ()
     attention: AttentionPart | None = None
@@ -107,6 +109,7 @@ class _Context:
     parts: dict[str, AttentionPart]
     unseen: Role  # of a layer that no graph shows
     outside: dict[str, str]  # what uses a layer's weight without calling the layer
+    training: set[str]  # modules that a call in training mode runs
     untrained: set[int]  # parameters that get no gradient from any result, by id
     some_train: bool  # whether any parameter is to be trained
     counted: set[int] = field(default_factory=set)
@@ -135,6 +138,7 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         # Only where every method was captured is a layer that none of them shows known to be unused.
         unseen="dead" if capture.graphs and not capture.skipped else "unknown",
         outside=uses_outside(_all_graphs(capture), modules),
+        training={str(n.meta.get("module")) for e in capture.entries if e.training for n in e.training.nodes},
         untrained=_untrained(model, capture),
         some_train=any(p.requires_grad for p in model.parameters()),
     )
@@ -153,6 +157,11 @@ def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: Laye
         found.foreign.append(use.module)
     found.roles.append(use.role)
     found.uses.append(use)
+    # A weight that is put together at run time makes all its owners what the operator is.
+    owners = {alias.rpartition(".")[0] for group in use.parameters[1:] for alias in group} - {name}
+    for other in owners:
+        if is_layer(modules.get(other)):
+            gathered[other].roles.append(use.role)
     found.partial.update(use.partial)
     if counted:
         found.macs += node_macs(use.node)
@@ -235,7 +244,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
     return Layer(
         name=name,
         kind=kind,
-        role=merge_roles(found.roles) if found.roles else context.unseen,
+        role=merge_roles(found.roles) if found.roles else "inner" if name in context.outside else context.unseen,
         in_channels=in_channels,
         out_channels=out_channels,
         kernel_size=kernel,
@@ -248,6 +257,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         frozen=context.some_train
         and any(t.dim() > 1 for t in own)
         and not any(t.requires_grad for t in own if t.dim() > 1),
+        only_training=not found.uses and name in context.training,
         owns=frozenset("weight" if t.dim() > 1 else "bias" for t in fresh),
         tied=tuple(tied) if context.modules.get(name) is module else (),
         attention=context.parts.get(name),

@@ -97,7 +97,9 @@ def decide(layer: Layer, policy: Policy) -> Verdict:
     if layer.attention is not None:
         return _attention(layer, policy)
     if layer.role == "cond":
-        return Verdict(None, "conditioning", "does not descend from the data (time, class or text)")
+        return Verdict(
+            None, "conditioning", "does not descend from the data, but from time, class, text, noise or a constant"
+        )
     if layer.kind == "linear":
         return _linear(layer, policy)
     return _convolution(layer, policy)
@@ -130,6 +132,8 @@ def _kept_role(layer: Layer) -> tuple[str, str]:
     if layer.role == "dead":
         if layer.calls == 0 and layer.bare and layer.obstacle is not None:
             return "unsupported", layer.obstacle
+        if layer.calls == 0 and layer.only_training:
+            return "unreached", "called in training alone; its role, which evaluation tells, is not known"
         if layer.calls == 0:
             return "unreached", "never called by the captured methods"
         return "dead", "what it computes reaches no output"

@@ -84,8 +84,10 @@ def roles(graph: fx.Graph) -> list[LayerUse]:
     steps = {node for node, layer in found.items() if tokens or layer.kind != "embedding"}
     before = _layers_before(graph, steps)
     after = _layers_after(graph, steps)
-    # Inputs without tensors, or a result that was made outside the tensors (a list, numpy), tell nothing.
-    if not primary_inputs(graph) or not any(node in after for node in found):
+    # Inputs without tensors, or data that goes on outside the tensors (as a list, through numpy), tell nothing.
+    led = [node for node in found if node in before]
+    lost = bool(led) and not any(node in after for node in led)
+    if not primary_inputs(graph) or lost or not any(node in after for node in found):
         return [_use(node, layer, "unknown", ()) for node, layer in found.items()]
     uses = []
     for node, layer in found.items():
