@@ -16,7 +16,7 @@ from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.training import losses
 from prismify.training.average import Average
-from prismify.training.begin import freeze_unused, introduce
+from prismify.training.begin import freeze_unused, introduce, see_that_it_fits
 from prismify.training.discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
 from prismify.training.ending import end_run
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
@@ -69,6 +69,7 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, tru
         model = model.to(run.device)
         autoencoding = Autoencoding(model)
         probe = images.first().to(run.device)
+        see_that_it_fits(model, probe, whole=True)
         latent_shape = tuple(autoencoding(probe, None)[1].shape[1:])
         freeze_unused(run, autoencoding, (probe, torch.zeros(1, *latent_shape, device=run.device)))
         average = Average(model, recipe.train.ema)

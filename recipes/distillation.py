@@ -16,7 +16,7 @@ from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.training import losses
 from prismify.training.average import Average
-from prismify.training.begin import freeze_unused, introduce
+from prismify.training.begin import freeze_unused, introduce, see_that_it_fits
 from prismify.training.ending import end_run
 from prismify.training.measure import measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model, teacher_of
@@ -56,6 +56,7 @@ def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False, tr
         student = Answering(model, layers, whole=loss.image > 0)
         teaching = Answering(teacher, layers, whole=False)
         probe = images.first().to(run.device)
+        see_that_it_fits(model, probe, whole=is_autoencoder(model))
         with torch.no_grad():
             distances(student(probe), teaching(probe))  # shapes that differ are an error before the first step
         freeze_unused(run, student, (probe,))

@@ -17,6 +17,7 @@ from ..count import parameter_count
 from ..errors import RecipeError, TrainingError
 from .folders import passed_over_text
 from .images import Images
+from .models import reconstruct
 from .rates import parameters_by_kind
 from .recipe import recipe_yaml
 from .run import Run
@@ -118,6 +119,36 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores ({platform.machine()})"
+
+
+def see_that_it_fits(model: nn.Module, probe: Tensor, *, whole: bool) -> None:
+    """See that a model takes images of this size before the first step.
+
+    Args:
+        probe: the first image, as a batch of one.
+        whole: an autoencoder's reconstruction must have the size of its image.
+
+    Raises:
+        RecipeError: it does not; the message names data.size.
+    """
+    size = f"{probe.shape[3]}x{probe.shape[2]}"
+    was_training = model.training
+    model.eval()  # statistics and dropout stay as they are
+    try:
+        with torch.no_grad():
+            made = reconstruct(model, probe) if whole else model(probe)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, (RecipeError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+            raise
+        text = " ".join(str(error).split())[:160]
+        raise RecipeError(f"{type(model).__name__} takes no images of {size} ({text}): set data.size") from error
+    finally:
+        model.train(was_training)
+    if whole and made.shape != probe.shape:
+        raise RecipeError(
+            f"{type(model).__name__} makes {tuple(made.shape[1:])} of images of {tuple(probe.shape[1:])}: set "
+            "data.size, as to a multiple of what it halves"
+        )
 
 
 def freeze_unused(run: Run, module: nn.Module, probe: tuple[Tensor, ...]) -> None:

@@ -167,3 +167,15 @@ def test_images_too_small_are_one_line(tmp_path: Path, pictures: Path, run: Run)
     below = run("evaluate", "cifar10-ae-64", "--data", pictures, "--size", 8, "--json").json
     assert below["missing"]["SSIM"] == "images are smaller than its window of 11 pixels"
     assert set(below["models"]["cifar10-ae-64"]) == {"PSNR"}
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [(2, "takes no images of 2x2 ("), (9, "of images of (3, 9, 9): set data")]
+)
+def test_training_on_images_of_a_wrong_size_names_the_setting(
+    tmp_path: Path, pictures: Path, run: Run, size: int, message: str
+) -> None:
+    recipe = written(tmp_path / "run", "cifar10-ae-64", pictures, size=size)
+    ran = run("train", recipe)
+    assert message in ran.line
+    assert "set data.size" in ran.line
