@@ -31,7 +31,10 @@ def write_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
         try:
             torch.save(state, draft / _STATE_NAME)
         except RuntimeError as error:  # torch wraps what the disk says
-            raise OSError(" ".join(str(error).split())[:160]) from error
+            text = " ".join(str(error).split())[:160]
+            raise OSError(
+                "the disk is full, or takes no file so large" if "inline_container" in text else text
+            ) from error
     return place
 
 
