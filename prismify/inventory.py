@@ -305,7 +305,7 @@ def _geometry(module: nn.Module | None, use: LayerUse | None) -> tuple[str, int,
     """(kind, C_in, C_out, kernel size, groups), from the module or, failing one, from the operator."""
     if module is not None:
         groups = module.groups if isinstance(module, _ConvNd) else 1
-        return kind_of(module), *widths_of(module), tuple(getattr(module, "kernel_size", ())), int(groups)
+        return kind_of(module), *widths_of(module), tuple(map(int, getattr(module, "kernel_size", ()))), int(groups)
     assert use is not None
     weight, name = shape(use.weight), operator_name(use.node)
     if use.kind == "convolution":

@@ -19,9 +19,9 @@ def is_layer(module: nn.Module | None) -> bool:
 def widths_of(module: nn.Module) -> tuple[int, int]:
     """(C_in, C_out) of a layer."""
     if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
+        return int(module.in_features), int(module.out_features)
     if isinstance(module, _ConvNd):
-        return module.in_channels, module.out_channels
+        return int(module.in_channels), int(module.out_channels)
     if isinstance(module, nn.MultiheadAttention):
         return module.embed_dim, module.embed_dim
     weight = module._parameters["weight"]

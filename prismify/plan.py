@@ -16,7 +16,7 @@ from typing import Any, Literal
 from .errors import OutputError, PlanError
 from .graph import ExampleInputs
 from .layers import Operator
-from .validation import build, read_json_file
+from .validation import build, plain_number, read_json_file
 
 SCHEMA_VERSION = 1
 
@@ -110,7 +110,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data as JSON reads it back: dicts, lists, numbers and strings."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(self, examples={}))))
+        fields = dataclasses.asdict(dataclasses.replace(self, examples={}))
+        plain: dict[str, Any] = json.loads(json.dumps(fields, default=plain_number))
         del plain["examples"]
         return plain
 

@@ -108,3 +108,15 @@ def read_json_file(path: Path) -> Any:
 
 def _within(item: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return item.values() if isinstance(item, dict) else item
+
+
+def plain_number(value: Any) -> Any:
+    """A number of numpy's or a 0-dimensional tensor as Python's own, for JSON.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    item = getattr(value, "item", None)
+    if not callable(item) or getattr(value, "shape", None) != ():
+        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    return item()

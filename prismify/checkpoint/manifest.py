@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import SourceError
 from ..families.names import check_part_name
-from ..validation import read_json_file
+from ..validation import plain_number, read_json_file
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "prismify.json"
@@ -128,7 +128,7 @@ def not_listed(folder: Path) -> list[str]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain data as JSON; see `finite`."""
-    path.write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(finite(content), indent=1, allow_nan=False, default=plain_number) + "\n", encoding="utf-8")
 
 
 def finite(content: Any) -> Any:

@@ -24,6 +24,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from ..errors import SourceError, UnsafePickleError
 from ..families import family
 from .imports import current_folder
+from .values import READABLE
 from .zips import check_unpacked, is_archive
 
 _TRUSTED_ROOTS = ("torch.nn.", "torchvision.", "timm.", "diffusers.", "prismify.layers.")
@@ -36,6 +37,7 @@ _HELPERS = {
     "torch.nn.functional.silu": nn.functional.silu,
     # The reader fills plain dicts only: `freeze_configs` puts the real class back afterwards.
     _FROZEN_DICT: OrderedDict,
+    **READABLE,
 }
 #: diffusers keeps attention processors, which are no modules, on its attention layers.
 _PROCESSOR = re.compile(r"diffusers\.models\.[\w.]*Processor(2_0)?$")
@@ -48,6 +50,7 @@ _PYTHON_2 = {name.partition(".")[0] for name in IMPORT_MAPPING}
 _CODE = ("torch.fx.", "torch.jit.", "torch.package.", "torch.hub.")
 _BLOCKED_BY_TORCH = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _MOST_CLASSES = 1000
+_MODEL = "give the architecture itself: load(..., model=...)"
 _WAY_OUT = "save the model's state_dict() instead, and name its architecture with --model"
 
 
@@ -65,7 +68,13 @@ class Inert:
 
 
 def read_pickle(
-    path: Path, *, allow: Iterable[str] = (), trust: bool = False, mmap: bool = False, inert: bool = False
+    path: Path,
+    *,
+    allow: Iterable[str] = (),
+    trust: bool = False,
+    mmap: bool = False,
+    inert: bool = False,
+    skeleton: bool = False,
 ) -> Any:
     """The object in a `.pt`, `.pth`, `.ckpt` or `.bin` file, read with `weights_only=True`.
 
@@ -77,6 +86,7 @@ def read_pickle(
         mmap: map the file into memory, so that values are read where they are used.
         inert: `Inert` objects, or plain dictionaries, stand for those of other libraries' classes; what no model
             needs (Python's own functions, code) is refused as ever.
+        skeleton: the file is part of a folder, which `load` reads: messages name what that takes.
 
     Raises:
         UnsafePickleError: the file needs classes that are not allowed; nothing of it was run.
@@ -90,16 +100,16 @@ def read_pickle(
         with current_folder():
             return _load(path, weights_only=False, mmap=mmap)
     wanted = frozenset(allow)
-    allowed = _resolve_all(_listed(path), wanted, path, inert)
+    allowed = _resolve_all(classes_in(path), wanted, path, inert, skeleton)
     while True:
         try:
             with safe_globals([(found, name) for name, found in allowed.items()]):
-                content = _load(path, weights_only=True, mmap=mmap)
+                content = _load(path, weights_only=True, mmap=mmap, skeleton=skeleton)
             break
         except _NotAllowedError as error:  # a file that cannot be listed names one class at a time
             if error.name in allowed or len(allowed) > _MOST_CLASSES:
                 raise UnsafePickleError(f"{path} holds {error.name}, which torch blocks; nothing was run") from error
-            allowed |= _resolve_all([error.name], wanted, path, inert)
+            allowed |= _resolve_all([error.name], wanted, path, inert, skeleton)
     if _FROZEN_DICT in allowed and isinstance(content, nn.Module):
         family("diffusers").freeze_configs(content)
     return content
@@ -111,7 +121,7 @@ class _NotAllowedError(Exception):
         self.name = name
 
 
-def _listed(path: Path) -> list[str]:
+def classes_in(path: Path) -> list[str]:
     """The classes and functions a file needs, apart from tensors; [] where only reading it can tell."""
     if not is_archive(path):
         return []  # the format before torch 1.6
@@ -123,7 +133,9 @@ def _listed(path: Path) -> list[str]:
         raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
 
 
-def _resolve_all(names: Collection[str], allow: Collection[str], path: Path, inert: bool) -> dict[str, Any]:
+def _resolve_all(
+    names: Collection[str], allow: Collection[str], path: Path, inert: bool, skeleton: bool = False
+) -> dict[str, Any]:
     """The classes of those names, all of them trusted or allowed; UnsafePickleError names the others."""
     found = {name: _resolve(name, allow) for name in names}
     if inert:
@@ -136,13 +148,16 @@ def _resolve_all(names: Collection[str], allow: Collection[str], path: Path, ine
     if any(_of_python(name) for name in refused):
         raise UnsafePickleError(f"{told} No model needs that: do not trust this file")
     if any(_code(name) for name in refused):
-        raise UnsafePickleError(f"{told} It holds code, which only --trust-pickle reads; else {_WAY_OUT}")
+        way = _MODEL if skeleton else f"It holds code, which only --trust-pickle reads; else {_WAY_OUT}"
+        raise UnsafePickleError(f"{told} {way}")
     if missing := [name for name in refused if name in allow]:
         raise UnsafePickleError(
             f"{path} holds {missing[0]}, which is allowed but cannot be imported here; nothing was run. "
             "Install its package, or start from the folder that holds it"
         )
     flags = " ".join(f"--allow {name}" for name in refused)
+    if skeleton:
+        raise UnsafePickleError(f"{told} Allow it with {flags} (allow={refused[:3]} in Python), or {_MODEL}")
     raise UnsafePickleError(f"{told} Allow it with {flags}, or trust the whole file with --trust-pickle")
 
 
@@ -186,7 +201,7 @@ def _code(name: str) -> bool:
     return name.startswith(_CODE) or not isinstance(getattr(sys.modules.get(module), attribute, None), type)
 
 
-def _load(path: Path, *, weights_only: bool, mmap: bool) -> Any:
+def _load(path: Path, *, weights_only: bool, mmap: bool, skeleton: bool = False) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and old storage classes
@@ -203,7 +218,7 @@ def _load(path: Path, *, weights_only: bool, mmap: bool) -> Any:
             ) from error
         raise UnsafePickleError(
             f"{path} is damaged, or a pickle that cannot be read without running what it holds "
-            f"({_short(error)}); nothing was run. If you trust it, add --trust-pickle"
+            f"({_short(error)}); nothing was run. {_MODEL if skeleton else 'If you trust it, add --trust-pickle'}"
         ) from error
     except (ImportError, AttributeError) as error:
         raise SourceError(f"{path} needs a class that is not here: {_short(error)}") from error

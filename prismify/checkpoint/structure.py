@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..copying import copied
 from ..errors import PlanError, PrismifyError, SourceError
 from ..families import family
 from ..plan import Plan
@@ -19,8 +19,9 @@ from ..rewrite import replay
 from .empty import build_empty
 from .imports import copy_with_neighbours
 from .manifest import CONFIG_NAME, MANIFEST_NAME, read_config
-from .pickles import read_pickle
+from .pickles import classes_in, read_pickle
 from .reference import Reference, parse_reference
+from .values import readable_pickle
 
 SKELETON_NAME = "skeleton.pt"
 
@@ -73,7 +74,7 @@ def build_structure(
     kind = how.get("kind")
     with damaged_if_it_fails(folder):
         if kind == "skeleton":
-            skeleton = read_pickle(folder / SKELETON_NAME, allow=allow)
+            skeleton = read_pickle(folder / SKELETON_NAME, allow=allow, skeleton=True)
             if not isinstance(skeleton, nn.Module):
                 raise SourceError(f"{folder / SKELETON_NAME} holds no module")
             skeleton.prismify_plan = plan  # type: ignore[assignment]
@@ -174,10 +175,13 @@ def _write_skeleton(model: nn.Module, path: Path) -> None:
             memo[id(buffer)] = buffer.detach().to("meta")
     content = io.BytesIO()
     try:
-        torch.save(copy.deepcopy(model, memo), content)
+        torch.save(copied(model, {}, memo), content, pickle_module=readable_pickle)
+        path.write_bytes(content.getvalue())
+        # What is written is seen to be read again: classes can be allowed, functions of Python's own cannot.
+        read_pickle(path, allow=classes_in(path), skeleton=True)
     except Exception as error:
+        text = " ".join(str(error).split()).replace(f"{path} ", "it ")[:200]
         raise SourceError(
-            f"{type(model).__name__} cannot be described by pickling it ({' '.join(str(error).split())[:200]}): "
+            f"{type(model).__name__} cannot be described by pickling it ({text}): "
             "give save a reference to its factory, such as reference='package.module:factory'"
         ) from error
-    path.write_bytes(content.getvalue())

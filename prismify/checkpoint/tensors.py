@@ -51,19 +51,39 @@ def fit_weights(
     tied = [sorted(names, key=lambda name: name not in expected) for names in _aliases(_all_tensors(model))]
     for names in tied:
         present = [name for name in names if name in state]
+        _check_same(present, state, where)
         state |= {name: state[present[0]] for name in names if present and name in expected and name not in state}
     _compare(expected, state, where)
     left = [name for name, tensor in state.items() if tensor.is_meta]
     if left and not shapes:
         raise SourceError(f"{where} holds no value for {left[0]}: it was saved from the meta device")
     try:
-        model.load_state_dict(state, strict=False, assign=True)
+        # Not a load_state_dict of the model's own: those from before there was `assign` do not take it.
+        nn.Module.load_state_dict(model, state, strict=False, assign=True)
     except Exception as error:
         raise SourceError(f"{where} does not fit the model: {' '.join(str(error).split())[:300]}") from error
     for names in tied:
         if names[0] in expected:
             _tie(model, names)
     return state, found
+
+
+def _check_same(names: Sequence[str], state: Mapping[str, Tensor], where: str) -> None:
+    """See that a weight that is one in the model is one in the file, under whichever of its names it is there.
+
+    Raises:
+        SourceError: two of its names hold different numbers, of which one would be lost.
+    """
+    first = state[names[0]] if names else None
+    for name in names[1:]:
+        other = state[name]
+        if first is None or first.is_meta or other.is_meta or first.shape != other.shape:
+            continue  # other shapes are told with the rest of the names
+        if not torch.equal(first, other.to(first.dtype)):
+            raise SourceError(
+                f"{where} holds different numbers for {names[0]} and {name}, which are one weight in this model: "
+                "remove one of them, or untie them in the model"
+            )
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
