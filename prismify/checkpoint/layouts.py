@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -15,7 +16,10 @@ _BESIDE = ("loss.", "model_ema.", "ema_model.", "ema.")
 _EMA_PREFIXES = ("ema_model.", "model_ema.module.", "model_ema.", "ema.")
 _LDM_EMA = "model_ema."
 _LDM_COUNTERS = ("model_ema.decay", "model_ema.num_updates")
+#: Modules that wrap others, by the attribute that holds what they wrap.
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module", "module")
 _MOST_SHOWN = 6
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,27 @@ def without_beside(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict
     heads = {name.partition(".")[0] + "." for name in expected}
     drop = tuple(prefix for prefix in _BESIDE if prefix not in heads)
     return {name: value for name, value in state.items() if not name.startswith(drop)}
+
+
+def without_wrappers(state: Mapping[str, T], expected: Iterable[str]) -> dict[str, T]:
+    """`state` under names without the words that wrappers put inside them, where the model's own have none.
+
+    torch.compile, activation checkpoints, FSDP and DataParallel around a part of a model. Words at the head, of what
+    wraps the whole, stay: they set the model apart from what lies beside it (`find_prefix`).
+
+    Example:
+        >>> without_wrappers({"module.encoder._orig_mod.0.weight": 1}, ["encoder.0.weight"])
+        {'module.encoder.0.weight': 1}
+    """
+    own = {part for name in expected for part in name.split(".")}
+    words = [word for word in _WRAPPERS if word not in own]
+    found: dict[str, T] = {}
+    for name, value in state.items():
+        *path, leaf = name.split(".")
+        head = next((i for i, part in enumerate(path) if part not in words), len(path))
+        kept = [*path[:head], *(part for part in path[head:] if part not in words), leaf]
+        found[".".join(kept)] = value
+    return found if len(found) == len(state) else dict(state)  # two wrappers of one model: a person chooses
 
 
 def averaged(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

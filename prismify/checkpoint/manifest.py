@@ -128,7 +128,8 @@ def not_listed(folder: Path) -> list[str]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain data as JSON; see `finite`."""
-    path.write_text(json.dumps(finite(content), indent=1, allow_nan=False, default=plain_number) + "\n", encoding="utf-8")
+    text = json.dumps(finite(content), indent=1, allow_nan=False, default=plain_number)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def finite(content: Any) -> Any:

@@ -41,6 +41,10 @@ _HELPERS = {
 }
 #: diffusers keeps attention processors, which are no modules, on its attention layers.
 _PROCESSOR = re.compile(r"diffusers\.models\.[\w.]*Processor(2_0)?$")
+#: What torch's older weight and spectral norm keep on a layer.
+_NORM_HOOK = re.compile(
+    r"torch\.nn\.(utils\.(weight_norm\.WeightNorm|spectral_norm\.SpectralNorm\w*)|modules\.module\._WrappedHook)$"
+)
 #: Python's own classes that hold data and do nothing; training scripts leave them in checkpoints.
 _PLAIN = re.compile(
     r"(argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w+|collections\.\w+|datetime\.\w+|uuid\.UUID)$"
@@ -49,6 +53,8 @@ _PLAIN = re.compile(
 _PYTHON_2 = {name.partition(".")[0] for name in IMPORT_MAPPING}
 _CODE = ("torch.fx.", "torch.jit.", "torch.package.", "torch.hub.")
 _BLOCKED_BY_TORCH = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
+_STAND_INS = "prismify.stand_in"
+_FILLED = re.compile(rf"Can only (?P<how>append|SETITEMS?|extend) .*<class '{re.escape(_STAND_INS)}\.(?P<name>.+)'>")
 _MOST_CLASSES = 1000
 _MODEL = "give the architecture itself: load(..., model=...)"
 _WAY_OUT = "save the model's state_dict() instead, and name its architecture with --model"
@@ -101,11 +107,17 @@ def read_pickle(
             return _load(path, weights_only=False, mmap=mmap)
     wanted = frozenset(allow)
     allowed = _resolve_all(classes_in(path), wanted, path, inert, skeleton)
+    kinds: dict[str, type] = {}
     while True:
         try:
             with safe_globals([(found, name) for name, found in allowed.items()]):
                 content = _load(path, weights_only=True, mmap=mmap, skeleton=skeleton)
             break
+        except _OtherKindError as error:  # a stand-in's class turns out to be a dictionary's or a list's
+            if error.name in kinds or error.name not in allowed:
+                raise UnsafePickleError(f"{path} holds {error.name}, which cannot be read as data") from error
+            kinds[error.name] = error.kind
+            allowed[error.name] = _stand_in(error.name, error.kind)
         except _NotAllowedError as error:  # a file that cannot be listed names one class at a time
             if error.name in allowed or len(allowed) > _MOST_CLASSES:
                 raise UnsafePickleError(f"{path} holds {error.name}, which torch blocks; nothing was run") from error
@@ -119,6 +131,14 @@ class _NotAllowedError(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
+
+
+class _OtherKindError(Exception):
+    """A stand-in is filled as a dictionary or a list: its class was derived from one."""
+
+    def __init__(self, name: str, kind: type) -> None:
+        super().__init__(name)
+        self.name, self.kind = name, kind
 
 
 def classes_in(path: Path) -> list[str]:
@@ -161,8 +181,12 @@ def _resolve_all(
     raise UnsafePickleError(f"{told} Allow it with {flags}, or trust the whole file with --trust-pickle")
 
 
-def _stand_in(name: str) -> type:
-    return OrderedDict if name.endswith("Dict") else Inert
+def _stand_in(name: str, kind: type = object) -> type:
+    """A class of its own for each name, which the reader tells when it is filled as another kind."""
+    if kind is dict:
+        # The reader fills exact dictionaries only, so the class makes one.
+        return type(name, (), {"__module__": _STAND_INS, "__new__": lambda cls, *args, **kwargs: OrderedDict()})
+    return type(name, (Inert, list) if kind is list else (Inert,), {"__module__": _STAND_INS})
 
 
 def _resolve(name: str, allow: Collection[str]) -> Any:
@@ -183,7 +207,7 @@ def _resolve(name: str, allow: Collection[str]) -> Any:
     # A GraphModule makes code of what it is given.
     if not isinstance(found, type) or issubclass(found, fx.GraphModule):
         return None
-    return found if issubclass(found, (nn.Module, Enum)) or _PROCESSOR.match(name) else None
+    return found if issubclass(found, (nn.Module, Enum)) or _PROCESSOR.match(name) or _NORM_HOOK.match(name) else None
 
 
 def _of_python(name: str) -> bool:
@@ -207,6 +231,8 @@ def _load(path: Path, *, weights_only: bool, mmap: bool, skeleton: bool = False)
             warnings.simplefilter("ignore")  # about pickle protocols and old storage classes
             return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=mmap)
     except pickle.UnpicklingError as error:
+        if weights_only and (other := _FILLED.search(str(error))):
+            raise _OtherKindError(other["name"], list if "append" in other["how"] else dict) from error
         if not weights_only:
             raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
         if named := _BLOCKED_BY_TORCH.search(str(error)):

@@ -149,7 +149,9 @@ def _weights(
 
     def make(empty: bool) -> nn.Module:
         shapes = empty and make_empty is not None
-        content = read_weights(path, allow=trust.allow, trust=trust.pickle, shapes=shapes, ema=select.ema)
+        content = read_weights(
+            path, allow=trust.allow, trust=trust.pickle, shapes=shapes, ema=select.ema, prefix=select.prefix
+        )
         if isinstance(content, nn.Module):
             if make_empty is not None:
                 raise SourceError(f"{path} holds a whole {type(content).__name__}: drop --model and --config")
@@ -187,8 +189,15 @@ def _fit(
         return found
 
     notes.clear()
+    ours = library == "diffusers"
     fitted, found = fit_weights(
-        built, state, where, shapes=shapes, prefix=prefix, rename=rename if library == "diffusers" else None
+        built,
+        state,
+        where,
+        shapes=shapes,
+        prefix=prefix,
+        rename=rename if ours else None,
+        modernise=(lambda names: family("diffusers").rename_old_keys(built, names)) if ours else None,
     )
     if found:
         notes.append(f"the model lies under {found!r} in the file; {len(state) - len(fitted)} other tensors were left")
@@ -253,8 +262,7 @@ def _diffusers_folder(folder: Path, trust: Trust, select: Selection) -> Source:
         model = (shapes_only if empty else build_empty)(lambda: diffusers.from_config(config))
         if found is not None:
             state = read_state(found, allow=trust.allow, trust=trust.pickle, shapes=empty)
-            places = diffusers.rename_old_keys(model, state) if stored is None else state
-            _fit(model, places, str(found), empty, select.prefix, [], stored)
+            _fit(model, state, str(found), empty, select.prefix, [], stored)
         return model
 
     files = tuple(weight_files(found)) if found else ()

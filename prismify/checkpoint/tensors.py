@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SourceError
-from .layouts import find_prefix, groups_text, under_prefix, without_beside
+from .layouts import find_prefix, groups_text, under_prefix, without_beside, without_wrappers
 
 _COUNTER, _MEAN = "num_batches_tracked", "running_mean"
 
@@ -22,6 +22,7 @@ def fit_weights(
     shapes: bool = False,
     prefix: str | None = None,
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor] | None] | None = None,
+    modernise: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> tuple[dict[str, Tensor], str]:
     """Give `model` (real or on `meta`) the tensors of `state`: every key, every shape, the file's dtypes.
 
@@ -31,6 +32,7 @@ def fit_weights(
     Args:
         shapes: `state` lies on `meta`, and so will the model.
         prefix: of the model's names in `state`, where the right one is not to be found.
+        modernise: brings names of an older release of the model's library up to date.
         rename: brings the whole of `state` to the model's names where it holds none of them; None where it cannot.
 
     Returns:
@@ -40,10 +42,14 @@ def fit_weights(
         SourceError: keys or shapes differ; the first three are named with both shapes; or the model is there twice.
     """
     expected = _saved(model)
+    state = without_wrappers(state, expected)
+    prefix = prefix and next(iter(without_wrappers({f"{prefix.rstrip('.')}.": 0}, expected)))
     found = find_prefix(state, expected, prefix, where)
     everything, state = state, under_prefix(state, found)
     if rename is not None and len(expected.keys() & state.keys()) < len(expected) / 2:
         state = rename(state) or rename(dict(everything)) or state
+    if modernise is not None:
+        state = modernise(dict(state))
     state = _without_wrapper(without_beside(state, expected), expected)
     for name in expected:  # batch norms had no counter before torch 0.4.1
         if name.endswith(_COUNTER) and name not in state and name.replace(_COUNTER, _MEAN) in state:

@@ -24,6 +24,11 @@ PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".th")
 SUFFIXES = (".safetensors", *PICKLES)
 #: `model.safetensors.index.json`, or `model.safetensors.index.fp16.json` for a variant.
 _INDEX = re.compile(r"\.index(\.[\w-]+)?\.json$")
+#: What lies beside models and is none.
+_NO_MODEL = re.compile(r"(optim|opt$|opt_|scheduler|scaler|loss)", re.IGNORECASE)
+#: Of ema-pytorch, which keeps both: the averaged ones.
+_AVERAGED_PART = "ema_model."
+_DEEPEST = 4
 #: Where training scripts put the averaged weights.
 _EMA = ("params_ema", "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "g_ema", "ema")
 #: Where they put the state dict or the model among other things, in the order of preference.
@@ -38,6 +43,7 @@ def read_weights(
     shapes: bool = False,
     ema: bool = False,
     mmap: bool = False,
+    prefix: str | None = None,
 ) -> dict[str, Tensor] | nn.Module:
     """The state dict in a file, or the whole module where one was pickled.
 
@@ -46,6 +52,7 @@ def read_weights(
         shapes: the tensors on `meta`: their values are not read.
         ema: the averaged weights instead of the raw ones.
         mmap: of a pickle, read values where they are used.
+        prefix: of the wanted model's names, which may begin with the keys that it lies under.
 
     Raises:
         SourceError: the file is missing, damaged, or holds neither.
@@ -58,7 +65,7 @@ def read_weights(
     elif path.suffix == ".safetensors":
         content = _read_safetensors(path, shapes)
     elif path.suffix in PICKLES:
-        content, chosen = _read_pickled(path, tuple(allow), trust, shapes or mmap, ema)
+        content, chosen = _read_pickled(path, tuple(allow), trust, shapes or mmap, ema, prefix)
         ema = ema and not chosen
     else:
         raise SourceError(f"{path}: weights end in {', '.join(SUFFIXES)}")
@@ -166,7 +173,7 @@ def _read_safetensors(path: Path, shapes: bool) -> dict[str, Tensor]:
 
 
 def _read_pickled(
-    path: Path, allow: tuple[str, ...], trust: bool, mmap: bool, ema: bool
+    path: Path, allow: tuple[str, ...], trust: bool, mmap: bool, ema: bool, prefix: str | None
 ) -> tuple[dict[str, Tensor] | nn.Module, bool]:
     """What `_model_or_state` finds, also where a training script left objects of its own beside the state dict.
 
@@ -179,11 +186,11 @@ def _read_pickled(
             content = read_pickle(path, allow=allow, mmap=mmap, inert=True)
             inert = not isinstance(content, Mapping) or any(isinstance(content.get(key), Inert) for key in _NESTED)
             if not inert:
-                return _model_or_state(content, path, ema)
+                return _model_or_state(content, path, ema, prefix)
         except SourceError:
             pass
         raise refused
-    return _model_or_state(content, path, ema)
+    return _model_or_state(content, path, ema, prefix)
 
 
 def _check_sizes(tensors: Iterable[object], path: Path) -> None:
@@ -198,21 +205,69 @@ def _check_sizes(tensors: Iterable[object], path: Path) -> None:
         raise SourceError(f"{path} is {size:,} bytes and declares tensors of {declared:,}: it is damaged")
 
 
-def _model_or_state(content: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor] | nn.Module, bool]:
+def _model_or_state(
+    content: Any, path: Path, ema: bool, prefix: str | None
+) -> tuple[dict[str, Tensor] | nn.Module, bool]:
     """The state dict or module among what a file holds, and whether it was found as the averaged one."""
     if isinstance(content, nn.Module):
         _check_sizes([*content.parameters(), *content.buffers()], path)
         return content, False
     if not isinstance(content, Mapping):
         raise SourceError(f"{path} holds a {type(content).__name__}, neither a state dict nor a module")
-    wanted = [(key, content.get(key), True) for key in (_EMA if ema else ())]
-    wanted += [(key, content.get(key), False) for key in _NESTED]
-    for _, value, chosen in [*wanted, ("", content, False)]:
+    if ema and (found := _averaged_in(content)) is not None:
+        return found if isinstance(found, nn.Module) else _sized(found, path), True
+    for value in (*(content.get(key) for key in _NESTED), content):
         if isinstance(value, nn.Module):
             _check_sizes([*value.parameters(), *value.buffers()], path)
-            return value, chosen
-        if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values()):
-            _check_sizes(value.values(), path)
-            return {str(k): v for k, v in value.items() if isinstance(v, Tensor)}, chosen
+            return value, False
+        if isinstance(value, Mapping) and (state := _tensors(value)) and _holds(state, prefix):
+            return _sized(state, path), False
+    if state := _nested_states(content):
+        return _sized(state, path), False
     keys = ", ".join(str(key) for key in list(content)[:5])
     raise SourceError(f"{path} holds no state dict; its keys are {keys or 'none'}")
+
+
+def _sized(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    _check_sizes(state.values(), path)
+    return state
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _holds(state: Mapping[str, Tensor], prefix: str | None) -> bool:
+    return not prefix or any(name.startswith(prefix) for name in state)
+
+
+def _averaged_in(content: Mapping[Any, Any], depth: int = 0) -> dict[str, Tensor] | nn.Module | None:
+    """The averaged weights, or the averaged model, under a name that such have, at any depth."""
+    for key in _EMA:
+        value = content.get(key)
+        if isinstance(value, nn.Module):
+            return value
+        if isinstance(value, Mapping):
+            state = _tensors(value) or _nested_states(value)
+            part = {n.removeprefix(_AVERAGED_PART): t for n, t in state.items() if n.startswith(_AVERAGED_PART)}
+            if part or state:
+                return part or state
+    for key, value in content.items():
+        deeper = isinstance(value, Mapping) and depth < _DEEPEST and not _NO_MODEL.search(str(key))
+        if deeper and (found := _averaged_in(value, depth + 1)) is not None:
+            return found
+    return None
+
+
+def _nested_states(content: Mapping[Any, Any], under: str = "", depth: int = 0) -> dict[str, Tensor]:
+    """Every tensor that lies in tables within tables, named by the keys that lead there; optimisers' are left."""
+    found: dict[str, Tensor] = {}
+    for key, value in content.items():
+        name = f"{under}{key}"
+        if isinstance(value, Tensor) and depth:
+            found[name] = value
+        elif isinstance(value, nn.Module):
+            found |= {f"{name}.{n}": t for n, t in value.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+        elif isinstance(value, Mapping) and depth < _DEEPEST and not _NO_MODEL.search(str(key)):
+            found |= _nested_states(value, f"{name}.", depth + 1)
+    return found
