@@ -216,14 +216,17 @@ def _model_or_state(
         raise SourceError(f"{path} holds a {type(content).__name__}, neither a state dict nor a module")
     if ema and (found := _averaged_in(content)) is not None:
         return found if isinstance(found, nn.Module) else _sized(found, path), True
+    nested = _nested_states(content)
+    if prefix and not _holds(nested, prefix):
+        prefix = None  # under which nothing lies: what there is instead is told with the names
     for value in (*(content.get(key) for key in _NESTED), content):
         if isinstance(value, nn.Module):
             _check_sizes([*value.parameters(), *value.buffers()], path)
             return value, False
         if isinstance(value, Mapping) and (state := _tensors(value)) and _holds(state, prefix):
             return _sized(state, path), False
-    if state := _nested_states(content):
-        return _sized(state, path), False
+    if nested:
+        return _sized(nested, path), False
     keys = ", ".join(str(key) for key in list(content)[:5])
     raise SourceError(f"{path} holds no state dict; its keys are {keys or 'none'}")
 
