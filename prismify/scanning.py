@@ -22,6 +22,8 @@ from .obstacles import is_layer
 from .plan import Decision, Plan, Totals
 from .policies import Policy, Verdict, check_patterns, decide
 
+#: The methods that a plan's file may have run.
+_METHODS = ("forward", "encode", "decode")
 #: Numbers in the largest example that a plan's file may ask for.
 _LARGEST = 1 << 28
 #: What every plan says of a conversion until the model has been trained.
@@ -248,8 +250,8 @@ def captured_for(
     """
     if args is None and kwargs is None and plan is not None:
         inputs = plan.examples or _described(plan)
-        methods = [row["method"] for row in plan.capture if callable(getattr(model, str(row.get("method")), None))]
-        if inputs and methods:
+        methods = [method for method in inputs if callable(getattr(model, method, None))]
+        if methods:
             try:
                 return capture_all(model, methods=methods, given=inputs)
             except CaptureError:
@@ -261,17 +263,24 @@ def _described(plan: Plan) -> dict[str, ExampleInputs]:
     """Inputs of the shapes and types that a plan's file holds; none for a method that took more than tensors."""
     found = {}
     for row in plan.capture:
-        tensors = {i["name"]: _example(i["shape"], i.get("dtype", "float32")) for i in row.get("inputs", ())}
+        method, rows = row.get("method"), row.get("inputs")
+        if method not in _METHODS or not isinstance(rows, (list, tuple)):  # a file does not say what is called
+            continue
+        tensors = {str(i.get("name")): _example(i) for i in rows if isinstance(i, dict)}
         places = [tensors.pop(name) for name in [f"arg{n}" for n in range(len(tensors))] if name in tensors]
-        if (places or tensors) and all(name.isidentifier() for name in tensors):
-            found[str(row["method"])] = ExampleInputs(tuple(places), tensors)
+        values = [*places, *tensors.values()]
+        if values and all(value is not None for value in values) and all(name.isidentifier() for name in tensors):
+            found[str(method)] = ExampleInputs(tuple(places), dict(tensors))
     return found
 
 
-def _example(shape: list[int], dtype: str) -> torch.Tensor:
-    kind = getattr(torch, str(dtype), None)
-    if not isinstance(kind, torch.dtype) or prod(shape) > _LARGEST:
-        raise PlanError(f"the plan's input of shape {shape} and type {dtype!r} is none that can be made")
+def _example(row: dict[str, Any]) -> torch.Tensor | None:
+    """A tensor of the shape and type in a plan's row; None where those are of no tensor."""
+    shape, kind = row.get("shape"), getattr(torch, str(row.get("dtype", "float32")), None)
+    if not isinstance(kind, torch.dtype) or not isinstance(shape, (list, tuple)):
+        return None
+    if not all(type(size) is int and size >= 0 for size in shape) or prod(shape) > _LARGEST:
+        return None
     return noise(*shape).to(kind) if kind.is_floating_point else torch.zeros(shape, dtype=kind)
 
 
