@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
+from prismify.graph.latents import decode, encode, latents_text
 from prismify.training import losses
 from prismify.training.average import Average
 from prismify.training.begin import freeze_unused, introduce, see_that_it_fits
 from prismify.training.discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
 from prismify.training.ending import end_run
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
-from prismify.training.models import NO_TRUST, decode, encode, fuse_if, is_autoencoder, open_model
+from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model
 from prismify.training.opening import open_run
 from prismify.training.perceptual import LPIPS, load_lpips
 from prismify.training.rates import adam
@@ -30,16 +31,22 @@ from prismify.training.stream import open_data
 
 
 class Autoencoding(nn.Module):
-    """Images and noise to reconstruction, mean and log-variance, in one pass."""
+    """Images and noise to the reconstruction, the latents and the losses that the model counts itself, in one pass."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        mean, log_variance = encode(self.model, images)
-        sampled = mean if log_variance is None or noise is None else mean + (0.5 * log_variance).exp() * noise
-        return decode(self.model, sampled), mean, log_variance
+    def forward(self, images: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
+        encoded = encode(self.model, images)
+        sampled = encoded.mean
+        if encoded.log_variance is not None and noise is not None:
+            sampled = encoded.mean + (0.5 * encoded.log_variance).exp() * noise
+        output, loss = decode(self.model, sampled)
+        own = [term for term in (encoded.loss, loss) if term is not None]
+        made = {"output": output, "mean": encoded.mean, "log_variance": encoded.log_variance, "kl": encoded.kl}
+        made["own"] = torch.stack(own).sum() if own else None
+        return {name: value for name, value in made.items() if value is not None}
 
 
 @dataclass
@@ -70,7 +77,8 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, tru
         autoencoding = Autoencoding(model)
         probe = images.first().to(run.device)
         see_that_it_fits(model, probe, whole=True)
-        latent_shape = tuple(autoencoding(probe, None)[1].shape[1:])
+        encoded = encode(model, probe)
+        latent_shape = tuple(encoded.mean.shape[1:])
         freeze_unused(run, autoencoding, (probe, torch.zeros(1, *latent_shape, device=run.device)))
         average = Average(model, recipe.train.ema)
         fuse_if(model, recipe.train.fuse)
@@ -95,6 +103,7 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, tru
 
         run.begin(images, parts, [o for o in (optimizer, judge_optimizer) if o is not None])
         introduce(run, model, images.images, {"perceptual": said})
+        run.say(f"encode is read as {latents_text(encoded)}")
         players = Players(
             *run.prepare(autoencoding, optimizer),
             average,
@@ -154,7 +163,8 @@ def autoencoder_terms(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Every term of the loss on one part of a batch, their weighted sum as "total", and the reconstruction."""
     loss, images = recipe.loss, part.images
-    output, mean, log_variance = players.autoencoding(images, noise)
+    made = players.autoencoding(images, noise)
+    output = made["output"]
     terms = {"reconstruction": losses.reconstruction_loss(output, images, loss.reconstruction)}
     total = terms["reconstruction"]
     if players.lpips is not None:
@@ -171,8 +181,11 @@ def autoencoder_terms(
             weight = losses.adaptive_weight(total, terms["adversarial"], players.last_layer, run.average)
         terms["adaptive_weight"] = weight
         total = total + loss.adversarial * weight * terms["adversarial"]
-    if log_variance is not None and loss.kl:
-        terms["kl"] = losses.kl_loss(mean, log_variance)
-        total = total + loss.kl * terms["kl"]
+    if "log_variance" in made:
+        made["kl"] = losses.kl_loss(made["mean"], made["log_variance"])
+    for name, weight in (("kl", loss.kl), ("own", loss.own)):
+        if name in made and weight:
+            terms[name] = made[name]
+            total = total + weight * terms[name]
     terms["total"] = total
     return terms, output

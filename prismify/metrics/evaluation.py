@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..count import parameter_count
-from ..errors import DataError
+from ..errors import DataError, RecipeError
 from ..training.measure import psnr, unit_range
 from ..training.models import reconstruct
 from ..training.perceptual import LPIPS
@@ -150,8 +150,8 @@ def _batches(images: Stream, size: int, device: torch.device | str) -> Any:
 def _reconstructed(name: str, model: nn.Module, images: Tensor) -> Tensor:
     try:
         return reconstruct(model, images)
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+    except Exception as error:  # whatever somebody's model raises
+        if isinstance(error, (RecipeError, torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
             raise
         text = " ".join(str(error).split())[:160]
         raise DataError(

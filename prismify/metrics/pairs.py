@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import OutputError, SourceError
+from ..errors import OutputError, RecipeError, SourceError
+from ..graph.latents import encode
 from ..training.measure import psnr
-from ..training.models import encode, reconstruct
+from ..training.models import reconstruct
 from ..training.pictures import check_replaceable, sheet, to_pixels, write_png
 from ..training.stream import Stream, image_tensor
 
@@ -60,8 +61,10 @@ def reduction(model: nn.Module, channels: int, device: torch.device) -> int:
     """
     try:
         with torch.no_grad():
-            mean, _ = encode(model, torch.zeros(1, channels, _PROBE, _PROBE, device=device))
-    except (RuntimeError, ValueError) as error:
+            mean = encode(model, torch.zeros(1, channels, _PROBE, _PROBE, device=device)).mean
+    except RecipeError:
+        raise
+    except Exception as error:  # whatever somebody's model raises
         text = " ".join(str(error).split())[:160]
         raise SourceError(f"{type(model).__name__} does not take images of {_PROBE}x{_PROBE}: {text}") from error
     return max(1, _PROBE // mean.shape[-1]) if mean.dim() == 4 else 1

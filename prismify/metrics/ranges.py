@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..training.models import decode
+from ..graph.latents import decode
 
 Range = tuple[float, float]
 
@@ -27,7 +27,7 @@ class InRange(nn.Module):
         return self.model.encode(moved(images, self.given, self.own))  # type: ignore[operator]
 
     def decode(self, latents: Tensor) -> Tensor:
-        return moved(decode(self.model, latents), self.own, self.given)
+        return moved(decode(self.model, latents)[0], self.own, self.given)
 
 
 def moved(images: Tensor, before: Range, after: Range) -> Tensor:

@@ -137,8 +137,8 @@ def see_that_it_fits(model: nn.Module, probe: Tensor, *, whole: bool) -> None:
     try:
         with torch.no_grad():
             made = reconstruct(model, probe) if whole else model(probe)
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, (RecipeError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+    except Exception as error:  # whatever somebody's model raises
+        if isinstance(error, (RecipeError, torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
             raise
         text = " ".join(str(error).split())[:160]
         raise RecipeError(f"{type(model).__name__} takes no images of {size} ({text}): set data.size") from error

@@ -17,6 +17,7 @@ from ..checkpoint.weights import write_safetensors
 from ..errors import RecipeError, SourceError
 from ..families import family
 from ..fusion import FUSIBLE, fuse
+from ..graph.latents import decode, encode
 from ..plan import Plan
 from ..rewrite import convert
 from ..scanning import UNTRAINED
@@ -101,52 +102,10 @@ def is_autoencoder(model: nn.Module) -> bool:
     return callable(getattr(model, "encode", None)) and callable(getattr(model, "decode", None))
 
 
-def encode(model: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Mean and log-variance of the latents; None for the latter where the model has none.
-
-    Understands diffusers' outputs and bare tensors.
-
-    Raises:
-        RecipeError: the model encodes to something else.
-    """
-    encoded = model.encode(images)
-    for name in ("latent_dist", "latents", "latent"):
-        if hasattr(encoded, name):
-            encoded = getattr(encoded, name)
-            break
-    if isinstance(encoded, tuple) and len(encoded) == 1:
-        encoded = encoded[0]
-    if hasattr(encoded, "mean") and hasattr(encoded, "logvar"):
-        return encoded.mean, encoded.logvar
-    if not isinstance(encoded, Tensor):
-        raise RecipeError(f"{type(model).__name__}.encode returns a {type(encoded).__name__}, which no recipe reads")
-    return encoded, None
-
-
-def decode(model: Any, latents: Tensor) -> Tensor:
-    """Images from latents."""
-    decoded = model.decode(latents)
-    return first_tensor(decoded, type(model).__name__ + ".decode")
-
-
-def first_tensor(output: Any, name: str) -> Tensor:
-    """The tensor in a model's output: itself, its `sample`, or the first of a tuple or table."""
-    if isinstance(output, Tensor):
-        return output
-    for key in ("sample", "logits", "last_hidden_state"):
-        if isinstance(getattr(output, key, None), Tensor):
-            return getattr(output, key)  # type: ignore[no-any-return]
-    values = list(output.values()) if isinstance(output, dict) else list(output) if isinstance(output, tuple) else []
-    if values and isinstance(values[0], Tensor):
-        return values[0]
-    raise RecipeError(f"{name} returns a {type(output).__name__}, which no recipe reads")
-
-
 @torch.no_grad()
 def reconstruct(model: nn.Module, images: Tensor) -> Tensor:
     """Images through an autoencoder, by the mean of their latents."""
-    mean, _ = encode(model, images)
-    return decode(model, mean)
+    return decode(model, encode(model, images).mean)[0]
 
 
 def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str, trust: Trust = NO_TRUST) -> None:

@@ -208,6 +208,7 @@ class AutoencoderLoss:
     Args:
         reconstruction: "l2", mean squared error as in the paper, or "l1" as in LDM's code.
         perceptual, kl, adversarial: λ1, λ2, λ3; 0 leaves a term out. The KL is summed over a latent.
+        own: weight of the losses that the model's `encode` and `decode` return themselves, such as a codebook's.
         adversarial_start: the step from which the discriminator learns and counts.
         adaptive: scale the adversarial term by the ratio of gradients at the last layer, as LDM does.
     """
@@ -215,6 +216,7 @@ class AutoencoderLoss:
     reconstruction: Literal["l2", "l1"] = "l2"
     perceptual: float = 1.0
     kl: float = 1e-6
+    own: float = 1.0
     adversarial: float = 0.5
     adversarial_start: int = 0
     adaptive: bool = True

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RecipeError
+from ..graph.latents import decode, encode, first_tensor
 from ..plan import Plan
 from .losses import relative_error
-from .models import decode, encode, first_tensor, is_autoencoder, reconstruct
+from .models import is_autoencoder, reconstruct
 from .schema import DistillationLoss
 
 Answers = dict[str, Tensor]
@@ -40,13 +41,13 @@ class Answering(nn.Module):
             if not is_autoencoder(self.model):
                 answers["output"] = first_tensor(self.model(images), type(self.model).__name__)
                 return answers
-            mean, log_variance = encode(self.model, images)
-            answers["latent"] = mean
-            if log_variance is not None:
-                answers["deviation"] = (0.5 * log_variance).exp()
-            answers["output"] = decode(self.model, mean if latents is None else latents)
+            encoded = encode(self.model, images)
+            answers["latent"] = encoded.mean
+            if encoded.log_variance is not None:
+                answers["deviation"] = (0.5 * encoded.log_variance).exp()
+            answers["output"] = decode(self.model, encoded.mean if latents is None else latents)[0]
         if self.whole:
-            answers["image"] = decode(self.model, mean)
+            answers["image"] = decode(self.model, encoded.mean)[0]
         return answers
 
 
