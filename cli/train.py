@@ -95,7 +95,9 @@ def live_view() -> Iterator[Watch]:
                 seconds = event.values["seconds"]
                 left = pace.left(event.step, seconds) if pace is not None else 0.0
                 times = {"ends": time.monotonic() + left, "share": seconds / max(1e-9, seconds + left)}
-                progress.update(bar, completed=event.step, description=_numbers(event.values), **times)
+                # The total goes first on the bar, which is cut where the terminal ends.
+                first = {"total": event.values["total"]} if "total" in event.values else {}
+                progress.update(bar, completed=event.step, description=_numbers({**first, **event.values}), **times)
                 if not console.is_terminal:
                     progress.console.print(f"step {event.step}: {_numbers(event.values)}", markup=False)
             else:
@@ -107,5 +109,4 @@ def live_view() -> Iterator[Watch]:
 
 def _numbers(values: Any) -> str:
     shown = {k: v for k, v in values.items() if k not in ("seconds", "learning_rate")}
-    shown = {**({"total": shown["total"]} if "total" in shown else {}), **shown}  # first: a narrow bar cuts the rest
     return "  ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in shown.items())
