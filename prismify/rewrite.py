@@ -81,7 +81,8 @@ def convert(
 
     Of a model in `DataParallel`, `DistributedDataParallel` or `torch.compile` the one inside is converted.
     The config, training mode, gradient checkpointing and hooks come along; replaced weights are not copied.
-    The plan that was carried out is `converted.prismify_plan`.
+    The plan that was carried out is `converted.prismify_plan`. New weights are drawn from torch's generator, as those
+    of any new layer; nothing else moves it, nor Python's or numpy's.
 
     Args:
         model: any `nn.Module`; a `torch.fx.GraphModule` or an `ExportedProgram` is rewritten as a graph.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from .errors import ConversionError, one_line
+from .generators import seed_generators
 from .graph import Capture, EntryPoint, ExampleInputs
 from .graph.capture import device_of, record
 from .graph.containers import tensors_in
@@ -154,9 +153,7 @@ def _recorded(model: nn.Module, method: str, inputs: ExampleInputs, fake: bool, 
             return record(model, method, inputs.map(make))
     with undisturbed(model), cloned_tensors(model):
         if seed is not None:  # `undisturbed` puts the generators back
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+            seed_generators(seed)
         return record(model, method, inputs.map(lambda t: t.to(device_of(model), copy=True)))
 
 

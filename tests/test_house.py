@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each room may import those before it (and itself).
 ORDER = [
-    {"errors", "pretrained"},
+    {"errors", "generators", "pretrained"},
     {"kernels"},
     {"layers"},
     {"families"},

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import one_line
 from ..fusion import fuse
+from ..generators import kept_generators
 from ..graph import Capture, ExampleInputs
 from ..graph.containers import tensors_in
 from ..plan import Plan
@@ -36,6 +37,7 @@ def latency(
     return {**result, "layers": bench_layers(original, converted, plan, device, seconds / 10)}
 
 
+@kept_generators()
 def bench_models(
     original: nn.Module,
     converted: nn.Module,
@@ -78,6 +80,7 @@ def bench_models(
     return result
 
 
+@kept_generators()
 def bench_layers(
     original: nn.Module, converted: nn.Module, plan: Plan, device: torch.device, seconds: float = 0.1
 ) -> list[dict[str, Any]]:

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ShapeError
+from ..generators import kept_generators
 from ..graph import ExampleInputs
 from ..layers import DeepPrism
 from .models import one_pass
 from .timing import compare, measure_machine, peak_bytes
 
 
+@kept_generators()
 def bench_shape(
     shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32, seconds: float = 1.0
 ) -> dict[str, Any]:

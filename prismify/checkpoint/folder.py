@@ -14,6 +14,7 @@ from torch.export.passes import move_to_device_pass
 from .. import __version__
 from ..errors import SourceError
 from ..families import FAMILIES, family
+from ..generators import kept_generators
 from ..graph import unwrap
 from ..graph.program import program_module
 from ..handoff import recipe_text
@@ -62,6 +63,7 @@ HASHED = (WEIGHTS_NAME, BUFFERS_NAME, PROGRAM_NAME, SKELETON_NAME)
 RECIPE_NAME, PAGE_NAME = "recipe.yaml", "report.md"
 
 
+@kept_generators()
 def save(
     model: nn.Module | ExportedProgram,
     folder: str | Path,
@@ -72,7 +74,7 @@ def save(
     source: Source | None = None,
     latency: dict[str, Any] | None = None,
 ) -> None:
-    """Write a converted model as a folder that `load` reads back bit for bit.
+    """Write a converted model as a folder that `load` reads back bit for bit. No generator of random numbers moves.
 
     The folder holds `model.safetensors`, `prismify.json` (plan, origin, versions), `report.json`, `report.md`
     and `recipe.yaml`; a diffusers model's `config.json`; and for models that no config and no reference
@@ -150,6 +152,7 @@ def _write_module(model: nn.Module, plan: Plan, source: Source, draft: Path) -> 
     return rebuild
 
 
+@kept_generators()
 def load(
     folder: str | Path,
     *,
@@ -158,7 +161,7 @@ def load(
     trust_code: bool = False,
     device: torch.device | str | None = None,
 ) -> Any:
-    """The converted model in a folder that `save` wrote, in evaluation mode; bit-identical.
+    """The converted model in a folder that `save` wrote, in evaluation mode; bit-identical. No generator moves.
 
     A trained model that comes with prismify has a name in the place of a folder.
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import OutputError
+from ..generators import kept_generators
 from ..plan import Plan
 from ..report import build_report, join_reports, report_markdown
 from .atomic import check_output, whole_folder
@@ -19,6 +20,7 @@ from .manifest import FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, listing, read_
 from .origin import Pipeline
 
 
+@kept_generators()
 def save_pipeline(
     pipeline: Pipeline,
     converted: dict[str, nn.Module],

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import logging
-import random
 import sys
 import types
 import warnings
@@ -15,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import CaptureError
+from ..generators import kept_generators, seed_generators
 from .known import remember
 
 _EMPTY = types.CellType()
@@ -54,7 +53,6 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     next real call. The values of tensors are `cloned_tensors`' to keep, and the random state's as well.
     """
     snapshot = Snapshot(model)
-    drawn = random.getstate(), np.random.get_state()
     fastpath, quiet = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     torch.backends.mha.set_fastpath_enabled(False)
     logging.disable(logging.CRITICAL)  # the error of a failed attempt is reported once, by whoever asked for it
@@ -62,20 +60,16 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
         # Not `eval()`: layers that merge weights when the mode changes would really do so.
         for module in model.modules():
             module.training = training
-        with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), kept_generators():
             warnings.simplefilter("ignore")
             # A model that chooses at random what it runs chooses the same each time it is looked at.
-            random.seed(0)
-            np.random.seed(0)
-            torch.default_generator.manual_seed(0)
+            seed_generators(0)
             with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the whole graph that it gave up on
                 yield
     finally:
         logging.disable(quiet)
         torch.backends.mha.set_fastpath_enabled(fastpath)
         snapshot.restore()
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
         _forget_cached(model)
 
 
