@@ -13,6 +13,7 @@ import torch
 
 from ..checkpoint import Trust
 from ..errors import DataError, OutputError, PrismifyError, TrainingError
+from ..generators import kept_generators, seed_generators
 from .begin import make_accelerator
 from .models import NO_TRUST
 from .run import Run, Watch
@@ -37,10 +38,10 @@ def open_run(recipe: Recipe, watch: Watch, *, restart: bool = False, trust: Trus
     run = Run(recipe, accelerator, watch, trust)
     error: BaseException | None = None
     try:
-        with _folder_locked(run, restart) if run.leads else nullcontext():
+        with kept_generators(), _folder_locked(run, restart) if run.leads else nullcontext():
             try:
                 accelerator.wait_for_everyone()
-                torch.manual_seed(recipe.train.seed)  # of weights that are made for the run
+                seed_generators(recipe.train.seed)  # of weights that are made for the run
                 yield run
             except BaseException as caught:
                 error = caught

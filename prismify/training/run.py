@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Trust
 from ..errors import OutputError, PrismifyError, RecipeError, TrainingError
+from ..generators import seed_generators
 from .divergence import Divergence
 from .journal import METRICS_NAME, Journal, is_utf8
 from .rates import scheduled, set_rate
@@ -230,7 +231,7 @@ class Run:
         with self._signals():
             while self.step < self.steps:
                 step = self.step
-                torch.manual_seed(mixed(self.seed, 3, step, self.shares.rank))  # of dropout, if there is any
+                seed_generators(mixed(self.seed, 3, step, self.shares.rank))  # of dropout, if there is any
                 for optimizer in self._optimizers:
                     set_rate(optimizer, scheduled(self.recipe.train, step, self.steps, self._clock))
                 yield step, self._parts_of(source)

@@ -131,6 +131,8 @@ def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Tensor]
         collate_fn=list,
         pin_memory=False,
         persistent_workers=stream.data.workers > 0,
+        # Else it draws a seed for its workers from the model's generator, in the first step after each start alone.
+        generator=torch.Generator().manual_seed(stream.seed),
     )
     for items in loader:
         yield stacked(items, stream.images.where)

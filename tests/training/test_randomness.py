@@ -1,0 +1,67 @@
+"""Models that draw while they train: what a step draws depends on the seed and the step alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.test_resume import records
+
+#: Dropout, and layers that are passed by at random, as some models do it.
+DRAWING = """
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Drawing(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+        self.enter, self.inner = nn.Conv2d(3, 8, 4, 2, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.leave = nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 3, 4, 2, 1)
+
+    def encode(self, x):
+        x = self.enter(x)
+        share = {"torch": 1.0, "python": random.random(), "numpy": np.random.rand()}[self.by]
+        x = x + share * self.norm(self.inner(x))
+        return nn.functional.dropout(x, 0.2, self.training) if self.by == "torch" else x
+
+    def decode(self, z):
+        return self.leave(z)
+"""
+
+
+@pytest.mark.parametrize("by", ["torch", "python", "numpy"])
+def test_a_run_that_is_taken_up_draws_what_it_would_have(
+    tmp_path: Path, recipe: Callable[..., Any], train: Callable[..., Any], by: str
+) -> None:
+    (tmp_path / "drawing.py").write_text(DRAWING)
+    model = {"source": f"{tmp_path / 'drawing.py'}:Drawing", "arguments": {"by": by}}
+    options, unmeasured = {"accumulation": 2, "steps": 4}, {"validation": 0}
+    whole, _ = train(recipe(model=model, data=unmeasured, train=options, output=str(tmp_path / "whole")))
+    half = recipe(model=model, data=unmeasured, train=options | {"steps": 2}, output=str(tmp_path / "halves"))
+    train(half)
+    halves, told = train(recipe(model=model, data=unmeasured, train=options, output=half["output"]))
+    assert any(event.text == "going on from step 2" for event in told)
+    assert len(records(whole)) == 4
+    assert records(whole) == records(halves)
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (whole, halves))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_run_moves_no_generator_of_the_script_that_starts_it(
+    recipe: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    train(recipe(train={"steps": 1}))
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
