@@ -23,6 +23,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ..errors import SourceError, UnsafePickleError
 from ..families import family
+from ..layers.within import made_within
 from .imports import current_folder
 from .values import READABLE
 from .zips import check_unpacked, is_archive
@@ -37,6 +38,7 @@ _HELPERS = {
     "torch.nn.functional.silu": nn.functional.silu,
     # The reader fills plain dicts only: `freeze_configs` puts the real class back afterwards.
     _FROZEN_DICT: OrderedDict,
+    "prismify.layers.within.made_within": made_within,
     **READABLE,
 }
 #: diffusers keeps attention processors, which are no modules, on its attention layers.

@@ -45,6 +45,15 @@ class Reference:
         """The Python file of a `file.py:factory` reference."""
         return Path(self.prefix) if self.prefix.endswith(".py") else None
 
+    def check_makes_models(self) -> None:
+        """See that it names none of Python's own modules, which make no model.
+
+        Raises:
+            SourceError: it does.
+        """
+        if self.prefix.partition(".")[0] in _STANDARD and self.file is None:
+            raise SourceError(f"{self} names no model: {self.prefix} is a module of Python's own")
+
     def __str__(self) -> str:
         return f"{self.prefix}:{self.target}"
 
@@ -57,6 +66,7 @@ class Reference:
         if self.file is not None:
             factory = _from_file(self.file, self.target)
         elif self.runs_code:
+            self.check_makes_models()
             factory = _from_package(self.prefix, self.target)
         else:
             factory = _from_family(self.prefix, self.target)
@@ -105,8 +115,6 @@ def parse_reference(text: str, arguments: dict[str, Any] | None = None) -> Refer
 
 @contextmanager
 def _from_package(module: str, name: str) -> Iterator[Callable[..., Any]]:
-    if module.partition(".")[0] in _STANDARD:
-        raise SourceError(f"{module}:{name} names no model: {module} is a module of Python's own")
     with current_folder():
         try:
             found = importlib.import_module(module)

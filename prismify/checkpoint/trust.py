@@ -36,8 +36,10 @@ class Trust:
             where: the file, for the message.
 
         Raises:
-            SourceError: it runs Python code or reaches for other files, and the person did not say that it may.
+            SourceError: it runs Python code or reaches for other files, and the person did not say that it may; or
+                what it names makes no model, whoever says so.
         """
+        reference.check_makes_models()
         if self.code:
             return
         if reference.runs_code and str(reference) not in self.named and not _is_on_own_path(reference):

@@ -105,7 +105,8 @@ def prism(
         kernel = weight.reshape(volumes_out, volumes_in, k, 1, 1)
         if u.dim() == 4:
             return deep_prism(u, kernel, bias, topology=topology)
-        y = deep_prism(u.flatten(2)[:, :, None], kernel, bias, topology=topology)
+        maps = u.flatten(2) if u.dim() > 2 else u[:, :, None]
+        y = deep_prism(maps[:, :, None], kernel, bias, topology=topology)
         return y.reshape(u.shape[0], volumes_out * depth, *u.shape[2:])
     x = u if dim == -1 else u.movedim(1, -1)
     y = deep_prism(

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 _PLAIN = (int, float, str, bool, type(None))
 #: What a convolution of torch's holds by itself.
@@ -37,13 +38,14 @@ class WithinConvolution:
         return getattr(self.operator, "bias", None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The class is made on the spot, so that pickle and copy must make it again.
-        return _made, (self._original,), self.__dict__
+        # The class is made on the spot, so that pickle and copy must make it again, and fill it there: the restricted
+        # reader fills only what is of a class that it knows by name.
+        return made_within, (self._original, self.__dict__)
 
 
 def within(layer: nn.Module, operator: nn.Module) -> nn.Module:
     """A module that runs the forward of `layer`, a convolution of a class of its own, around `operator`."""
-    module = _made(type(layer))
+    module = made_within(type(layer))
     nn.Module.__init__(module)
     for name, value in layer.__dict__.items():
         if name not in module.__dict__:
@@ -86,7 +88,15 @@ def _class(kind: Any) -> type[nn.Module]:
     return type(kind.__name__, (WithinConvolution, kind), {"__module__": kind.__module__, "_original": kind})
 
 
-def _made(kind: Any) -> nn.Module:
+def made_within(kind: Any, content: dict[str, Any] | None = None) -> nn.Module:
+    """A convolution's class around another operator, holding `content`. Pickles name this function: it stays here.
+
+    Raises:
+        ValueError: `kind` is no class of a convolution.
+    """
+    if not isinstance(kind, type) or not issubclass(kind, _ConvNd):
+        raise ValueError(f"{kind!r} is no class of a convolution")
     made = _class(kind)
     module: nn.Module = made.__new__(made)
+    module.__dict__.update(content or {})
     return module

@@ -8,7 +8,8 @@ import pytest
 
 from prismify.checkpoint import Trust, open_source
 from prismify.checkpoint.pickles import _resolve
-from prismify.errors import SourceError
+from prismify.checkpoint.reference import parse_reference
+from prismify.errors import PrismifyError, SourceError
 
 
 @pytest.mark.parametrize("name", ["checkpoint_path", "pretrained_cfg", "cache_dir"])
@@ -45,3 +46,25 @@ def test_a_library_that_is_not_installed_is_not_looked_for_where_one_stands(
         patch.setattr(sys, "path", [])  # nothing is installed
         assert _resolve("timm.absent.Net", ()) is None
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("code", [False, True])
+@pytest.mark.parametrize("reference", ["os:system", "subprocess:Popen", "builtins:exec", "importlib.util:find_spec"])
+def test_pythons_own_library_is_refused_by_name_whatever_is_trusted(reference: str, code: bool) -> None:
+    with pytest.raises(SourceError, match=r"names no model: .* is a module of Python's own"):
+        Trust(code=code).check(parse_reference(reference), "recipe.yaml")
+
+
+@pytest.mark.parametrize("reference", ["torchvision.models:resnet18", "torch.hub:load", "torch.fx:GraphModule"])
+def test_a_library_by_another_name_than_its_own_takes_trust(reference: str) -> None:
+    with pytest.raises(SourceError, match="add --trust-code"):
+        Trust().check(parse_reference(reference), "recipe.yaml")
+    Trust(code=True).check(parse_reference(reference), "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    "reference", ["torchvision:datasets.utils.download_url", "timm:load_checkpoint", "diffusers:utils.load_image"]
+)
+def test_a_librarys_other_functions_are_no_models(reference: str) -> None:
+    with pytest.raises(PrismifyError, match="has no model"):
+        parse_reference(reference).build(empty=True)

@@ -152,5 +152,9 @@ def test_plan_only_overwrites_nothing(picky: str, tmp_path: Path, run: Run) -> N
     assert "exists; --plan-only writes a JSON file" in ran.line
     assert file.read_text() == "mine"
     assert run("convert", picky, "--plan-only", "-o", file, "--plan", file).code == 1
-    assert run("convert", picky, "--plan-only", "-o", file, "--force").code == 0
-    assert "layers" in json.loads(file.read_text())
+    assert "exists and is no plan" in run("convert", picky, "--plan-only", "-o", file, "--force").line
+    assert file.read_text() == "mine"
+    assert run("convert", picky, "--plan-only", "-o", tmp_path / "new.json").code == 0
+    assert run("convert", picky, "--plan-only", "-o", tmp_path / "new.json").code == 1
+    assert run("convert", picky, "--plan-only", "-o", tmp_path / "new.json", "--force").code == 0
+    assert "layers" in json.loads((tmp_path / "new.json").read_text())

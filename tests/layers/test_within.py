@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prismify import convert, convert_, load, save, scan
 from prismify.layers import DeepPrism3d, Prism
+from prismify.layers.within import made_within
 from tests.tolerances import exact
 
 
@@ -98,9 +99,16 @@ def test_it_is_copied_pickled_saved_loaded_and_scanned_again(tmp_path):
     converted.prismify_plan = converted.prismify_plan
     save(converted, tmp_path / "out")
     exact(load(tmp_path / "out", model=Video())(X), expected)
+    allow = [f"{kind.__module__}.{kind.__qualname__}" for kind in (Video, Causal)]
+    exact(load(tmp_path / "out", allow=allow)(X), expected)
     in_place = Video()
     assert convert_(in_place, args=(X,)) is in_place
     assert isinstance(in_place.body, Causal)
+
+
+def test_nothing_but_a_convolution_is_made_around_an_operator():
+    with pytest.raises(ValueError, match="no class of a convolution"):
+        made_within(nn.Linear, {})
 
 
 @pytest.mark.parametrize(("kind", "reason"), [(Standardised, "computes more"), (Borrowing, "computes more"),
