@@ -96,7 +96,7 @@ def made_within(kind: Any, content: dict[str, Any] | None = None) -> nn.Module:
     """
     if not isinstance(kind, type) or not issubclass(kind, _ConvNd):
         raise ValueError(f"{kind!r} is no class of a convolution")
-    made = _class(kind)
+    made = _class(cast(Any, kind))
     module: nn.Module = made.__new__(made)
     module.__dict__.update(content or {})
     return module
