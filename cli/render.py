@@ -32,12 +32,16 @@ def print_written(output: Path, manifest: dict[str, Any]) -> None:
     """What to do next with a converted folder."""
     parts = manifest.get("parts")
     model = "model.pt2" if manifest.get("model", {}).get("kind") == "exported" else "model.safetensors"
-    files = f"{model}, report.md, recipe.yaml" if parts is None else f"a pipeline with {', '.join(parts)} converted"
-    recipe = "recipe.yaml says" if parts is None else "the recipe.yaml of each converted part says"
+    names = [Path()] if parts is None else [Path(part) for part in parts]
+    recipes = [str(name / "recipe.yaml") for name in names if (output / name / "recipe.yaml").is_file()]
+    files = ", ".join([model, "report.md", *recipes])
+    if parts is not None:
+        files = f"a pipeline with {', '.join(parts)} converted"
     call = ", ".join([repr(str(output)), *_flags(manifest.get("model", {}))])
+    retrain = f"; retrain it as {', '.join(recipes)} {'say' if len(recipes) > 1 else 'says'}" if recipes else ""
     Console(highlight=False, soft_wrap=True).print(
         f"\nWritten to [bold]{escape(str(output))}[/]: {files}.\n"
-        f"Load it with [bold]prismify.load({escape(call)})[/]; retrain it as {recipe}."
+        f"Load it with [bold]prismify.load({escape(call)})[/]{retrain}."
     )
 
 

@@ -2,43 +2,116 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+from .errors import RecipeError, one_line
+from .graph.capture import device_of
+from .graph.hints import noise
+from .graph.isolation import cloned_tensors, fake_weights, undisturbed
+from .graph.latents import decode, encode, first_tensor
 from .plan import Plan
 from .report import inputs_text
 
 RecipeName = Literal["autoencoder", "latent_diffusion", "single_image", "distillation"]
+#: Where a manifest's origin leads to a model again that can teach; see `training.models.teacher_of`.
+_TEACHERS = ("reference", "diffusers folder", "prismify folder", "weights")
 
 
 @dataclass(frozen=True)
 class Handoff:
-    """The recipe that fits, and why."""
+    """The recipe that fits, and why; or None, and why no recipe of this release can train the model."""
 
-    recipe: RecipeName
+    recipe: RecipeName | None
     because: str
 
 
-def choose_recipe(plan: Plan) -> Handoff:
-    """The recipe for a converted model, from what its capture shows.
+def choose_recipe(plan: Plan, model: nn.Module | ExportedProgram) -> Handoff:
+    """The recipe for a converted model, from what its capture shows, and from what it makes of an image.
 
     A model with `encode` and `decode` is an autoencoder; one that takes a time beside an image and returns the
     image's shape is a denoiser (of latents when it attends, of a single image when it is purely
-    convolutional); anything else is distilled from its original.
+    convolutional); anything else is distilled from its original. Recipes give models images: what does not take
+    one, or what its `encode` returns cannot be read, gets none.
     """
+    if isinstance(model, ExportedProgram):
+        return Handoff(
+            None, "an exported program has no training graph; to train it, convert the model that it was exported from"
+        )
     rows = {row["method"]: row for row in plan.capture}
-    if "encode" in rows and "decode" in rows:
+    is_autoencoder = all(callable(getattr(model, name, None)) for name in ("encode", "decode"))
+    if not is_autoencoder:
+        denoises = _denoises(rows.get("forward", {"inputs": [], "outputs": []}))
+        if denoises and plan.attention:
+            return Handoff("latent_diffusion", "it takes a time beside an image, returns the image's size, and attends")
+        if denoises:
+            return Handoff("single_image", "it takes a time beside an image, and is purely convolutional")
+    if (reason := _refusal(model, plan, is_autoencoder)) is not None:
+        return Handoff(None, reason)
+    if is_autoencoder:
         return Handoff("autoencoder", "it has encode and decode")
-    denoises = _denoises(rows.get("forward", {"inputs": [], "outputs": []}))
-    if denoises and plan.attention:
-        return Handoff("latent_diffusion", "it takes a time beside an image, returns the image's size, and attends")
-    if denoises:
-        return Handoff("single_image", "it takes a time beside an image, and is purely convolutional")
     return Handoff("distillation", "it is neither an autoencoder nor a denoiser, so its original teaches it")
+
+
+def needed_arguments(model: nn.Module) -> list[str]:
+    """The arguments without which `forward` cannot be called."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.default is p.empty and p.kind in kinds]
+
+
+def _refusal(model: nn.Module, plan: Plan, is_autoencoder: bool) -> str | None:
+    """Why a recipe could not train a model on images; None where it can, or where nothing shows that it cannot."""
+    inputs: list[dict[str, Any]] = next((row["inputs"] for row in plan.capture if row["inputs"]), [])
+    if not is_autoencoder and len(needed := needed_arguments(model)) != 1:
+        return f"its forward needs {', '.join(needed) or 'nothing'}, and recipes give a model images alone"
+    if not inputs:
+        return None
+    images = [list(row["shape"]) for row in inputs if len(row["shape"]) == 4]
+    if not images or images[0][1] not in (1, 3):
+        return f"it takes {inputs_text({'inputs': inputs})}, and recipes give a model images of 1 or 3 channels"
+
+    def run(image: Tensor) -> Tensor:
+        if not is_autoencoder:
+            return first_tensor(model(image), type(model).__name__)
+        return decode(model, encode(model, image).mean)[0]
+
+    image = noise(1, images[0][1], images[0][-1], images[0][-1])
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), image.dtype)
+    try:
+        made = _tried(model, run, image.to(kind))
+    except RecipeError as error:
+        return str(error)
+    except Exception as error:  # whatever somebody's model raises
+        what = "encode and decode do" if is_autoencoder else "forward does"
+        return f"its {what} not run on an image alone ({one_line(error)})"
+    if is_autoencoder and made is not None and made.shape != image.shape:
+        return (
+            f"it makes {tuple(made.shape[1:])} of images of {tuple(image.shape[1:])}, and is no autoencoder of images"
+        )
+    return None
+
+
+def _tried(model: nn.Module, run: Callable[[Tensor], Tensor], image: Tensor) -> Tensor | None:
+    """What a model makes of an image, by shapes alone where it runs so; None where it has no values to run on."""
+    try:
+        with undisturbed(model), fake_weights(model) as (mode, make), mode, torch.inference_mode():
+            return run(make(image))
+    except RecipeError:
+        raise
+    except Exception:
+        if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+            return None
+    with undisturbed(model), cloned_tensors(model), torch.no_grad():
+        return run(image.to(device_of(model)))
 
 
 def _denoises(row: dict[str, Any]) -> bool:
@@ -54,11 +127,23 @@ def _denoises(row: dict[str, Any]) -> bool:
     return timed and bool(results) and all(result in data for result in results)
 
 
-def recipe_text(plan: Plan, model: nn.Module) -> str:
-    """The content of `recipe.yaml` for a converted model."""
-    handoff = choose_recipe(plan)
+def recipe_text(
+    handoff: Handoff, plan: Plan, model: nn.Module, origin: Mapping[str, Any], flags: Sequence[str] = ()
+) -> str:
+    """The content of `recipe.yaml` for a converted model.
+
+    Args:
+        handoff: with a recipe.
+        origin: where the model came from, as the manifest says it.
+        flags: what training must be allowed to do, as words of the command line.
+    """
     template = files("prismify.recipes").joinpath("templates", f"{handoff.recipe}.yaml").read_text(encoding="utf-8")
     first: dict[str, Any] = plan.capture[0] if plan.capture else {"inputs": []}
+    teacher = "the original; null takes what this folder was converted from"
+    if origin.get("weights") == "fresh":
+        teacher = "set this to a trained original: this folder was converted from fresh weights"
+    elif origin.get("kind") not in _TEACHERS:
+        teacher = f"set this to the original: this folder was converted from a {origin.get('kind')}"
     return Template(template).substitute(
         model=plan.model,
         because=handoff.because,
@@ -66,6 +151,8 @@ def recipe_text(plan: Plan, model: nn.Module) -> str:
         size=_image_size(first),
         channels=_image_channels(first),
         inputs=inputs_text(first),
+        teacher=teacher,
+        flags="".join(f" {flag}" for flag in flags),
     )
 
 

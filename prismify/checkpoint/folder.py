@@ -17,7 +17,7 @@ from ..families import FAMILIES, family
 from ..generators import kept_generators
 from ..graph import unwrap
 from ..graph.program import program_module
-from ..handoff import recipe_text
+from ..handoff import choose_recipe, recipe_text
 from ..plan import Plan
 from ..report import build_report, report_markdown
 from ..rewrite import replay
@@ -35,6 +35,7 @@ from .manifest import (
     write_json,
 )
 from .origin import Source
+from .pickles import to_allow
 from .programs import export_module, read_program, write_program
 from .reference import parse_reference
 from .shipped import folder_of
@@ -77,9 +78,9 @@ def save(
     """Write a converted model as a folder that `load` reads back bit for bit. No generator of random numbers moves.
 
     The folder holds `model.safetensors`, `prismify.json` (plan, origin, versions), `report.json`, `report.md`
-    and `recipe.yaml`; a diffusers model's `config.json`; and for models that no config and no reference
-    describes `skeleton.pt`, the modules without their weights. An exported program becomes `model.pt2`, weights and
-    all, which runs without prismify; so does a `GraphModule` where torch can export it.
+    and, where a recipe can train the model, `recipe.yaml`; a diffusers model's `config.json`; and for models that no
+    config and no reference describes `skeleton.pt`, the modules without their weights. An exported program becomes
+    `model.pt2`, weights and all, which runs without prismify; so does a `GraphModule` where torch can export it.
 
     Args:
         model: what `convert` returned.
@@ -118,9 +119,14 @@ def write_model(
         rebuild, module = _write_module(model, plan, source, draft), model
     origin = source.described()
     report = build_report(plan, source.label, origin, latency)
+    handoff = choose_recipe(plan, module if isinstance(model, nn.Module) else model)
+    if handoff.recipe is None:
+        report["notes"].append(f"No recipe is written: {handoff.because}.")
     write_json(draft / REPORT_NAME, report)
     (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8", errors="backslashreplace")
-    (draft / RECIPE_NAME).write_text(recipe_text(plan, module), encoding="utf-8")
+    if handoff.recipe is not None:
+        text = recipe_text(handoff, plan, module, origin, _flags(rebuild, draft))
+        (draft / RECIPE_NAME).write_text(text, encoding="utf-8")
     manifest = {
         "format_version": FORMAT_VERSION,
         "model": rebuild,
@@ -150,6 +156,14 @@ def _write_module(model: nn.Module, plan: Plan, source: Source, draft: Path) -> 
     else:
         write_safetensors(unique_state(model), draft / WEIGHTS_NAME)
     return rebuild
+
+
+def _flags(rebuild: dict[str, Any], folder: Path) -> list[str]:
+    """What the command line must be told to open a folder."""
+    if rebuild["kind"] == "skeleton":
+        return [f"--allow {name}" for name in to_allow(folder / SKELETON_NAME)]
+    runs_code = rebuild["kind"] == "reference" and parse_reference(rebuild["reference"]).runs_code
+    return ["--trust-code"] if runs_code else []
 
 
 @kept_generators()

@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from ..errors import SourceError
 from ..families import family
+from ..graph import unwrap
 from .manifest import CONFIG_NAME, MANIFEST_NAME, read_config, read_manifest
 from .origin import Source
 from .source import open_source
@@ -35,7 +36,7 @@ def build_original(folder: Path, *, allow: Iterable[str] = (), trust_code: bool 
             built: nn.Module = family("diffusers").from_config(config)
             return built.eval()
         if how.get("kind") == "reference":
-            return referred(folder, how, trust_code).build().eval()
+            return unwrap(referred(folder, how, trust_code).build()).eval()
         path = Path(str(source.get("path", "")))
         if "path" in source and path.exists():
             opened = open_source(

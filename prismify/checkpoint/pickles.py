@@ -155,6 +155,11 @@ def classes_in(path: Path) -> list[str]:
         raise SourceError(f"{path} is damaged or not a torch checkpoint ({_short(error)})") from error
 
 
+def to_allow(path: Path) -> list[str]:
+    """The classes in a file that its reader must be allowed to make."""
+    return sorted(name for name in classes_in(path) if _resolve(name, ()) is None)
+
+
 def _resolve_all(
     names: Collection[str], allow: Collection[str], path: Path, inert: bool, skeleton: bool = False
 ) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def save_pipeline(
             write_model(model, plan, pipeline.parts[name], draft / name, latency.get(name))
         plans: dict[str, Plan] = {n: m.prismify_plan for n, m in converted.items()}  # type: ignore[misc]
         report = pipeline_report(pipeline, plans, latency)
+        for name in converted:  # which says whether a recipe was written
+            report["parts"][name]["notes"] = read_report(draft / name)["notes"]
         write_json(draft / REPORT_NAME, report)
         (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8", errors="backslashreplace")
         manifest = {

@@ -14,6 +14,7 @@ from torch import fx, nn
 from ..copying import copied
 from ..errors import PlanError, PrismifyError, SourceError
 from ..families import family
+from ..graph import unwrap
 from ..plan import Plan
 from ..rewrite import replay
 from .empty import build_empty
@@ -85,7 +86,7 @@ def build_structure(
                 raise SourceError(f"{folder} has lost its {CONFIG_NAME}")
             return replay(build_empty(lambda: family("diffusers").from_config(config)), plan)
         if kind == "reference":
-            return replay(referred(folder, how, trust_code).build(empty=True), plan)
+            return replay(unwrap(referred(folder, how, trust_code).build(empty=True)), plan)
     raise SourceError(f"{folder / MANIFEST_NAME}: cannot rebuild a model of kind {kind!r}")
 
 

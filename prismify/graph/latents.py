@@ -194,7 +194,7 @@ def _of_places(values: list[Any], batch: int, drawn: Callable[[], int]) -> Laten
     quantised = any(isinstance(v, Tensor) and not v.is_floating_point() for v in values)
     if alike and len(tensors) == 2 and quantised:
         return Latents(tensors[0], None, kl, loss)
-    if alike and len(tensors) == 2 and loss is None:
+    if alike and len(tensors) == 2 and not any(_is_number(v, batch) for v in values):
         return Latents(*tensors)
     if alike and len(tensors) == 3 and not quantised:
         mean, log_variance = (t for i, t in enumerate(tensors) if i != drawn())
@@ -206,7 +206,7 @@ def _drawn(model: nn.Module, images: Tensor) -> int:
     """Which of three tensors alike is the sample: the one that changes from call to call, or the mean's own equal."""
     if model not in _DRAWN:
         if isinstance(images, FakeTensor):
-            return 0  # only values can tell
+            raise RuntimeError("only values tell which of three tensors is drawn from the others")
         _DRAWN[model] = _seen_drawn(model, images)
     return _DRAWN[model]
 

@@ -20,7 +20,8 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        with torch.no_grad():  # scripted parts copy their weights by an operator, which would be differentiated
+            self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, steps: int) -> None:

@@ -17,6 +17,7 @@ from ..checkpoint.weights import write_safetensors
 from ..errors import RecipeError, SourceError
 from ..families import family
 from ..fusion import FUSIBLE, fuse
+from ..graph import unwrap
 from ..graph.latents import decode, encode
 from ..plan import Plan
 from ..rewrite import convert
@@ -48,7 +49,7 @@ def open_model(source: ModelSource, trust: Trust = NO_TRUST, where: str = "the r
         raise SourceError(
             f"{source.source} is an exported program, whose training graph is gone: name the model itself"
         )
-    model = model.float()
+    model = unwrap(model).float()
     if source.convert is not None:
         model = convert(model, policy=source.convert)
     start_at_zero(model, source.zero)

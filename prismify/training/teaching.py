@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import RecipeError
 from ..graph.latents import decode, encode, first_tensor
+from ..handoff import needed_arguments
 from ..plan import Plan
 from .losses import relative_error
 from .models import is_autoencoder, reconstruct
@@ -105,12 +105,7 @@ def check_pair(student: nn.Module, teacher: nn.Module) -> None:
         )
     if is_autoencoder(student):
         return
-    parameters = list(inspect.signature(student.forward).parameters.values())
-    needed = [
-        p.name
-        for p in parameters
-        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY, p.KEYWORD_ONLY)
-    ]
+    needed = needed_arguments(student)
     if len(needed) != 1:
         raise RecipeError(
             f"{type(student).__name__} needs {', '.join(needed) or 'nothing'}; distillation gives a model images alone"
