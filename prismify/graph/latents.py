@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Distribution, Independent, Normal
 
 from ..errors import RecipeError
+from ..generators import seed_generators
 from .isolation import cloned_tensors, undisturbed
 
 #: Members by name, in small letters and without underscores.
@@ -217,7 +218,7 @@ def _seen_drawn(model: nn.Module, images: Tensor) -> int:
         try:
             for seed in range(2):
                 with undisturbed(model, training=training), cloned_tensors(model), torch.no_grad():
-                    torch.manual_seed(seed)
+                    seed_generators(seed)
                     found = model.encode(images)  # type: ignore[operator]
                 runs.append([v for v in found if _is_latent(v) and not _is_number(v, len(images))])
         except Exception:
