@@ -23,7 +23,6 @@ from PIL import Image
 
 from prismify.checkpoint import Trust
 from prismify.metrics.evaluation import Judges, evaluate
-from prismify.training.images import SUFFIXES
 from prismify.training.models import open_model
 from prismify.training.pictures import write_png
 from prismify.training.schema import Data, ModelSource
@@ -40,13 +39,14 @@ SETS = [
     f"data.size={SIDE}",
     "data.validation=0",
 ]
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 QUIET = ["train.steps=1000000", "log.every=20", "log.tensorboard=false", "checkpoint.every=1000000"]
 
 
 def cut(source: Path, folder: Path) -> None:
     """Squares of SIDE pixels from every image, each half over its neighbours."""
     folder.mkdir()
-    for path in sorted(p for p in source.iterdir() if p.suffix in SUFFIXES):
+    for path in sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES):
         picture = Image.open(path).convert("RGB")
         for top in range(0, picture.height - SIDE + 1, SIDE // 2):
             for left in range(0, picture.width - SIDE + 1, SIDE // 2):

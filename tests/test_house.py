@@ -106,3 +106,18 @@ def test_docstring_examples():
     results = [doctest.testmod(importlib.import_module(name)) for name in names]
     assert sum(r.attempted for r in results) > 10
     assert sum(r.failed for r in results) == 0
+
+
+@pytest.mark.parametrize(
+    "path", [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").rglob("*.py")], ids=lambda p: p.name
+)
+def test_scripts_name_only_what_is_there(path):
+    """Scripts that no test runs import what exists all the same."""
+    import importlib
+
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "prismify":
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
