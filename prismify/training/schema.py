@@ -10,13 +10,7 @@ from PIL import ImageColor
 
 from ..errors import RecipeError
 from ..policies import Policy
-
-
-def _at_least(where: str, section: object, **least: int) -> None:
-    for name, bound in least.items():
-        value = getattr(section, name)
-        if value is not None and value < bound:
-            raise RecipeError(f"{where}: {name} {value} must be at least {bound}")
+from .bounds import MOST, numbers, whole
 
 
 def _is_colour(text: str) -> bool:
@@ -89,11 +83,12 @@ class Data:
     skip_damaged: bool = False
 
     def __post_init__(self) -> None:
-        _at_least("data", self, size=1, validation=0, workers=0, max_pixels=1)
+        whole("data", self, size=1, validation=0, workers=0)
+        whole("data", self, 2**63 - 1, max_pixels=1)
+        numbers("data", self, "a number within a thousand million", "range")
+        numbers("data", self, "a positive number", "white")
         if self.range[0] >= self.range[1]:
             raise RecipeError(f"data: range {list(self.range)} must be [black, white] with black < white")
-        if self.white is not None and not 0 < self.white < math.inf:
-            raise RecipeError(f"data: white {self.white:g} must be a positive number")
         if not _is_colour(self.background):
             raise RecipeError(f"data: background {self.background!r} is no colour such as white or '#808080'")
 
@@ -111,6 +106,11 @@ class Rates:
     kernel: float = 1.0
     norm: float = 1.0
     dense: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers("rates", self, "0 or a positive number", "kernel", "norm", "dense")
+        if not (self.kernel or self.norm or self.dense):
+            raise RecipeError("rates: kernel, norm and dense are all 0, so that nothing is trained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,15 +160,25 @@ class Train:
     divergence: float = 1000.0
 
     def __post_init__(self) -> None:
-        _at_least("train", self, batch_size=1, accumulation=1, steps=1, warmup_steps=0, seed=0)
+        whole("train", self, batch_size=1, accumulation=1)
+        whole("train", self, 2**53, steps=1, warmup_steps=0)  # to which every number is exact
+        whole("train", self, 2**63 - 1, seed=0)
+        numbers("train", self, "a positive number", "learning_rate", "base_learning_rate", "max_minutes", "eps")
+        numbers("train", self, "0 or a number below 1", "betas")
+        numbers("train", self, "a number from 0 to 1", "final_rate")
+        numbers("train", self, "0 or a positive number", "weight_decay")
+        numbers("train", self, "a positive number", "clip", hint="; null leaves gradients as they are")
+        numbers("train", self, "a number above 1", "divergence")
         if (self.learning_rate is None) == (self.base_learning_rate is None):
             raise RecipeError("train: set one of learning_rate and base_learning_rate (times batch_size)")
         if (self.steps is None) == (self.epochs is None):
             raise RecipeError("train: set one of steps and epochs")
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise RecipeError(f"train: max_minutes {self.max_minutes:g} must be positive")
+        if self.epochs is not None and not 0 < self.epochs <= MOST:
+            raise RecipeError(f"train: epochs {self.epochs:g} must be a positive number, at most {MOST}")
+        if not math.isfinite(self.rate):
+            raise RecipeError(f"train: base_learning_rate {self.base_learning_rate:g} x batch_size is no number")
         if self.ema is not None and not 0 <= self.ema < 1:
-            raise RecipeError(f"train: ema {self.ema} is a decay in [0, 1)")
+            raise RecipeError(f"train: ema {self.ema:g} is a decay in [0, 1); null keeps no average")
 
     @property
     def rate(self) -> float:
@@ -198,7 +208,9 @@ class Discriminator:
     learning_rate: float | None = 2e-4
 
     def __post_init__(self) -> None:
-        _at_least("discriminator", self, channels=8, layers=1)
+        whole("discriminator", self, 2**16, channels=8)
+        whole("discriminator", self, 30, layers=1)
+        numbers("discriminator", self, "a positive number", "learning_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +235,10 @@ class AutoencoderLoss:
     lpips: Perceptual = Perceptual()
     discriminator: Discriminator = Discriminator()
 
+    def __post_init__(self) -> None:
+        numbers("loss", self, "0 or a positive number", "perceptual", "kl", "adversarial", hint="; 0 leaves it out")
+        whole("loss", self, 2**53, adversarial_start=0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationLoss:
@@ -245,6 +261,12 @@ class DistillationLoss:
     perceptual: float = 0.0
     lpips: Perceptual = Perceptual()
 
+    def __post_init__(self) -> None:
+        terms = ("output", "latent", "image", "features", "perceptual")
+        numbers("loss", self, "0 or a positive number", *terms, hint="; 0 leaves it out")
+        if not any(getattr(self, name) for name in terms):
+            raise RecipeError(f"loss: {', '.join(terms)} are all 0, so that nothing is trained")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
@@ -256,7 +278,7 @@ class Log:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        _at_least("log", self, every=1, validate_every=1, images=0)
+        whole("log", self, every=1, validate_every=1, images=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +289,7 @@ class Checkpoints:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        _at_least("checkpoint", self, every=1, keep=1)
+        whole("checkpoint", self, every=1, keep=1)
 
 
 @dataclass(frozen=True, kw_only=True)
