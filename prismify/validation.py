@@ -16,7 +16,16 @@ MOST_DEEP = 100
 #: Bytes in the largest JSON file that is read: an index of 100,000 tensors takes a tenth of it.
 MOST_JSON = 64 << 20
 
+#: How much of a value an error shows.
+_MOST_SHOWN = 80
+
 T = TypeVar("T")
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: what Python would print, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def build(cls: type[T], data: Any, where: str) -> T:
@@ -36,7 +45,7 @@ def build(cls: type[T], data: Any, where: str) -> T:
     hints = get_type_hints(cls)
     for name in data:
         if name not in fields:
-            raise PlanError(f"{where}: unknown field {name!r}; known are {', '.join(sorted(fields))}")
+            raise PlanError(f"{where}: unknown field {shown(name)}; known are {', '.join(sorted(fields))}")
     missing = [
         name
         for name, f in fields.items()
@@ -47,7 +56,10 @@ def build(cls: type[T], data: Any, where: str) -> T:
     try:
         return cls(**{name: fit(value, hints[name], f"{where}: {name}") for name, value in data.items()})
     except ValueError as error:
-        raise error if isinstance(error, PlanError) else PlanError(f"{where}: {error}") from error
+        if isinstance(error, PlanError):
+            raise
+        text = str(error).removeprefix(f"{where.rpartition(': ')[2]}: ")  # some name their section themselves
+        raise PlanError(f"{where}: {text}") from error
 
 
 def fit(value: Any, hint: Any, where: str) -> Any:
@@ -62,24 +74,24 @@ def fit(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         # `1 == True`, so membership alone would let a boolean through for a number.
         if not any(value == known and type(value) is type(known) for known in arguments):
-            raise PlanError(f"{where} {value!r} is not one of {', '.join(map(str, arguments))}")
+            raise PlanError(f"{where} {shown(value)} is not one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise PlanError(f"{where} {value!r} is not a list")
+            raise PlanError(f"{where} {shown(value)} is not a list")
         if arguments[-1] is Ellipsis:
             return tuple(fit(item, arguments[0], where) for item in value)
         if len(value) != len(arguments):
-            raise PlanError(f"{where} {value!r} does not have {len(arguments)} items")
+            raise PlanError(f"{where} {shown(value)} does not have {len(arguments)} items")
         return tuple(fit(item, kind, where) for item, kind in zip(value, arguments, strict=True))
     if origin is dict:
         hint = dict
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else build(hint, value, where)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
     if type(value) is not hint:
-        raise PlanError(f"{where} {value!r} is not of type {hint.__name__}")
+        raise PlanError(f"{where} {shown(value)} is not of type {hint.__name__}")
     return value
 
 

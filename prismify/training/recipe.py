@@ -9,12 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..checkpoint.shipped import shipped_models
 from ..errors import PlanError, RecipeError
-from ..validation import build
-from .schema import SCHEMAS, Data, Recipe
+from ..validation import build, shown
+from .plain_yaml import Word, as_declared, meant, read_text, read_yaml, yaml_text
+from .schema import SCHEMAS, Data, DistillationRecipe, Recipe
 
 #: Where a recipe names a file or folder: section, key.
 _PATHS = (
@@ -27,17 +26,8 @@ _MODELS = ("model", "teacher")
 _TRUST = {"trust_code": "--trust-code", "trust_pickle": "--trust-pickle", "allow": "--allow CLASS"}
 #: What `convert` writes settings for already.
 _PLANNED = ("latent_diffusion", "single_image")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+#: What stands for the bytes of a file's name that is no text.
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
 def shipped_configs() -> dict[str, Any]:
@@ -61,16 +51,17 @@ def read_recipe(path: str | Path, sets: Iterable[str] = ()) -> Recipe:
     file = Path(path)
     shipped = shipped_configs()
     if file.is_file():
-        text, base = _text_of(file), file.absolute().parent
+        text, base = read_text(file), file.absolute().parent
     elif str(path) in shipped:
         text, base = shipped[str(path)].read_text(encoding="utf-8"), Path.cwd()
+    elif file.is_dir():
+        raise RecipeError(f"{path} is a folder: name the recipe in it, such as {file / 'recipe.yaml'}")
     else:
         raise RecipeError(f"{path}: no such file, and no recipe that prismify ships ({', '.join(shipped)})")
-    content = _parse(text, str(path))
+    said, changed = _parse(text, str(path)), _changes(sets)
+    schema = _schema_of({**said, **changed})
+    content, changes = (as_declared(words, schema) for words in (said, changed))
     _resolve_paths(content, base)
-    changes: dict[str, Any] = {}
-    for change in sets:
-        _set(changes, change)
     _resolve_paths(changes, Path.cwd())
     return recipe_from(_merged(content, changes), str(path))
 
@@ -86,8 +77,8 @@ def recipe_from(content: dict[str, Any], where: str) -> Recipe:
         raise RecipeError(
             f"{where}: this release does not train denoisers (recipe {name}); it has {', '.join(SCHEMAS)}"
         )
-    if name not in SCHEMAS:
-        raise RecipeError(f"{where}: recipe {name!r} is not one of {', '.join(SCHEMAS)}")
+    if not isinstance(name, str) or name not in SCHEMAS:
+        raise RecipeError(f"{where}: recipe {shown(name)} is not one of {', '.join(SCHEMAS)}")
     content = _without_trust(content, where)
     try:
         return build(SCHEMAS[name], content, where)
@@ -108,7 +99,8 @@ def recorded_recipe(content: dict[str, Any], where: str) -> Recipe:
 
 def read_recorded(file: Path) -> Recipe:
     """The recipe that a run wrote beside its results; see `recorded_recipe`."""
-    content = _parse(_text_of(file), str(file))
+    said = _parse(read_text(file), str(file))
+    content = as_declared(said, _schema_of(said))
     _resolve_paths(content, file.absolute().parent)
     return recorded_recipe(content, str(file))
 
@@ -127,17 +119,16 @@ def changed_data(data: Data, sets: Iterable[str]) -> Data:
         _set(changes, change)
         if set(changes) != {"data"} or not isinstance(changes["data"], dict):
             raise RecipeError(f"--set {change!r}: here only how images are read is set, as data.size=64")
+    changed = as_declared(changes.get("data", {}), Data)
     try:
-        return build(Data, {**_plain(dataclasses.asdict(data)), **changes.get("data", {})}, "data")
+        return build(Data, {**_plain(dataclasses.asdict(data)), **changed}, "data")
     except PlanError as error:
         raise RecipeError(str(error)) from error
 
 
 def named_references(sets: Iterable[str]) -> frozenset[str]:
     """The model references that a person wrote at the command line, as `read_recipe` resolves them."""
-    changes: dict[str, Any] = {}
-    for change in sets:
-        _set(changes, change)
+    changes = as_declared(_changes(sets), DistillationRecipe)  # which has a key for every model
     _resolve_paths(changes, Path.cwd())
     tables = (changes[key] for key in _MODELS if isinstance(changes.get(key), dict))
     found = (table.get(name) for table in tables for name in ("source", "architecture"))
@@ -152,7 +143,7 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_yaml(recipe: Recipe) -> str:
     """A recipe as YAML: every value, defaults too."""
-    return yaml.safe_dump(recipe_data(recipe), sort_keys=False, width=100)
+    return yaml_text(recipe_data(recipe))
 
 
 def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -167,31 +158,39 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
     return found
 
 
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{file} is no recipe: its byte {error.start} is not UTF-8; save it as UTF-8") from error
-
-
 def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{where}: not YAML{line}: {getattr(error, 'problem', None) or error}") from error
+    content = read_yaml(text, where)
     if not isinstance(content, dict):
-        raise RecipeError(f"{where}: a recipe is a table of keys, this is a {type(content).__name__}")
+        data = meant(content)
+        found = "a list" if isinstance(data, list) else "empty" if data is None else shown(data)
+        raise RecipeError(f"{where}: a recipe is a table of keys, this is {found}")
     _spell_out(content)
     return content
+
+
+def _schema_of(said: dict[str, Any]) -> type[Recipe]:
+    """What the rest of a recipe must look like, where its name is known."""
+    name = as_declared(said.get("recipe"), str)
+    return SCHEMAS.get(name, Recipe) if isinstance(name, str) else Recipe
 
 
 def _spell_out(content: dict[str, Any]) -> None:
     """`model: folder` is short for `model: {source: folder}`."""
     for key in _MODELS:
-        if isinstance(content.get(key), str):
-            content[key] = {"source": content[key]}
+        if key in content:
+            content[key] = _spelled_out(content[key])
+
+
+def _spelled_out(model: Any) -> Any:
+    is_word = isinstance(model, str) or (isinstance(model, Word) and model.value is not None)
+    return {"source": model} if is_word else model
+
+
+def _changes(sets: Iterable[str]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for change in sets:
+        _set(changes, change)
+    return changes
 
 
 def _without_trust(content: dict[str, Any], where: str) -> dict[str, Any]:
@@ -226,14 +225,18 @@ def _set(content: dict[str, Any], change: str) -> None:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise RecipeError(f"--set {change!r}: {section} is set as a whole already")
-    content[last] = {"source": parsed} if key in _MODELS and isinstance(parsed, str) else parsed
+    content[last] = _spelled_out(parsed) if key in _MODELS else parsed
 
 
 def _value(text: str, change: str) -> Any:
+    if text[:1] in ("#", "*") or _NO_TEXT.search(text):
+        return text  # a colour, a pattern, a file's name: to YAML a comment, an alias and an error
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {change!r}: the value is not YAML") from error
+        return read_yaml(text, f"--set {shown(change)}")
+    except RecipeError as error:
+        if error.__cause__ is not None:
+            raise RecipeError(f"--set {shown(change)}: the value is not YAML") from error
+        raise
 
 
 def _merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
