@@ -101,6 +101,22 @@ def unique_state(model: nn.Module) -> dict[str, Tensor]:
     return _separate(saved_once(model))
 
 
+def separate_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict with tied tensors under all their names, each in memory of its own: what any loader reads.
+
+    Raises:
+        SourceError: a value has no form in safetensors; the message names it.
+    """
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
+            found = f"a tensor of layout {value.layout}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise SourceError(
+                f"{name} of the {type(model).__name__} is {found}, which safetensors cannot hold: keep it out of the "
+                "state dict, or make it a plain tensor"
+            )
+    return _separate(_saved(model))
+
+
 def saved_once(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of the state dict, tied ones under their first name."""
     saved = _saved(model)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.atomic import whole_file
 from ..checkpoint.manifest import write_json
+from ..checkpoint.tensors import separate_state
 from ..count import parameter_count
 from ..errors import RecipeError, TrainingError
 from .folders import passed_over_text
@@ -122,7 +123,7 @@ def hardware(device: torch.device) -> str:
 
 
 def see_that_it_fits(model: nn.Module, probe: Tensor, *, whole: bool) -> None:
-    """See that a model takes images of this size before the first step.
+    """See before the first step that a model takes images of this size, and that it can be written in the end.
 
     Args:
         probe: the first image, as a batch of one.
@@ -130,7 +131,10 @@ def see_that_it_fits(model: nn.Module, probe: Tensor, *, whole: bool) -> None:
 
     Raises:
         RecipeError: it does not; the message names data.size.
+        SourceError: it holds what no file of weights can.
     """
+    if getattr(model, "prismify_plan", None) is None:
+        separate_state(model)
     size = f"{probe.shape[3]}x{probe.shape[2]}"
     was_training = model.training
     model.eval()  # statistics and dropout stay as they are

@@ -13,6 +13,7 @@ from ..checkpoint import Pipeline, Source, Trust, open_source, read_manifest, sa
 from ..checkpoint.atomic import whole_folder
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, write_json
 from ..checkpoint.shipped import folder_of
+from ..checkpoint.tensors import separate_state
 from ..checkpoint.weights import write_safetensors
 from ..errors import RecipeError, SourceError
 from ..families import family
@@ -135,8 +136,7 @@ def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str
         if config is not None:
             write_json(draft / CONFIG_NAME, config)
         name = "model.safetensors" if config is None else "diffusion_pytorch_model.safetensors"
-        state = {k: v.contiguous() for k, v in model.state_dict().items()}
-        write_safetensors(state, draft / name)
+        write_safetensors(separate_state(model), draft / name)
 
 
 def _origin(source: ModelSource, trust: Trust) -> Source | None:

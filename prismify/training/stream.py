@@ -214,12 +214,12 @@ def open_data(data: Data, seed: int) -> tuple[Stream, Stream | None]:
         DataError: see `open_images`; or no image is left to train on.
     """
     images = open_images(data)
+    if data.validation == 0:
+        return Stream(images, data, seed), None
     if data.validation_path is not None or data.validation_select is not None:
         path = data.validation_path
         held = open_images(data, path=path, select=data.validation_select)
         held = held.subset(order_of(len(held), 0, 0)[: data.validation].tolist())
-    elif data.validation == 0:
-        return Stream(images, data, seed), None
     else:
         if len(images) <= data.validation:
             raise DataError(

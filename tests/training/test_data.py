@@ -168,6 +168,8 @@ def test_validation_images_may_lie_elsewhere(pictures: Path, sources: dict[str, 
     stream, held_out = open_data(Data(path=str(pictures), validation_path=sources["npz"], validation=10), 0)
     assert held_out is not None
     assert (len(stream.images), len(held_out.images)) == (48, 10)
+    stream, held_out = open_data(Data(path=str(pictures), validation_path=sources["npz"], validation=0), 0)
+    assert (len(stream.images), held_out) == (48, None)
 
 
 WRONG = {
