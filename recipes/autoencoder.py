@@ -18,7 +18,7 @@ from prismify.graph.latents import decode, encode, latents_text
 from prismify.training import losses
 from prismify.training.average import Average
 from prismify.training.begin import freeze_unused, introduce, see_that_it_fits
-from prismify.training.discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
+from prismify.training.discriminator import make_judge, mean_logit, set_trainable, smallest_side
 from prismify.training.ending import end_run
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model
@@ -86,7 +86,6 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, tru
         parts: dict[str, Any] = {"model": model, "average": average.model, "optimizer": optimizer}
 
         # Its judge.
-        torch.manual_seed(recipe.train.seed)
         judge, judge_optimizer = None, None
         if loss.adversarial:
             least = smallest_side(loss.discriminator)
@@ -95,13 +94,14 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, tru
                     f"images of {probe.shape[3]}x{probe.shape[2]} leave the discriminator no patch: it needs {least} "
                     "pixels a side (lower loss.discriminator.layers)"
                 )
-            judge = Judged(PatchDiscriminator(recipe.data.channels, loss.discriminator)).to(run.device)
+            judge = make_judge(recipe.data.channels, loss.discriminator, run.seed).to(run.device)
             if run.shares.processes > 1 and run.device.type == "cuda":
                 judge = nn.SyncBatchNorm.convert_sync_batchnorm(judge)  # where it has batch norms
             judge_optimizer = adam(judge, recipe.train, loss.discriminator.learning_rate)
             parts |= {"judge": judge, "judge_optimizer": judge_optimizer}
 
-        run.begin(images, parts, [o for o in (optimizer, judge_optimizer) if o is not None])
+        idle = dict.fromkeys(("judge", "judge_optimizer"), loss.adversarial_start) if loss.adversarial else {}
+        run.begin(images, parts, [o for o in (optimizer, judge_optimizer) if o is not None], idle)
         introduce(run, model, images.images, {"perceptual": said})
         run.say(f"encode is read as {latents_text(encoded)}")
         players = Players(

@@ -7,6 +7,7 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
+from ..generators import kept_generators, seed_generators
 from .schema import Discriminator
 
 
@@ -46,6 +47,13 @@ class Judged(nn.Module):
 
     def forward(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         return self.discriminator(real), self.discriminator(fake)
+
+
+def make_judge(in_channels: int, options: Discriminator, seed: int) -> Judged:
+    """A judge that has learned nothing yet: a function of its arguments alone, whatever was drawn before it."""
+    with kept_generators():
+        seed_generators(seed)
+        return Judged(PatchDiscriminator(in_channels, options))
 
 
 def smallest_side(options: Discriminator) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -21,9 +20,11 @@ from ..errors import OutputError, PrismifyError, RecipeError, TrainingError
 from ..generators import seed_generators
 from .divergence import Divergence
 from .journal import METRICS_NAME, Journal, is_utf8
+from .processes import unsynchronised
 from .rates import scheduled, set_rate
 from .recipe import changed_keys, recipe_data, recorded_recipe
 from .schema import Recipe
+from .signals import handled_signals
 from .state import prune, read_state, state_path, states, write_state
 from .stream import Shares, Stream, batches, mixed
 from .written import Written
@@ -80,6 +81,7 @@ class Run:
         self.steps = train.steps or 0
         self.best: tuple[float, int] | None = None
         self._parts: dict[str, Stateful] = {}
+        self._idle: dict[str, int] = {}
         self._optimizers: list[Any] = []
         self._journal: Journal | None = None
         self._seconds, self._since = 0.0, time.monotonic()
@@ -121,7 +123,7 @@ class Run:
         """Gradients of all parts but the last are only added up here, and then averaged over processes at once."""
         if part.last or self.shares.processes == 1:
             return nullcontext()
-        return _no_sync(self.accelerator, modules)
+        return unsynchronised(self.accelerator, modules)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one part's mean loss, so that they are those of the step's mean."""
@@ -156,17 +158,25 @@ class Run:
     def seed(self) -> int:
         return self.recipe.train.seed
 
-    def begin(self, stream: Stream, parts: dict[str, Stateful], optimizers: list[Any]) -> None:
+    def begin(
+        self,
+        stream: Stream,
+        parts: dict[str, Stateful],
+        optimizers: list[Any],
+        idle: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         """Take up the newest state, or start at step 0; then open the journal.
 
         Args:
             parts: what a state holds, by name.
             optimizers: those whose rate follows the schedule.
+            idle: parts that are made from the seed alone and stay so for a number of steps, which a state leaves out
+                until then.
 
         Raises:
             RecipeError: the folder holds another run.
         """
-        self._parts, self._optimizers = parts, optimizers
+        self._parts, self._optimizers, self._idle = parts, optimizers, dict(idle)
         self._fingerprint = f"{len(stream.images)} images {stream.images.fingerprint()}"
         epochs = self.recipe.train.epochs
         if epochs is not None:
@@ -212,11 +222,13 @@ class Run:
                 f"the images changed since step {state['step']} ({state['data']}; now {self._fingerprint}): "
                 "the run goes on, in another order than it would have"
             )
-        missing = set(self._parts) ^ set(state["parts"])
+        kept = state["parts"]
+        missing = (set(self._parts) ^ set(kept)) - (self._idle.keys() - set(kept))
         if missing:
-            raise RecipeError(f"{self.folder} holds a run without or with {missing.pop()}: name another output")
-        for name, part in self._parts.items():
-            part.load_state_dict(state["parts"][name])
+            raise RecipeError(f"{self.folder} holds a run without or with {min(missing)}: name another output")
+        for name in kept:
+            self._parts[name].load_state_dict(kept[name])
+            self._idle.pop(name, None)  # it has learned, whatever the recipe says by now
         self.step = self._saved = state["step"]
         self._seconds, self._since = state["seconds"], time.monotonic()
         self._clock = self._seconds
@@ -228,7 +240,7 @@ class Run:
         """Each step's number (from 0) with the parts of its batch, from where the run stands to its end."""
         source = batches(stream, self.shares, self.step)
         self._pace = (time.monotonic(), self.step)
-        with self._signals():
+        with handled_signals(self._note_signal):
             while self.step < self.steps:
                 step = self.step
                 seed_generators(mixed(self.seed, 3, step, self.shares.rank))  # of dropout, if there is any
@@ -359,7 +371,7 @@ class Run:
                 "data": self._fingerprint,
                 "recipe": recipe_data(self.recipe),
                 "divergence": self._divergence.state_dict(),
-                "parts": {name: part.state_dict() for name, part in self._parts.items()},
+                "parts": {n: p.state_dict() for n, p in self._parts.items() if self.step > self._idle.get(n, -1)},
             },
         )
         self._saved = self.step
@@ -373,24 +385,10 @@ class Run:
             speed["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return speed
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM end the run after the step it is in."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, frame: object) -> None:
-            if self._signal:  # asked twice: now
-                raise KeyboardInterrupt
-            self._signal = number
-
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _note_signal(self, number: int, frame: object) -> None:
+        if self._signal:  # asked twice: now
+            raise KeyboardInterrupt
+        self._signal = number
 
     def close(self, error: BaseException | None) -> None:
         """Keep what was reached when the run ends early, unless weights were just moving."""
@@ -399,12 +397,3 @@ class Run:
                 self.save()
         if self._journal is not None:
             self._journal.close()
-
-
-@contextmanager
-def _no_sync(accelerator: Any, modules: tuple[nn.Module, ...]) -> Iterator[None]:
-    if not modules:
-        yield
-        return
-    with accelerator.no_sync(modules[0]), _no_sync(accelerator, modules[1:]):
-        yield

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prismify.errors import RecipeError
+from prismify.training.state import read_state
 from tests.training.test_resume import records
 
 #: Dropout, and layers that are passed by at random, as some models do it.
@@ -57,6 +59,38 @@ def test_a_run_that_is_taken_up_draws_what_it_would_have(
     assert records(whole) == records(halves)
     one, other = (load_file(folder / "model" / "model.safetensors") for folder in (whole, halves))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize(("stop", "start"), [(2, 2), (3, 2)])
+def test_a_judge_that_has_learned_nothing_is_made_again_from_the_seed(
+    tmp_path: Path, recipe: Callable[..., Any], train: Callable[..., Any], stop: int, start: int
+) -> None:
+    judge = {"adversarial": 0.5, "adversarial_start": start, "discriminator": {"channels": 8, "layers": 1}}
+    sections = {"loss": judge, "data": {"validation": 0}}
+    whole, _ = train(recipe(train={"steps": 4}, output=str(tmp_path / "whole"), **sections))
+    half = recipe(train={"steps": stop}, output=str(tmp_path / "halves"), **sections)
+    halves, _ = train(half)
+    assert ("judge" in read_state(halves / "state", stop)["parts"]) == (stop > start)
+    train(recipe(train={"steps": 4}, output=half["output"], **sections))
+    assert "logits_real" in records(whole)[-1]
+    assert records(whole) == records(halves)
+    one, other = (read_state(folder / "state", 4)["parts"]["judge"] for folder in (whole, halves))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_judge_may_join_later_and_is_kept_when_it_is_told_to_wait_again(
+    recipe: Callable[..., Any], train: Callable[..., Any]
+) -> None:
+    judge = {"adversarial": 0.5, "discriminator": {"channels": 8, "layers": 1}}
+    train(recipe(train={"steps": 1}))
+    folder, told = train(recipe(train={"steps": 2}, loss=judge))
+    assert any("loss.adversarial was 0.0, is 0.5" in event.text for event in told)
+    learned = read_state(folder / "state", 2)["parts"]["judge"]
+    train(recipe(train={"steps": 3}, loss={**judge, "adversarial_start": 100}))
+    kept = read_state(folder / "state", 3)["parts"]["judge"]
+    assert all(torch.equal(value, kept[name]) for name, value in learned.items())
+    with pytest.raises(RecipeError, match="holds a run without or with judge"):
+        train(recipe(train={"steps": 4}))
 
 
 def test_a_run_moves_no_generator_of_the_script_that_starts_it(
