@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..graph import Capture, EntryPoint, ExampleInputs
     from ..plan import Plan
-    from ..policies import Policy
+    from ..policies import OwnPolicy, Policy
 
 _ONE_MODEL = "bench measures one model: name the folder of a pipeline's part"
 
@@ -45,6 +45,7 @@ def bench(
     allow: o.AllowOption = None,
     trust_pickle: o.TrustOption = False,
     trust_code: o.TrustCodeOption = False,
+    import_: o.ImportOption = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Of a feature map: float32, bfloat16, float16 or float64.")] = "float32",
     threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads; torch's choice by default.")] = None,
@@ -52,6 +53,7 @@ def bench(
     json_: o.JsonOption = False,
 ) -> None:
     """Measure a layer or a model against what it replaces: forward, and forward with backward."""
+    o.import_all(import_)
     wanted = o.Wanted(
         source=target,
         model=model,
@@ -123,7 +125,7 @@ class _Pair:
         return self._entry.method if self._entry is not None else "forward"
 
 
-def _from_source(wanted: o.Wanted, policy: Policy, begin: Begin) -> _Pair:
+def _from_source(wanted: o.Wanted, policy: Policy | OwnPolicy, begin: Begin) -> _Pair:
     from torch import nn
 
     from ..rewrite import carry_out_program, converted_copy

@@ -14,7 +14,7 @@ from .terminal import Begin, one_line_errors, steps
 if TYPE_CHECKING:
     from ..checkpoint import Source
     from ..plan import Plan
-    from ..policies import Policy
+    from ..policies import OwnPolicy, Policy
 
 
 @one_line_errors
@@ -63,6 +63,7 @@ def convert(
     allow: o.AllowOption = None,
     trust_pickle: o.TrustOption = False,
     trust_code: o.TrustCodeOption = False,
+    import_: o.ImportOption = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the new weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an output folder that prismify wrote.")] = False,
     bench: Annotated[
@@ -73,6 +74,7 @@ def convert(
     json_: o.JsonOption = False,
 ) -> None:
     """Convert a model: write its folder with weights, plan, report and recipe. The source stays as it is."""
+    o.import_all(import_)
     wanted = o.Wanted(
         source=source,
         model=model,
@@ -173,7 +175,7 @@ def _convert(
 
 
 def _converted(
-    part: Source, wanted: o.Wanted, policy: Policy, edited: Plan | None, bench: bool, begin: Begin
+    part: Source, wanted: o.Wanted, policy: Policy | OwnPolicy, edited: Plan | None, bench: bool, begin: Begin
 ) -> tuple[Any, dict[str, Any] | None]:
     """One converted model, and what was measured of it where that was asked for."""
     import torch

@@ -85,11 +85,13 @@ def evaluate(
         typer.Option("--output", "-o", metavar="DIR", help="Write evaluation.json and pictures.png here."),
     ] = None,
     trust_code: o.TrustCodeOption = False,
+    import_: o.ImportOption = None,
     allow: o.AllowOption = None,
     trust_pickle: o.TrustOption = False,
     json_: o.JsonOption = False,
 ) -> None:
     """Measure autoencoders: PSNR, SSIM, LPIPS, IS, KID, FID; a metric whose weights are missing is named."""
+    o.import_all(import_)
     with steps() as begin:
         begin("loading libraries")
         from ..metrics.evaluation import Judges

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..graph import ExampleInputs
-    from ..policies import Policy
+    from ..policies import OwnPolicy, Policy
 
 _LARGEST_INPUT = 1 << 28
 _NAMED = re.compile(r"([A-Za-z_]\w*)(:?=)(.*)", re.DOTALL)
@@ -63,6 +63,15 @@ TrustCodeOption = Annotated[
         rich_help_panel=_ARCHITECTURE,
     ),
 ]
+ImportOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="FILE.py",
+        help="Import your own file or package.module first: it may register operators. May be repeated.",
+        rich_help_panel=_ARCHITECTURE,
+    ),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -94,7 +103,8 @@ VariantOption = Annotated[
 PolicyOption = Annotated[
     str,
     typer.Option(
-        help="paper: inner C->C convolutions and attention projections. volumes: also inner C->C' convolutions.",
+        help="paper: inner C->C convolutions and attention projections. volumes: also inner C->C' convolutions. "
+        "file.py:function: your own.",
         rich_help_panel=_POLICY,
     ),
 ]
@@ -186,7 +196,7 @@ class Wanted:
     trust_code: bool
     inputs: tuple[str, ...]
     methods: tuple[str, ...]
-    policy: Callable[[], Policy]
+    policy: Callable[[], Policy | OwnPolicy]
     config: Path | None = None
     prefix: str | None = None
     ema: bool = False
@@ -213,12 +223,31 @@ def parse_arguments(pairs: list[str] | None) -> dict[str, Any]:
     return arguments
 
 
-def policy_of(**fields: Any) -> Callable[[], Policy]:
-    """What makes the policy of the options' values; it raises PlanError where one is wrong."""
+def import_all(places: list[str] | None) -> None:
+    """Import what a person named by --import."""
+    if places:
+        from ..checkpoint.imports import import_own
 
-    def make() -> Policy:
+        for place in places:
+            import_own(place)
+
+
+def policy_of(**fields: Any) -> Callable[[], Policy | OwnPolicy]:
+    """What makes the policy of the options' values, or finds a person's own; it raises PlanError where one is wrong."""
+
+    def make() -> Policy | OwnPolicy:
+        from ..checkpoint.imports import own_function
+        from ..errors import PlanError
         from ..policies import Policy
 
+        name = str(fields["name"])
+        if ":" in name:
+            plain = Policy()
+            for option, value in fields.items():
+                if option != "name" and (value or None) != (getattr(plain, option) or None):
+                    flag = option.removesuffix("_size").replace("_", "-")
+                    raise PlanError(f"--{flag} belongs to prismify's own policies: {name} decides about every layer")
+            return own_function(name, "policy")
         return Policy(**{k: tuple(v or ()) if k in ("include", "exclude") else v for k, v in fields.items()})
 
     return make

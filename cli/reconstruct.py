@@ -28,10 +28,12 @@ def reconstruct(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
     trust_code: o.TrustCodeOption = False,
+    import_: o.ImportOption = None,
     allow: o.AllowOption = None,
     trust_pickle: o.TrustOption = False,
 ) -> None:
     """Write each image beside its reconstruction, as OUT/NAME.png, and say how close they are."""
+    o.import_all(import_)
     with steps() as begin:
         begin("loading libraries")
         from ..metrics.pairs import write_pairs

@@ -37,6 +37,7 @@ def scan(
     allow: o.AllowOption = None,
     trust_pickle: o.TrustOption = False,
     trust_code: o.TrustCodeOption = False,
+    import_: o.ImportOption = None,
     plan_out: Annotated[
         Path | None,
         typer.Option(
@@ -50,6 +51,7 @@ def scan(
     json_: o.JsonOption = False,
 ) -> None:
     """Show every layer of a model, what would replace it, and why. Nothing is changed or downloaded."""
+    o.import_all(import_)
     wanted = o.Wanted(
         source=source,
         model=model,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .errors import PrismifyError
     from .fusion import fuse, unfuse
     from .graph import capture
-    from .layers import DeepPrism, Prism, PrismAttn, PrismConv
+    from .layers import DeepPrism, Prism, PrismAttn, PrismConv, register_operator
     from .plan import Decision, Plan
     from .policies import Policy
     from .rewrite import convert, convert_
@@ -35,6 +35,7 @@ _PUBLIC = {
     "Prism": "layers",
     "PrismAttn": "layers",
     "PrismConv": "layers",
+    "register_operator": "layers",
     "PrismifyError": "errors",
 }
 
@@ -54,6 +55,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "Prism",
     "PrismAttn",
     "PrismConv",
+    "register_operator",
     "PrismifyError",
 ]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import gcd
 from typing import Literal, NamedTuple, get_type_hints
 
 from .count import count_operator
-from .errors import PlanError, ShapeError
+from .errors import PlanError, PrismifyError, ShapeError, one_line
 from .graph.channels import Layout
 from .inventory import Layer
 from .kernels import Topology
@@ -79,6 +80,10 @@ class Verdict(NamedTuple):
     reason: str
 
 
+#: A policy of one's own: from the facts about a layer to a verdict, an operator in its place, or None to keep it.
+OwnPolicy = Callable[[Layer], Verdict | Operator | None]
+
+
 def decide(layer: Layer, policy: Policy) -> Verdict:
     """What `policy` makes of one layer. Where its role is not known, a person may name it: `include` makes it inner."""
     if layer.role == "unknown" and _matches(layer.name, policy.include):
@@ -103,6 +108,39 @@ def decide(layer: Layer, policy: Policy) -> Verdict:
     if layer.kind == "linear":
         return _linear(layer, policy)
     return _convolution(layer, policy)
+
+
+def own_verdict(layer: Layer, policy: OwnPolicy) -> Verdict:
+    """What a policy of one's own makes of a layer; a layer that cannot be replaced is kept with that reason.
+
+    Raises:
+        PlanError: it failed, or answered something else than a `Verdict`, an `Operator` or None.
+    """
+    name = policy_name(policy)
+    try:
+        found = policy(layer)
+    except PrismifyError:
+        raise
+    except Exception as error:  # whatever somebody's function raises
+        raise PlanError(f"{layer.name}: policy {name} failed: {one_line(error)}") from error
+    if found is None:
+        return Verdict(None, "own_policy", f"kept by policy {name}")
+    if isinstance(found, Operator):
+        found = Verdict(found, "replaced", f"replaced by policy {name}")
+    if not isinstance(found, Verdict):
+        raise PlanError(
+            f"{layer.name}: policy {name} answered a {type(found).__name__}: give a Verdict, an Operator or None"
+        )
+    if found.operator is None:
+        return found
+    if layer.obstacle is not None:
+        return Verdict(None, "unsupported", layer.obstacle)
+    return found._replace(rule="replaced")
+
+
+def policy_name(policy: OwnPolicy) -> str:
+    """`module:function`, as a plan names it."""
+    return f"{getattr(policy, '__module__', '')}:{getattr(policy, '__qualname__', type(policy).__qualname__)}"
 
 
 def check_patterns(names: list[str], policy: Policy) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
+from .layers import OperatorType
 from .plan import Decision, Plan, Totals
 
 SCHEMA_VERSION = 1
@@ -30,6 +31,7 @@ RULES = {
     "within": "output projections of packed attentions that are kept",
     "unreached": "layers that the captured methods never call",
     "dead": "layers whose result reaches no output",
+    "own_policy": "layers that your policy keeps",
     "unknown": "layers whose role is not known, because no captured method shows them",
     "untraced": "layers whose role is not known, because no tensor leads from the inputs over them to a result",
 }
@@ -155,6 +157,8 @@ def operator_text(row: dict[str, Any]) -> str:
     operator = row["operator"]
     if operator is None:
         return ""
+    if operator["options"] or operator["type"] not in get_args(OperatorType):
+        return " ".join([operator["type"], *(f"{name}={value}" for name, value in operator["options"].items())])
     kernel = "×".join(str(k) for k in (operator["channel_kernel_size"], *row["kernel_size"]))
     if operator["type"] == "Prism":
         kernel = str(operator["channel_kernel_size"])

@@ -20,7 +20,7 @@ from .graph.program import capture_program, program_module
 from .layers import PrismMultihead, build_operator
 from .obstacles import is_layer, obstacle_of, widths_of
 from .plan import Decision, Plan, Totals
-from .policies import Policy
+from .policies import OwnPolicy, Policy
 from .report import kept_groups
 from .rewrite_graph import operator_layer, replace_operators
 from .rewrite_program import rewrite_program
@@ -51,7 +51,7 @@ def convert(
     *,
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
-    policy: str | Policy = "paper",
+    policy: str | Policy | OwnPolicy = "paper",
     check: bool = True,
 ) -> ExportedProgram: ...
 
@@ -63,7 +63,7 @@ def convert(
     *,
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
-    policy: str | Policy = "paper",
+    policy: str | Policy | OwnPolicy = "paper",
     check: bool = True,
 ) -> M: ...
 
@@ -74,7 +74,7 @@ def convert(
     *,
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
-    policy: str | Policy = "paper",
+    policy: str | Policy | OwnPolicy = "paper",
     check: bool = True,
 ) -> nn.Module | ExportedProgram:
     """A converted copy of `model`, of the same class; the original is left bitwise as it was.
@@ -159,7 +159,7 @@ def convert_(
     *,
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
-    policy: str | Policy = "paper",
+    policy: str | Policy | OwnPolicy = "paper",
     check: bool = True,
 ) -> M:
     """`convert` in place: `model` itself is changed and returned; after an error it is as it was.
@@ -216,7 +216,7 @@ def replay(model: M, plan: Plan) -> M:
     return model
 
 
-def _decided(model: nn.Module, capture: Capture, plan: Plan | None, policy: str | Policy) -> Plan:
+def _decided(model: nn.Module, capture: Capture, plan: Plan | None, policy: str | Policy | OwnPolicy) -> Plan:
     """The plan to carry out, its facts measured on this model."""
     plan = scan_captured(model, capture, policy) if plan is None else replan(model, capture, plan)
     _require_work(plan)

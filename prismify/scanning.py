@@ -11,16 +11,17 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from .count import count_operator, parameter_count, state_bytes
-from .errors import CaptureError, PlanError
+from .count import Counted, count_operator, count_own, parameter_count, state_bytes
+from .errors import CaptureError, PlanError, ShapeError
 from .graph import Capture, ExampleInputs, capture_all, unwrap
 from .graph.hints import noise
 from .graph.program import capture_program
 from .inventory import Inventory, Layer, inventory
+from .layers import Operator
 from .layers.operator import refusal
 from .obstacles import is_layer
 from .plan import Decision, Plan, Totals
-from .policies import Policy, Verdict, check_patterns, decide
+from .policies import OwnPolicy, Policy, Verdict, check_patterns, decide, own_verdict, policy_name
 
 #: The methods that a plan's file may have run.
 _METHODS = ("forward", "encode", "decode")
@@ -37,7 +38,7 @@ def scan(
     model: nn.Module | ExportedProgram,
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
-    policy: str | Policy = "paper",
+    policy: str | Policy | OwnPolicy = "paper",
     methods: Iterable[str] | None = None,
 ) -> Plan:
     """What conversion would do to `model`, layer by layer, with reasons.
@@ -45,7 +46,7 @@ def scan(
     Args:
         model: any `nn.Module`, or an `ExportedProgram`; on `meta` nothing is allocated. It comes back as it was.
         args, kwargs: example inputs; when both are None a program's own, or guessed from the signature and config.
-        policy: "paper", "volumes", or a `Policy`.
+        policy: "paper", "volumes", a `Policy`, or a function of your own from a layer's facts to what becomes of it.
         methods: entry points to capture; `forward`, and `encode` and `decode` where there are, by default.
 
     Raises:
@@ -65,15 +66,24 @@ def scan(
     return scan_captured(model, capture_all(model, args, kwargs, methods), policy)
 
 
-def scan_captured(model: nn.Module, capture: Capture, policy: str | Policy = "paper") -> Plan:
+def scan_captured(model: nn.Module, capture: Capture, policy: str | Policy | OwnPolicy = "paper") -> Plan:
     """`scan` with a capture that was made already."""
-    policy = policy if isinstance(policy, Policy) else Policy(name=policy)  # type: ignore[arg-type]
+    if isinstance(policy, str):
+        policy = Policy(name=policy)  # type: ignore[arg-type]
     found = inventory(unwrap(model), capture)
-    if found.layers:
-        check_patterns([layer.name for layer in found.layers], policy)
-    decided = _settle_refused(unwrap(model), {layer.name: decide(layer, policy) for layer in found.layers})
-    verdicts = _settle_within(found, _settle_tied(found, decided))
-    return _plan(model, capture, found, verdicts, dataclasses.asdict(policy))
+    if isinstance(policy, Policy):
+        if found.layers:
+            check_patterns([layer.name for layer in found.layers], policy)
+        decided = {layer.name: decide(layer, policy) for layer in found.layers}
+        described = dataclasses.asdict(policy)
+    elif callable(policy):
+        decided = {layer.name: own_verdict(layer, policy) for layer in found.layers}
+        described = {"name": policy_name(policy)}
+    else:
+        raise PlanError(f"policy {policy!r:.60} is no policy's name, no Policy and no function")
+    settled = _settle_refused(unwrap(model), found, decided)
+    verdicts = _settle_within(found, _settle_tied(found, settled))
+    return _plan(model, capture, found, verdicts, described)
 
 
 def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
@@ -109,7 +119,8 @@ def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
 def _plan(
     model: nn.Module, capture: Capture, found: Inventory, verdicts: dict[str, Verdict], policy: dict[str, Any]
 ) -> Plan:
-    layers = tuple(_decision(layer, verdicts[layer.name], verdicts) for layer in found.layers)
+    modules = dict(unwrap(model).named_modules())
+    layers = tuple(_decision(layer, verdicts[layer.name], modules) for layer in found.layers)
     before = parameter_count(model)
     after = before + sum(d.parameters_after - d.parameters_before for d in layers)
     size = state_bytes(model)
@@ -133,11 +144,21 @@ def _plan(
     )
 
 
-def _decision(layer: Layer, verdict: Verdict, verdicts: dict[str, Verdict]) -> Decision:
+def _counted(operator: Operator, layer: Layer, modules: dict[str, nn.Module]) -> Counted:
+    if not operator.is_own:
+        return count_operator(operator, layer)
+    module = modules.get(layer.name)
+    return count_own(operator, layer, module if is_layer(module) else None)
+
+
+def _decision(layer: Layer, verdict: Verdict, modules: dict[str, nn.Module]) -> Decision:
     operator, after, macs = verdict.operator, layer.parameters, layer.macs
     if operator is not None:
         # What a tied layer shares with an earlier one is the earlier one's to count.
-        counted = count_operator(operator, layer)
+        try:
+            counted = _counted(operator, layer, modules)
+        except ShapeError as error:
+            raise PlanError(f"{layer.name}: {error}") from error
         after = counted.weights if "weight" in layer.owns else 0
         after += counted.biases if "bias" in layer.owns else 0
         macs = counted.macs
@@ -165,11 +186,17 @@ def _decision(layer: Layer, verdict: Verdict, verdicts: dict[str, Verdict]) -> D
     )
 
 
-def _settle_refused(model: nn.Module, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
+def _settle_refused(model: nn.Module, found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
     """What the operator's own constructor refuses is kept, or becomes the general form where that takes it."""
     modules = dict(model.named_modules())
     settled = dict(verdicts)
-    for name, verdict in verdicts.items():
+    for facts in found.layers:
+        if (operator := verdicts[facts.name].operator) is not None and operator.is_own:
+            try:
+                _counted(operator, facts, modules)
+            except ShapeError as error:
+                settled[facts.name] = Verdict(None, "unsupported", str(error))
+    for name, verdict in list(settled.items()):
         layer = modules.get(name)
         if verdict.operator is None or layer is None or isinstance(layer, nn.MultiheadAttention) or not is_layer(layer):
             continue

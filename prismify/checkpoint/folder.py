@@ -18,6 +18,8 @@ from ..generators import kept_generators
 from ..graph import unwrap
 from ..graph.program import program_module
 from ..handoff import choose_recipe, recipe_text
+from ..layers import own_operators
+from ..layers.own import class_of
 from ..plan import Plan
 from ..report import build_report, report_markdown
 from ..rewrite import replay
@@ -61,6 +63,8 @@ BUFFERS_NAME = "buffers.safetensors"
 PROGRAM_NAME = "model.pt2"
 #: Files whose content is checked against the manifest once everything else about them is right.
 HASHED = (WEIGHTS_NAME, BUFFERS_NAME, PROGRAM_NAME, SKELETON_NAME)
+#: In a manifest: operators of people's own that the plan names -> their classes, for the reader's message.
+OPERATORS_KEY = "operators"
 RECIPE_NAME, PAGE_NAME = "recipe.yaml", "report.md"
 
 
@@ -132,6 +136,7 @@ def write_model(
         "model": rebuild,
         "source": origin,
         "versions": _versions(model),
+        OPERATORS_KEY: {name: class_of(own_operators()[name]) for name in _own_names(plan)},
         **listing(draft),
         HASHES_KEY: {name: sha256(draft / name) for name in HASHED if (draft / name).is_file()},
         "strides": {} if isinstance(model, ExportedProgram) else strides_of(model),
@@ -201,6 +206,7 @@ def load(
         parts = {n: load(folder / n, allow=allow, trust_code=trust_code) for n in manifest["parts"]}
         pipeline = family("diffusers").load_pipeline(folder, index, parts, trust_code=trust_code)
         return pipeline if device is None else pipeline.to(device)
+    _check_registered(folder, manifest)
     with damaged_if_it_fails(folder):
         plan = Plan.from_dict(manifest["plan"])
     if manifest["model"].get("kind") == "exported":
@@ -224,6 +230,25 @@ def load(
         raise SourceError(f"{folder}: {left[0]} has no value in {WEIGHTS_NAME}; load it with model=...")
     check_hashes(folder, manifest)
     return built.to(device).eval() if device is not None else built.eval()
+
+
+def _own_names(plan: Plan) -> list[str]:
+    return sorted({d.operator.type for d in plan.replaced if d.operator is not None and d.operator.is_own})
+
+
+def _check_registered(folder: Path, manifest: dict[str, Any]) -> None:
+    """See that the operators of people's own in a folder are known here.
+
+    Raises:
+        SourceError: one is not; nothing is imported because a folder names it.
+    """
+    needed = manifest.get(OPERATORS_KEY, {})
+    for name, kind in needed.items() if isinstance(needed, dict) else ():
+        if name not in own_operators():
+            raise SourceError(
+                f"{folder} holds the operator {name} ({kind}), which nothing has registered here: import the module "
+                "that does (--import FILE.py at the command line)"
+            )
 
 
 def check_hashes(folder: Path, manifest: dict[str, Any]) -> None:

@@ -7,12 +7,13 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from ..errors import SourceError
+from ..errors import SourceError, one_line
 
 #: Top-level name of a neighbour -> the folder it was last imported from.
 _FOLDER_OF: dict[str, Path] = {}
@@ -27,6 +28,53 @@ def current_folder() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
+
+
+def import_own(place: str) -> ModuleType:
+    """The module that a person names, `file.py` or `package.module`, under the name that their own code imports it by.
+
+    Raises:
+        SourceError: there is none, it cannot be imported, or another module of that name is there already.
+    """
+    path = Path(place)
+    if path.suffix != ".py":
+        with current_folder():
+            return _imported_module(place, place)
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file")
+    if (folder := str(path.absolute().parent)) not in sys.path:
+        sys.path.append(folder)  # for what it imports later on, too
+    module = _imported_module(path.stem, place)
+    if Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
+        raise SourceError(
+            f"{path} cannot be imported: {path.stem!r} is another module here; give the file another name"
+        )
+    return module
+
+
+def own_function(text: str, what: str) -> Callable[..., Any]:
+    """The function that `file.py:function` or `package.module:function` names.
+
+    Args:
+        what: what it is to be, for the message.
+
+    Raises:
+        SourceError: there is none.
+    """
+    place, _, name = text.rpartition(":")
+    found: Any = import_own(place)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise SourceError(f"{text} names no {what}: {place} has no function {name!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def _imported_module(name: str, place: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise SourceError(f"{place} cannot be imported: {one_line(error)}") from error
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from ..copying import copied
 from ..errors import PlanError, PrismifyError, SourceError
 from ..families import family
 from ..graph import unwrap
+from ..layers import own_operators
+from ..layers.own import class_of
 from ..plan import Plan
 from ..rewrite import replay
 from .empty import build_empty
@@ -75,7 +77,8 @@ def build_structure(
     kind = how.get("kind")
     with damaged_if_it_fails(folder):
         if kind == "skeleton":
-            skeleton = read_pickle(folder / SKELETON_NAME, allow=allow, skeleton=True)
+            own = [class_of(operator) for operator in own_operators().values()]  # which the person imported
+            skeleton = read_pickle(folder / SKELETON_NAME, allow=[*allow, *own], skeleton=True)
             if not isinstance(skeleton, nn.Module):
                 raise SourceError(f"{folder / SKELETON_NAME} holds no module")
             skeleton.prismify_plan = plan  # type: ignore[assignment]

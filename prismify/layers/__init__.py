@@ -3,7 +3,8 @@
 from .deep_prism import Bias, DeepPrism, DeepPrism1d, DeepPrism3d
 from .deep_prism_transposed import DeepPrismTranspose1d, DeepPrismTranspose2d, DeepPrismTranspose3d
 from .multihead import PrismMultihead
-from .operator import LAYERS, Operator, OperatorType, build_operator, operator_for
+from .operator import LAYERS, Operator, build_operator, operator_for
+from .own import OperatorType, own_operators, register_operator
 from .prism import Prism
 from .prism_attn import PrismAttn
 from .prism_conv import PrismConv
@@ -25,4 +26,6 @@ __all__ = [
     "PrismMultihead",
     "build_operator",
     "operator_for",
+    "own_operators",
+    "register_operator",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ..kernels import Topology
 from .deep_prism import Bias, DeepPrism, DeepPrism1d, DeepPrism3d
 from .deep_prism_transposed import DeepPrismTranspose1d, DeepPrismTranspose2d, DeepPrismTranspose3d
 from .multihead import PROJECTIONS, PrismMultihead, Projection
+from .own import OperatorType, build_own, own_operators
 from .prism import Prism, is_pointwise
 from .prism_conv import PrismConv
 from .volumes import check_channel_kernel, check_words
@@ -40,15 +41,14 @@ _BY_CONVOLUTION: dict[type[nn.Module], Any] = {
     nn.ConvTranspose3d: DeepPrismTranspose3d,
 }
 
-OperatorType = Literal["DeepPrism", "Prism", "PrismConv", "PrismMultihead"]
-
 
 @dataclass(frozen=True)
 class Operator:
     """A replacement, apart from the geometry it takes from the layer it replaces.
 
     Args:
-        type: "DeepPrism" (Eq. 3), "Prism" (Eq. 1), "PrismConv" (Eq. 2) or "PrismMultihead" (Eq. 5).
+        type: "DeepPrism" (Eq. 3), "Prism" (Eq. 1), "PrismConv" (Eq. 2) or "PrismMultihead" (Eq. 5); or the name of a
+            registered operator of one's own, which knows `options` alone.
         volumes: (P, Q) input and output volumes; PrismConv has one of each; of a PrismMultihead, those of
             the queries' projection.
         channel_kernel_size: K along the channels; odd.
@@ -58,9 +58,10 @@ class Operator:
         interleave: of a Prism that makes q, k and v in one: into how many runs its output volumes are cut
             and dealt out in turn, so that channels lie as the replaced layer's did.
         projections: of a PrismMultihead, which of "q", "k", "v" are Prisms; the others keep their weights.
+        options: of an operator of one's own, as JSON holds them.
     """
 
-    type: OperatorType
+    type: str
     volumes: tuple[int, int] = (1, 1)
     channel_kernel_size: int = 3
     topology: Topology = "zero"
@@ -68,12 +69,24 @@ class Operator:
     form: Literal["composition", "sum"] = "composition"
     interleave: int = 1
     projections: tuple[Projection, ...] = PROJECTIONS
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.type not in get_args(OperatorType):
-            raise ShapeError(f"operator {self.type!r} is not one of {', '.join(get_args(OperatorType))}")
+        known = (*get_args(OperatorType), *own_operators())
+        if self.type not in known:
+            raise ShapeError(
+                f"operator {self.type!r} is not one of {', '.join(known)}: import the module that registers it "
+                "(prismify.register_operator; --import at the command line)"
+            )
+        if self.options and not self.is_own:
+            raise ShapeError(f"options belong to operators of your own; a {self.type} has {', '.join(self.options)}")
         check_words(self.topology, self.bias)
         check_channel_kernel(self.channel_kernel_size)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is none of prismify's."""
+        return self.type not in get_args(OperatorType)
 
 
 def operator_for(layer: nn.Module) -> OperatorType:
@@ -98,15 +111,20 @@ def build_operator(operator: Operator, layer: nn.Module) -> nn.Module:
     return _bare_operator(operator, layer)
 
 
-def refusal(operator: Operator, layer: nn.Module) -> str | None:
-    """Why the operator's own constructor would not take the place of `layer`, or None: asked on `meta`, for nothing."""
-    stand_in = copy.copy(layer)
-    stand_in._parameters = {
+def stand_in(layer: nn.Module) -> nn.Module:
+    """A layer with its geometry, and without memory for its weights."""
+    made = copy.copy(layer)
+    made._parameters = {
         name: None if p is None else nn.Parameter(p.detach().to("meta"), requires_grad=False)
         for name, p in layer._parameters.items()
     }
+    return made
+
+
+def refusal(operator: Operator, layer: nn.Module) -> str | None:
+    """Why the operator's own constructor would not take the place of `layer`, or None: asked on `meta`, for nothing."""
     try:
-        build_operator(operator, stand_in)
+        build_operator(operator, stand_in(layer))
     except ShapeError as error:
         return str(error)
     return None
@@ -126,6 +144,8 @@ def convolution_base(layer: nn.Module) -> type[nn.Module] | None:
 
 
 def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
+    if operator.is_own:
+        return build_own(operator.type, operator.options, layer)
     if operator.type == "Prism" and isinstance(layer, nn.Linear):
         return Prism.from_linear(
             layer,

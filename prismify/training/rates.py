@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from ..layers import LAYERS, PrismMultihead
+from ..layers import LAYERS, PrismMultihead, own_operators
 from .schema import Train
 
 #: A packed attention is made of these, and of what it keeps.
@@ -16,12 +16,16 @@ _NORMS = ("Norm",)
 
 
 def parameters_by_kind(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The trainable parameters as "kernel" (the paper's operators), "norm" and "dense"; each once, in order."""
+    """The trainable parameters as "kernel" (the paper's operators, and registered ones), "norm" and "dense".
+
+    Each is there once, in order.
+    """
     groups: dict[str, list[nn.Parameter]] = {"kernel": [], "norm": [], "dense": []}
     seen: set[int] = set()
+    kernels = (*_KERNELS, *own_operators().values())
     for module in model.modules():
-        kind = "kernel" if isinstance(module, _KERNELS) else "norm" if _is_norm(module) else "dense"
-        for parameter in module.parameters(recurse=isinstance(module, _KERNELS)):
+        kind = "kernel" if isinstance(module, kernels) else "norm" if _is_norm(module) else "dense"
+        for parameter in module.parameters(recurse=isinstance(module, kernels)):
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
                 groups[kind].append(parameter)

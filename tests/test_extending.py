@@ -1,0 +1,112 @@
+"""The page about extending prismify: every block on it runs, in order, in one folder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from prismify.cli.main import app
+from typer.testing import CliRunner
+
+from prismify.layers import own
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r"# (\w+\.(?:py|yaml))\n")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that Python is started in, with pictures; its modules and operators are forgotten afterwards."""
+    (tmp_path / "images").mkdir()
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(own, "_OWN", {})
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def test_every_block_of_the_page_runs(here: Path) -> None:
+    kinds = []
+    for kind, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
+        kinds.append(kind)
+        if (named := NAME.match(text)) is not None:
+            (here / named[1]).write_text(text)
+        elif kind == "python":
+            exec(compile(text, str(PAGE), "exec"), {"__name__": "page"})
+        else:
+            assert kind == "sh"
+            for line in text.splitlines():
+                prismify, *words = shlex.split(line)
+                assert prismify == "prismify"
+                ran = CliRunner().invoke(app, words)
+                assert ran.exit_code == 0, f"{line}\n{ran.output}"
+    assert PAGE.read_text(encoding="utf-8").count("```") == 2 * len(kinds)
+    assert {"python", "sh"} <= set(kinds)
+
+
+def files_of_page(folder: Path) -> None:
+    for _, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
+        if (named := NAME.match(text)) is not None:
+            (folder / named[1]).write_text(text)
+
+
+def run(*words: str) -> tuple[int, str]:
+    ran = CliRunner().invoke(app, list(words))
+    return ran.exit_code, ran.output
+
+
+def test_a_folder_without_its_operator_says_which_and_imports_nothing(here: Path) -> None:
+    files_of_page(here)
+    code, said = run("convert", "net.py:Net", "--policy", "lowrank.py:policy", "--input", "1,3,16,16", "-o", "out")
+    assert code == 0, said
+    assert "LowRank rank=4" in said
+    fresh = (
+        "import sys, prismify\ntry:\n    prismify.load('out', trust_code=True)\nexcept prismify.PrismifyError as e:\n"
+    )
+    fresh += "    print(e)\nassert 'lowrank' not in sys.modules"
+    said = subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True, check=True).stdout
+    assert said == (
+        "out holds the operator LowRank (lowrank.LowRank), which nothing has registered here: import the module that "
+        "does (--import FILE.py at the command line)\n"
+    )
+    fresh = "import lowrank, prismify\nprint(type(prismify.load('out', trust_code=True).inner[0]).__name__)"
+    assert subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True).stdout == "LowRank\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--policy", "none.py:policy"], "none.py: no such file"),
+        (["--policy", "lowrank.py:nothing"], "names no policy: lowrank.py has no function 'nothing'"),
+        (["--policy", "lowrank.py:policy", "--topology", "circular"], "--topology belongs to prismify's own policies"),
+        (["--policy", "bad.py:fails"], "enter: policy bad:fails failed: ZeroDivisionError"),
+        (["--policy", "bad.py:answers"], "enter: policy bad:answers answered a bool: give a Verdict, an Operator"),
+        (["--policy", "typing.py:policy"], "'typing' is another module here; give the file another name"),
+        (["--import", "broken.py"], "broken.py cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_slip_at_the_command_line_is_one_line(here: Path, words: list[str], said: str) -> None:
+    files_of_page(here)
+    (here / "bad.py").write_text("def fails(layer):\n    return 1 / 0\n\ndef answers(layer):\n    return True\n")
+    (here / "broken.py").write_text("def (:\n")
+    (here / "typing.py").write_text("policy = None\n")
+    sys.path.remove(str(here))  # else the test's own folder comes first
+    code, told = run("scan", "net.py:Net", "--input", "1,3,16,16", *words)
+    sys.path.insert(0, str(here))
+    assert code == 1
+    assert said in told
+    assert len(told.strip().splitlines()) == 1
