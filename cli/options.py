@@ -236,7 +236,7 @@ def policy_of(**fields: Any) -> Callable[[], Policy | OwnPolicy]:
     """What makes the policy of the options' values, or finds a person's own; it raises PlanError where one is wrong."""
 
     def make() -> Policy | OwnPolicy:
-        from ..checkpoint.imports import own_function
+        from ..checkpoint.reference import own_function
         from ..errors import PlanError
         from ..policies import Policy
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .options import TrustCodeOption
 from .terminal import one_line_errors
 from .train import SetOption
 
@@ -54,8 +55,11 @@ def copy(
 def validate(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A file, or a shipped name.", show_default=False)],
     set_: SetOption = None,
+    trust_code: TrustCodeOption = False,
 ) -> None:
     """Check a recipe, and print it with every value it leaves to its default."""
-    from ..training.recipe import read_recipe, recipe_yaml
+    from ..checkpoint import Trust
+    from ..training.recipe import named_references, read_recipe, recipe_yaml
 
-    typer.echo(recipe_yaml(read_recipe(recipe, set_ or ())), nl=False)
+    trust = Trust(trust_code, named=named_references(set_ or ()))
+    typer.echo(recipe_yaml(read_recipe(recipe, set_ or (), trust=trust)), nl=False)

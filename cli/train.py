@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import AllowOption, TrustCodeOption, TrustOption
+from .options import AllowOption, ImportOption, TrustCodeOption, TrustOption, import_all
 from .terminal import one_line_errors
 
 if TYPE_CHECKING:
@@ -34,25 +34,29 @@ def train(
     processes: Annotated[int, typer.Option(metavar="N", min=1, help="Processes on this machine.")] = 1,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what the output holds of an earlier run.")] = False,
     trust_code: TrustCodeOption = False,
+    import_: ImportOption = None,
     allow: AllowOption = None,
     trust_pickle: TrustOption = False,
 ) -> None:
     """Retrain a model. Started again with the same command, a run goes on where it stopped."""
+    from ..checkpoint import Trust
     from ..errors import RecipeError
     from ..training.launch import is_launched, launch
     from ..training.recipe import named_references, read_recipe
 
-    read = read_recipe(recipe, set_ or ())
+    import_all(import_)
+    trust = Trust(trust_code, tuple(allow or ()), trust_pickle, named=named_references(set_ or ()))
+    read = read_recipe(recipe, set_ or (), trust=trust)
     if processes > 1 and not is_launched():
-        words = [recipe, *_repeated("--set", set_), *_repeated("--allow", allow)]
+        words = [recipe]
+        for option, values in (("--set", set_), ("--allow", allow), ("--import", import_)):
+            words += _repeated(option, values)
         words += ["--restart"] * restart + ["--trust-code"] * trust_code + ["--trust-pickle"] * trust_pickle
         raise typer.Exit(launch([*_this_program(), "train", *words], processes))
     if processes > 1:
         raise RecipeError("--processes starts processes itself: leave it out under torchrun or accelerate launch")
-    from ..checkpoint import Trust
     from ..recipes import carry_out
 
-    trust = Trust(trust_code, tuple(allow or ()), trust_pickle, named=named_references(set_ or ()))
     with live_view() as watch:
         carry_out(read, watch, restart=restart, trust=trust)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from prismify.checkpoint import Trust
 from prismify.training.models import NO_TRUST
+from prismify.training.own import is_own, own_recipe
 from prismify.training.schema import AutoencoderRecipe, DistillationRecipe, Recipe
 
 
@@ -20,6 +21,8 @@ def carry_out(
         restart: forget what the folder holds of an earlier run.
         trust: what the models may do; a recipe that names Python code needs `Trust(code=True)`.
     """
+    if is_own(recipe.recipe):
+        return Path(own_recipe(recipe.recipe, "the recipe", trust)(recipe, watch, restart=restart, trust=trust))
     if isinstance(recipe, AutoencoderRecipe):
         from . import autoencoder
 

@@ -15,7 +15,9 @@ from PIL import Image
 from prismify.cli.main import app
 from typer.testing import CliRunner
 
+from prismify.checkpoint import Trust
 from prismify.layers import own
+from prismify.training.finished import run_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -48,7 +50,7 @@ def test_every_block_of_the_page_runs(here: Path) -> None:
         elif kind == "python":
             exec(compile(text, str(PAGE), "exec"), {"__name__": "page"})
         else:
-            assert kind == "sh"
+            assert kind == "sh", kind
             for line in text.splitlines():
                 prismify, *words = shlex.split(line)
                 assert prismify == "prismify"
@@ -56,6 +58,58 @@ def test_every_block_of_the_page_runs(here: Path) -> None:
                 assert ran.exit_code == 0, f"{line}\n{ran.output}"
     assert PAGE.read_text(encoding="utf-8").count("```") == 2 * len(kinds)
     assert {"python", "sh"} <= set(kinds)
+
+
+def test_a_recipe_names_code_that_only_a_person_trusts(here: Path) -> None:
+    files_of_page(here)
+    assert run("convert", "net.py:Net", "--input", "1,3,16,16", "-o", "small")[0] == 0
+    code, said = run("recipes", "validate", "denoise.yaml")
+    assert code == 1
+    assert f"denoise.yaml names {here / 'denoise.py'}:train, which runs Python code: add --trust-code" in said
+    assert run("train", "denoise.yaml")[0] == 1
+    assert "denoise" not in sys.modules
+    named = ["--set", "recipe=denoise.py:train"]  # what a person writes is a person's
+    code, said = run("recipes", "validate", "denoise.yaml", *named)
+    assert code == 0, said
+    assert "noise: 0.2" in said
+    code, said = run("train", "denoise.yaml", "--trust-code", "--set", "noise=loud")
+    assert code == 1
+    assert "noise 'loud' is not" in said
+    code, said = run("train", "denoise.yaml", "--trust-code", "--set", "nois=1")
+    assert code == 1
+    assert "unknown field 'nois'; known are" in said
+
+
+def test_a_run_of_an_own_recipe_goes_on_and_says_what_changed(here: Path) -> None:
+    files_of_page(here)
+    assert run("convert", "net.py:Net", "--input", "1,3,16,16", "-o", "small")[0] == 0
+    assert run("train", "denoise.yaml", "--trust-code")[0] == 0
+    code, said = run("train", "denoise.yaml", "--trust-code", "--set", "train.steps=3", "--set", "noise=0.5")
+    assert code == 0, said
+    assert "going on from step 2" in said
+    assert "noise was 0.2, is 0.5" in said
+    assert "data.size" not in said
+    model = run_model(here / "runs" / "denoise", Trust(code=True))[0]  # no code of the recipe's is read for that
+    assert type(model).__name__ == "Net"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("plain.py:train", "plain.py:train is no recipe: annotate its first parameter"),
+        ("plain.py:nothing", "names no recipe: "),
+        ("os:system", "os is a module of Python's own"),
+        ("timm:train", "timm:train names no recipe of yours"),
+        ("plain.py:wrong", "its annotations cannot be read: NameError"),
+    ],
+)
+def test_what_is_no_recipe_is_said(here: Path, name: str, said: str) -> None:
+    files_of_page(here)
+    (here / "plain.py").write_text("def train(recipe, watch):\n    pass\n\ndef wrong(recipe: 'Missing'):\n    pass\n")
+    code, told = run("train", "denoise.yaml", "--trust-code", "--set", f"recipe={name}")
+    assert code == 1
+    assert said in told
+    assert len(told.strip().splitlines()) == 1
 
 
 def files_of_page(folder: Path) -> None:
@@ -90,6 +144,7 @@ def test_a_folder_without_its_operator_says_which_and_imports_nothing(here: Path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--policy", "os:system"], "os:system names no policy of yours"),
         (["--policy", "none.py:policy"], "none.py: no such file"),
         (["--policy", "lowrank.py:nothing"], "names no policy: lowrank.py has no function 'nothing'"),
         (["--policy", "lowrank.py:policy", "--topology", "circular"], "--topology belongs to prismify's own policies"),

@@ -7,11 +7,10 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ..errors import SourceError, one_line
 
@@ -50,24 +49,6 @@ def import_own(place: str) -> ModuleType:
             f"{path} cannot be imported: {path.stem!r} is another module here; give the file another name"
         )
     return module
-
-
-def own_function(text: str, what: str) -> Callable[..., Any]:
-    """The function that `file.py:function` or `package.module:function` names.
-
-    Args:
-        what: what it is to be, for the message.
-
-    Raises:
-        SourceError: there is none.
-    """
-    place, _, name = text.rpartition(":")
-    found: Any = import_own(place)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise SourceError(f"{text} names no {what}: {place} has no function {name!r}")
-    return found  # type: ignore[no-any-return]
 
 
 def _imported_module(name: str, place: str) -> ModuleType:

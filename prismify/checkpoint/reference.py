@@ -19,7 +19,7 @@ from torch import nn
 from ..errors import PrismifyError, SourceError
 from ..families import FAMILIES, family
 from .empty import build_empty
-from .imports import current_folder, python_file
+from .imports import current_folder, import_own, python_file
 
 #: Top-level modules that make no model.
 _STANDARD = sys.stdlib_module_names
@@ -111,6 +111,27 @@ def parse_reference(text: str, arguments: dict[str, Any] | None = None) -> Refer
             "torchvision:name, package.module:factory and file.py:factory"
         )
     return Reference(prefix, target, dict(arguments or {}))
+
+
+def own_function(text: str, what: str) -> Callable[..., Any]:
+    """The function that `file.py:function` or `package.module:function` names.
+
+    Args:
+        what: what it is to be, for the message.
+
+    Raises:
+        SourceError: there is none, or it is of a library's that makes models, or of Python's own.
+    """
+    reference = parse_reference(text)
+    is_pythons_own = reference.file is None and reference.prefix.partition(".")[0] in _STANDARD
+    if not reference.runs_code or is_pythons_own:
+        raise SourceError(f"{text} names no {what} of yours: name file.py:function or package.module:function")
+    found: Any = import_own(reference.prefix)
+    for part in reference.target.split("."):
+        found = getattr(found, part, None)
+    if not callable(found) or _is_pythons_own(found):
+        raise SourceError(f"{text} names no {what}: {reference.prefix} has no function {reference.target!r}")
+    return found  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import Trust
 from ..checkpoint.shipped import shipped_models
 from ..errors import PlanError, RecipeError
 from ..validation import build, shown
+from .own import is_own, own_recipe, schema_of
 from .plain_yaml import Word, as_declared, meant, read_text, read_yaml, yaml_text
 from .schema import SCHEMAS, Data, DistillationRecipe, Recipe
 
@@ -26,6 +28,7 @@ _MODELS = ("model", "teacher")
 _TRUST = {"trust_code": "--trust-code", "trust_pickle": "--trust-pickle", "allow": "--allow CLASS"}
 #: What `convert` writes settings for already.
 _PLANNED = ("latent_diffusion", "single_image")
+NO_TRUST = Trust()
 #: What stands for the bytes of a file's name that is no text.
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 
@@ -36,7 +39,7 @@ def shipped_configs() -> dict[str, Any]:
     return {f.name.removesuffix(".yaml"): f for f in sorted(folder.iterdir(), key=lambda f: f.name)}
 
 
-def read_recipe(path: str | Path, sets: Iterable[str] = ()) -> Recipe:
+def read_recipe(path: str | Path, sets: Iterable[str] = (), *, trust: Trust = NO_TRUST) -> Recipe:
     """The recipe in a YAML file, or a shipped one by its name, with some values set otherwise.
 
     Relative paths in a file are looked up from the file's folder; those of a shipped recipe and of `sets` from
@@ -44,8 +47,10 @@ def read_recipe(path: str | Path, sets: Iterable[str] = ()) -> Recipe:
 
     Args:
         sets: `section.key=value`, the value as YAML.
+        trust: what the person lets it do: a recipe of one's own is a function, which says what its file may say.
 
     Raises:
+        SourceError: it names a function that is not trusted, or not there.
         RecipeError: there is no such file, it is not YAML, or says what no recipe knows.
     """
     file = Path(path)
@@ -59,15 +64,19 @@ def read_recipe(path: str | Path, sets: Iterable[str] = ()) -> Recipe:
     else:
         raise RecipeError(f"{path}: no such file, and no recipe that prismify ships ({', '.join(shipped)})")
     said, changed = _parse(text, str(path)), _changes(sets)
-    schema = _schema_of({**said, **changed})
+    name = _resolved_name(said, base) if "recipe" not in changed else _resolved_name(changed, Path.cwd())
+    schema = _schema_of(name, str(path), trust)
     content, changes = (as_declared(words, schema) for words in (said, changed))
     _resolve_paths(content, base)
     _resolve_paths(changes, Path.cwd())
-    return recipe_from(_merged(content, changes), str(path))
+    return recipe_from(_merged(content, changes), str(path), schema=schema)
 
 
-def recipe_from(content: dict[str, Any], where: str) -> Recipe:
+def recipe_from(content: dict[str, Any], where: str, *, schema: type[Recipe] | None = None) -> Recipe:
     """The recipe that plain data describe.
+
+    Args:
+        schema: what a recipe of one's own may say.
 
     Raises:
         RecipeError: a key is unknown, missing, or holds something else than it may.
@@ -77,11 +86,13 @@ def recipe_from(content: dict[str, Any], where: str) -> Recipe:
         raise RecipeError(
             f"{where}: this release does not train denoisers (recipe {name}); it has {', '.join(SCHEMAS)}"
         )
-    if not isinstance(name, str) or name not in SCHEMAS:
+    if not (is_own(name) and schema is not None):
+        schema = SCHEMAS.get(name) if isinstance(name, str) else None
+    if schema is None:
         raise RecipeError(f"{where}: recipe {shown(name)} is not one of {', '.join(SCHEMAS)}")
     content = _without_trust(content, where)
     try:
-        return build(SCHEMAS[name], content, where)
+        return build(schema, content, where)
     except PlanError as error:
         raise RecipeError(str(error)) from error
     except RecipeError as error:
@@ -94,13 +105,23 @@ def recorded_recipe(content: dict[str, Any], where: str) -> Recipe:
     Raises:
         RecipeError: see `recipe_from`.
     """
-    return recipe_from(_dropping_trust(content), where)
+    content = _dropping_trust(content)
+    if not is_own(content.get("recipe")):
+        return recipe_from(content, where)
+    known = {field.name for field in dataclasses.fields(Recipe)}  # what is a function's own takes its code to read
+    return recipe_from({key: value for key, value in content.items() if key in known}, where, schema=Recipe)
+
+
+def recorded_data(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The same as plain data, with what is a function's own as it was noted."""
+    return {**_dropping_trust(content), **recipe_data(recorded_recipe(content, where))}
 
 
 def read_recorded(file: Path) -> Recipe:
     """The recipe that a run wrote beside its results; see `recorded_recipe`."""
     said = _parse(read_text(file), str(file))
-    content = as_declared(said, _schema_of(said))
+    name = as_declared(said.get("recipe"), str)
+    content = as_declared(said, SCHEMAS.get(name, Recipe) if isinstance(name, str) else Recipe)
     _resolve_paths(content, file.absolute().parent)
     return recorded_recipe(content, str(file))
 
@@ -131,7 +152,7 @@ def named_references(sets: Iterable[str]) -> frozenset[str]:
     changes = as_declared(_changes(sets), DistillationRecipe)  # which has a key for every model
     _resolve_paths(changes, Path.cwd())
     tables = (changes[key] for key in _MODELS if isinstance(changes.get(key), dict))
-    found = (table.get(name) for table in tables for name in ("source", "architecture"))
+    found = [changes.get("recipe"), *(table.get(name) for table in tables for name in ("source", "architecture"))]
     return frozenset(text for text in found if isinstance(text, str))
 
 
@@ -168,9 +189,16 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     return content
 
 
-def _schema_of(said: dict[str, Any]) -> type[Recipe]:
-    """What the rest of a recipe must look like, where its name is known."""
+def _resolved_name(said: dict[str, Any], base: Path) -> Any:
+    """What `recipe:` says, a Python file of a person's own looked for from `base`."""
     name = as_declared(said.get("recipe"), str)
+    return _resolved_source(name, base) if is_own(name) else name
+
+
+def _schema_of(name: Any, where: str, trust: Trust) -> type[Recipe]:
+    """What the rest of a recipe must look like, where its name is known."""
+    if is_own(name):
+        return schema_of(own_recipe(name, where, trust), name)
     return SCHEMAS.get(name, Recipe) if isinstance(name, str) else Recipe
 
 
@@ -254,6 +282,8 @@ def _resolve_paths(content: dict[str, Any], base: Path) -> None:
             table = table.get(part) if isinstance(table, dict) else None
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = str(base / table[key])
+    if is_own(content.get("recipe")):
+        content["recipe"] = _resolved_source(content["recipe"], base)
     if isinstance(content.get("output"), str):
         content["output"] = str(base / content["output"])
     for key in _MODELS:

@@ -22,7 +22,7 @@ from .divergence import Divergence
 from .journal import METRICS_NAME, Journal, is_utf8
 from .processes import unsynchronised
 from .rates import scheduled, set_rate
-from .recipe import changed_keys, recipe_data, recorded_recipe
+from .recipe import changed_keys, recipe_data, recorded_data
 from .schema import Recipe
 from .signals import handled_signals
 from .state import prune, read_state, state_path, states, write_state
@@ -208,7 +208,7 @@ class Run:
         return None
 
     def _restore(self, state: dict[str, Any]) -> None:
-        before = recipe_data(recorded_recipe(state["recipe"], str(self.folder)))  # with what was not known then
+        before = recorded_data(state["recipe"], str(self.folder))  # with what was not known then
         changed = changed_keys(before, recipe_data(self.recipe))
         changed.pop("output", None)
         for key, (before, after) in changed.items():
