@@ -160,11 +160,15 @@ class Plan:
             PlanError: the file is missing, is not JSON, or is not a plan.
         """
         try:
-            return cls.from_dict(read_json_file(Path(path)))
+            content = read_json_file(Path(path))
         except OSError as error:
             raise PlanError(f"{path}: cannot read the plan ({error.strerror})") from error
         except ValueError as error:
             raise PlanError(f"{path}: not JSON ({error})") from error
+        try:
+            return cls.from_dict(content)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from error
 
 
 def _decision(row: Any, index: int) -> Decision:

@@ -75,7 +75,7 @@ class Operator:
         known = (*get_args(OperatorType), *own_operators())
         if self.type not in known:
             raise ShapeError(
-                f"operator {self.type!r} is not one of {', '.join(known)}: import the module that registers it "
+                f"type {self.type!r} is not one of {', '.join(known)}: import the module that registers it "
                 "(prismify.register_operator; --import at the command line)"
             )
         if self.options and not self.is_own:

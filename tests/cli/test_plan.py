@@ -112,6 +112,7 @@ def test_a_plan_that_cannot_be_carried_out_is_one_line(
     ran = run("convert", SOURCE, "--plan", plan, "-o", tmp_path / "out")
     assert ran.code == 1
     assert (message or name) in ran.line
+    assert "not JSON" not in ran.line
     assert not (tmp_path / "out").exists()
 
 

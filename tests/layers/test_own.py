@@ -101,7 +101,7 @@ def test_its_plan_is_a_file_and_its_folder_loads(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(own, "_OWN", {})
     with pytest.raises(SourceError, match=r"holds the operator LowRank \(.*test_own\.LowRank\), which nothing has"):
         prismify.load(tmp_path / "out")
-    with pytest.raises(PlanError, match=r"layer '1': operator: operator 'LowRank' is not one of DeepPrism, .*: import"):
+    with pytest.raises(PlanError, match=r"layer '1': operator: type 'LowRank' is not one of DeepPrism, .*: import"):
         Plan.load(tmp_path / "plan.json")
 
 
