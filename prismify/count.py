@@ -78,7 +78,7 @@ def count_operator(operator: Operator, layer: Layer) -> Counted:
             depth = channels // operator.volumes[1]
             p, q, k = projection.width // depth, channels // depth, operator.channel_kernel_size
         weights += p * q * k
-        biases += channels if operator.bias == "channel" else q
+        biases += {"channel": channels, "scalar": q, "none": 0}[operator.bias]
         macs += projection.output_numel * p * k
     return Counted(weights, biases, macs)
 
@@ -133,7 +133,7 @@ def operator_weights(operator: Operator, kernel_size: tuple[int, ...]) -> int:
 
 def operator_bias(operator: Operator, out_channels: int) -> int:
     """Numbers in the bias of a replacement, where the replaced layer has one."""
-    return operator.volumes[1] if operator.bias == "scalar" else out_channels
+    return {"scalar": operator.volumes[1], "channel": out_channels, "none": 0}[operator.bias]
 
 
 def operator_macs(operator: Operator, kernel_size: tuple[int, ...]) -> int:

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from .count import node_macs, unique
 from .graph import Attention, Capture, LayerUse, Role, find_attention, merge_roles, roles
 from .graph.flow import operands, operator_name, shape
+from .graph.shifts import removed_by
 from .graph.stand_in import layer_of
 from .layers import LAYERS, PrismMultihead, operator_for
 from .obstacles import class_name, is_layer, kind_of, obstacle_of, widths_of
@@ -38,6 +39,8 @@ class Layer:
         calls: operators it ran over all entry points; input_shape and output_shape are those of the first.
         within: name of the `nn.MultiheadAttention` that applies it without calling it; they change together.
         projections: of a packed attention.
+        removed_by: operators that take away again, on every path to a result, what is added to all of its output;
+            none where that is not so, or not proven.
         pointwise: whether it acts on each position by itself, with stride 1.
         macs: multiply-adds of one pass over the entry points that make up the whole model; input_numel and
             output_numel are the elements it reads and makes in it.
@@ -63,6 +66,7 @@ class Layer:
     within: str | None = None
     projections: tuple[InProjection, ...] = ()
     partial: tuple[str, ...] = ()
+    removed_by: tuple[str, ...] = ()
     bare: bool = False
     calls: int = 0
     input_shape: tuple[int, ...] | None = None
@@ -81,6 +85,8 @@ class Inventory:
     macs_elsewhere: int
 
 
+#: Techniques that run a model without values.
+_WITHOUT_VALUES = ("recorder on fake tensors", "torch.export")
 #: Kinds of layers that have a row; the others count only in the model's totals.
 _KINDS = ("convolution", "linear")
 
@@ -110,6 +116,7 @@ class _Context:
     unseen: Role  # of a layer that no graph shows
     outside: dict[str, str]  # what uses a layer's weight without calling the layer
     training: set[str]  # modules that a call in training mode runs
+    proven: bool  # whether the graphs show every way of what a layer makes
     untrained: set[int]  # parameters that get no gradient from any result, by id
     some_train: bool  # whether any parameter is to be trained
     counted: set[int] = field(default_factory=set)
@@ -139,6 +146,8 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         unseen="dead" if capture.graphs and not capture.skipped else "unknown",
         outside=uses_outside(_all_graphs(capture), modules),
         training={str(n.meta.get("module")) for e in capture.entries if e.training for n in e.training.nodes},
+        # Where values are real, Python may read them unseen.
+        proven=not capture.skipped and all(e.technique in _WITHOUT_VALUES for e in capture.entries),
         untrained=_untrained(model, capture),
         some_train=any(p.requires_grad for p in model.parameters()),
     )
@@ -264,6 +273,7 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         within=within,
         projections=in_projections(module, found.numel_by_weight) if isinstance(module, nn.MultiheadAttention) else (),
         partial=tuple(sorted(found.partial)),
+        removed_by=_removed_by(found.uses) if context.proven else (),
         bare=name in context.outside,
         calls=len(found.uses),
         input_shape=shape(first.data) if first else None,
@@ -272,6 +282,16 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         input_numel=found.input_numel,
         output_numel=found.output_numel,
     )
+
+
+def _removed_by(uses: list[LayerUse]) -> tuple[str, ...]:
+    """What takes a shift of a layer's whole output away again, at every place where it runs; else nothing."""
+    found = []
+    for use in uses:
+        found.append(removed_by(use.node))
+        if not found[-1]:
+            return ()
+    return tuple(sorted(frozenset().union(*found)))
 
 
 def _own_parameters(module: nn.Module) -> list[Tensor]:

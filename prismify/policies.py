@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import gcd
@@ -28,7 +28,8 @@ class Policy:
             "volumes" also inner convolutions, and projections within an attention, whose width changes.
         topology: padding of the channel axis (Table 1).
         channel_kernel_size: K along the channels; odd.
-        bias: "scalar" or "channel", where the replaced layer has a bias.
+        bias: "scalar" or "channel", where the replaced layer has a bias. A scalar that a norm behind the layer takes
+            away again is left out; "paper" has it in front of group norms, where Table 3 counts it.
         depth: channels of a volume under "volumes"; None takes the greatest common divisor of the widths.
         feed_forward: under "volumes", also inner linear layers that are no attention projections.
         context: under "volumes", also the projections of a cross-attention's context that are not C->C.
@@ -141,6 +142,45 @@ def own_verdict(layer: Layer, policy: OwnPolicy) -> Verdict:
 def policy_name(policy: OwnPolicy) -> str:
     """`module:function`, as a plan names it."""
     return f"{getattr(policy, '__module__', '')}:{getattr(policy, '__qualname__', type(policy).__qualname__)}"
+
+
+def without_idle_biases(layers: Iterable[Layer], verdicts: dict[str, Verdict], policy: Policy) -> dict[str, Verdict]:
+    """Leave out each new bias of one number that what follows takes away again, as a norm does; tied layers alike.
+
+    Policy "paper" makes those in front of group norms, as Table 3 counts them.
+    """
+    found = {layer.name: layer for layer in layers}
+    idle = {
+        name
+        for name, layer in found.items()
+        if _is_idle(layer, verdicts[name]) and not (policy.name == "paper" and "group_norm" in layer.removed_by)
+    }
+    while apart := {name for name in idle if not idle.issuperset(found[name].tied)}:
+        idle -= apart
+    settled = dict(verdicts)
+    for name in idle:
+        verdict = verdicts[name]
+        assert verdict.operator is not None
+        reason = verdict.reason
+        if found[name].bias:
+            reason += f"; without a bias, whose one number {' and '.join(found[name].removed_by)} would take away again"
+        settled[name] = verdict._replace(operator=replace(verdict.operator, bias="none"), reason=reason)
+    return settled
+
+
+def idle_biases(layers: Iterable[Layer], verdicts: dict[str, Verdict]) -> list[str]:
+    """The layers whose new bias is made although it has no effect."""
+    return [layer.name for layer in layers if layer.bias and _is_idle(layer, verdicts[layer.name])]
+
+
+def _is_idle(layer: Layer, verdict: Verdict) -> bool:
+    """Whether a replacement's bias is one number for all of its output that has no effect, or there is none."""
+    operator = verdict.operator
+    if operator is None or operator.is_own or operator.type == "PrismMultihead":
+        return False
+    if operator.bias != "scalar" or operator.volumes[1] != 1:
+        return False
+    return bool(layer.removed_by) if layer.bias else bool(layer.tied)
 
 
 def check_patterns(names: list[str], policy: Policy) -> None:

@@ -163,7 +163,8 @@ def operator_text(row: dict[str, Any]) -> str:
     if operator["type"] == "Prism":
         kernel = str(operator["channel_kernel_size"])
     p, q = operator["volumes"]
-    return f"{operator['type']} {kernel}" + (f", {p}→{q} volumes" if (p, q) != (1, 1) else "")
+    volumes = f", {p}→{q} volumes" if (p, q) != (1, 1) else ""
+    return f"{operator['type']} {kernel}{volumes}" + (", no bias" if operator["bias"] == "none" else "")
 
 
 def report_markdown(report: dict[str, Any]) -> str:

@@ -21,7 +21,17 @@ from .layers import Operator
 from .layers.operator import refusal
 from .obstacles import is_layer
 from .plan import Decision, Plan, Totals
-from .policies import OwnPolicy, Policy, Verdict, check_patterns, decide, own_verdict, policy_name
+from .policies import (
+    OwnPolicy,
+    Policy,
+    Verdict,
+    check_patterns,
+    decide,
+    idle_biases,
+    own_verdict,
+    policy_name,
+    without_idle_biases,
+)
 
 #: The methods that a plan's file may have run.
 _METHODS = ("forward", "encode", "decode")
@@ -83,6 +93,8 @@ def scan_captured(model: nn.Module, capture: Capture, policy: str | Policy | Own
         raise PlanError(f"policy {policy!r:.60} is no policy's name, no Policy and no function")
     settled = _settle_refused(unwrap(model), found, decided)
     verdicts = _settle_within(found, _settle_tied(found, settled))
+    if isinstance(policy, Policy):
+        verdicts = without_idle_biases(found.layers, verdicts, policy)
     return _plan(model, capture, found, verdicts, described)
 
 
@@ -140,7 +152,7 @@ def _plan(
         attention=tuple(_attention_row(found)),
         capture=tuple(_capture_row(capture)),
         examples={entry.method: entry.inputs for entry in capture.entries if entry.inputs is not None},
-        notes=tuple(_notes(model, capture, layers, _frozen(found, verdicts))),
+        notes=tuple(_notes(model, capture, found, verdicts)),
     )
 
 
@@ -316,19 +328,25 @@ def _frozen(found: Inventory, verdicts: dict[str, Verdict]) -> list[str]:
     return [layer.name for layer in found.layers if layer.frozen and verdicts[layer.name].operator is not None]
 
 
-def _notes(model: nn.Module, capture: Capture, layers: tuple[Decision, ...], frozen: list[str]) -> list[str]:
+def _notes(model: nn.Module, capture: Capture, found: Inventory, verdicts: dict[str, Verdict]) -> list[str]:
     notes = list(capture.skipped)
-    if frozen:
+    if frozen := _frozen(found, verdicts):
         notes.append(
             f"{len(frozen)} frozen layers (requires_grad=False), such as {frozen[0]}, would become untrained and "
             "trainable ones: keep what was trained for its own sake with --exclude"
+        )
+    if idle := idle_biases(found.layers, verdicts):
+        notes.append(
+            f"{len(idle)} new biases of one number, such as that of {idle[0]}, have no effect, since norms take them "
+            'away again. Policy paper makes them in front of group norms because Table 3 counts them; "bias": "none" '
+            "in a plan leaves them out."
         )
     if unwrap(model) is not model:
         notes.append(f"{type(model).__name__} was unwrapped: names are those of the model inside")
     for entry in capture.entries:
         if entry.technique == "recorder on real tensors":
             notes.append(f"{entry.method}: recorded on real values, so one branch was seen")
-    if any(d.decision == "replace" for d in layers):
+    if any(verdict.operator is not None for verdict in verdicts.values()):
         notes.append(UNTRAINED)
     else:
         notes.append("Nothing to convert.")

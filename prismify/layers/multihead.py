@@ -94,7 +94,7 @@ class PrismMultihead(nn.Module):
         projections: Sequence[Projection] | None = None,
         depth: int | None = None,
         kernel_size: int = 3,
-        bias: Bias = "scalar",
+        bias: Bias | None = "scalar",
         topology: Topology = "zero",
     ) -> Self:
         """What takes the place of `attention`: its geometry, dropout, device and dtype; Prisms freshly initialised.

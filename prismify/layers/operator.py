@@ -41,6 +41,8 @@ _BY_CONVOLUTION: dict[type[nn.Module], Any] = {
     nn.ConvTranspose3d: DeepPrismTranspose3d,
 }
 
+OperatorBias = Literal["scalar", "channel", "none"]
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -53,7 +55,7 @@ class Operator:
             the queries' projection.
         channel_kernel_size: K along the channels; odd.
         topology: padding of the channel axis (Table 1).
-        bias: the form a bias takes where the replaced layer has one.
+        bias: the form a bias takes where the replaced layer has one; "none" leaves it out.
         form: of a PrismConv, "composition" or "sum".
         interleave: of a Prism that makes q, k and v in one: into how many runs its output volumes are cut
             and dealt out in turn, so that channels lie as the replaced layer's did.
@@ -65,7 +67,7 @@ class Operator:
     volumes: tuple[int, int] = (1, 1)
     channel_kernel_size: int = 3
     topology: Topology = "zero"
-    bias: Bias = "scalar"
+    bias: OperatorBias = "scalar"
     form: Literal["composition", "sum"] = "composition"
     interleave: int = 1
     projections: tuple[Projection, ...] = PROJECTIONS
@@ -80,13 +82,18 @@ class Operator:
             )
         if self.options and not self.is_own:
             raise ShapeError(f"options belong to operators of your own; a {self.type} has {', '.join(self.options)}")
-        check_words(self.topology, self.bias)
+        check_words(self.topology, self.bias_kind)
         check_channel_kernel(self.channel_kernel_size)
 
     @property
     def is_own(self) -> bool:
         """Whether it is none of prismify's."""
         return self.type not in get_args(OperatorType)
+
+    @property
+    def bias_kind(self) -> Bias | None:
+        """`bias` as layers name it, which have None for none."""
+        return None if self.bias == "none" else self.bias
 
 
 def operator_for(layer: nn.Module) -> OperatorType:
@@ -152,7 +159,7 @@ def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             kernel_size=operator.channel_kernel_size,
             volumes=operator.volumes,
             topology=operator.topology,
-            bias=operator.bias,
+            bias=operator.bias_kind,
             interleave=operator.interleave,
         )
     if operator.type == "Prism" and is_transposed_linear(layer):
@@ -163,7 +170,7 @@ def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             operator.channel_kernel_size,
             volumes=operator.volumes,
             topology=operator.topology,
-            bias=operator.bias if has_bias else None,
+            bias=operator.bias_kind if has_bias else None,
             interleave=operator.interleave,
             device=weight.device,
             dtype=weight.dtype,
@@ -176,7 +183,7 @@ def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             kernel_size=operator.channel_kernel_size,
             volumes=operator.volumes,
             topology=operator.topology,
-            bias=operator.bias,
+            bias=operator.bias_kind,
             interleave=operator.interleave,
         )
     if operator.type == "PrismMultihead" and isinstance(layer, nn.MultiheadAttention):
@@ -188,7 +195,7 @@ def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             depth=layer.embed_dim // operator.volumes[1],
             kernel_size=operator.channel_kernel_size,
             topology=operator.topology,
-            bias=operator.bias,
+            bias=operator.bias_kind,
         )
     if operator.interleave != 1:
         raise ShapeError(f"only a Prism interleaves its volumes, not a {operator.type}")
@@ -199,7 +206,7 @@ def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             channel_kernel_size=operator.channel_kernel_size,
             volumes=operator.volumes,
             topology=operator.topology,
-            bias=operator.bias,
+            bias=operator.bias_kind,
         )
         return converted
     if operator.type == "PrismConv" and isinstance(layer, nn.Conv2d):
@@ -210,6 +217,6 @@ def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
             form=operator.form,
             channel_kernel_size=operator.channel_kernel_size,
             topology=operator.topology,
-            bias=operator.bias,
+            bias=operator.bias_kind,
         )
     raise ShapeError(f"{operator.type} cannot take the place of a {type(layer).__name__}")

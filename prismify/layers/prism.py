@@ -96,7 +96,7 @@ class Prism(nn.Module):
         kernel_size: int = 3,
         topology: Topology = "zero",
         volumes: tuple[int, int] | None = None,
-        bias: Bias = "scalar",
+        bias: Bias | None = "scalar",
         interleave: int = 1,
     ) -> Self:
         """The Prism with the widths, device and dtype of `linear`; freshly initialised.
@@ -124,7 +124,7 @@ class Prism(nn.Module):
         kernel_size: int = 3,
         topology: Topology = "zero",
         volumes: tuple[int, int] | None = None,
-        bias: Bias = "scalar",
+        bias: Bias | None = "scalar",
         interleave: int = 1,
     ) -> Self:
         """The Prism with the widths, device and dtype of a pointwise `conv` (1-D, 2-D or 3-D); freshly initialised.

@@ -93,7 +93,7 @@ class PrismConv(nn.Module):
         form: Form = "composition",
         channel_kernel_size: int = 3,
         topology: Topology = "zero",
-        bias: Bias = "scalar",
+        bias: Bias | None = "scalar",
     ) -> Self:
         """The PrismConv with the geometry, device and dtype of a C->C `conv`; freshly initialised.
 

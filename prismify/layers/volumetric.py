@@ -71,7 +71,7 @@ class Volumetric(nn.Module):
         channel_kernel_size: int = 3,
         topology: Topology = "zero",
         volumes: tuple[int, int] | None = None,
-        bias: Bias = "scalar",
+        bias: Bias | None = "scalar",
     ) -> Self:
         """The form with the geometry, device, dtype and mode of the convolution `conv`; freshly initialised.
 
