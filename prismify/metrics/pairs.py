@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -43,14 +44,28 @@ def write_pairs(model: nn.Module, images: Stream, folder: Path, device: torch.de
 
 
 def _places(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Where each image's page goes: below the folder, whatever an archive calls it, and no two in one place."""
-    places: dict[Path, None] = {}
-    for index, name in enumerate(names):
-        parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")] or ["image"]
-        whole = folder.joinpath(*parts)
-        choices = (whole.with_suffix(".png"), Path(f"{whole}.png"), Path(f"{whole}.{index}.png"))
-        places[next(place for place in choices if place not in places)] = None
-    return list(places)
+    """Where each image's page goes: below the folder, whatever an archive calls it, and no two in one place.
+
+    Names that differ in case alone are one on some file systems, and a page is no folder of others.
+    """
+    all_parts = [[p for p in PurePosixPath(name).parts if p not in ("/", "..")] or ["image"] for name in names]
+    folders = {_folded(parts[:length]) for parts in all_parts for length in range(1, len(parts))}
+    taken: set[tuple[str, ...]] = set()
+    places = []
+    for index, parts in enumerate(all_parts):
+        *above, last = parts
+        stem = PurePosixPath(last).with_suffix(".png").name
+        for leaf in chain((stem, f"{last}.png"), (f"{last}.{index}{'_' * more}.png" for more in count())):
+            key = _folded([*above, leaf])
+            if key not in taken and key not in folders:
+                break
+        taken.add(key)
+        places.append(folder.joinpath(*above, leaf))
+    return places
+
+
+def _folded(parts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part.casefold() for part in parts)
 
 
 def reduction(model: nn.Module, channels: int, device: torch.device) -> int:

@@ -68,3 +68,23 @@ def test_names_of_archives_stay_below_the_output() -> None:
     places = _places(Path("out"), names)
     assert len(set(places)) == len(names)
     assert all(".." not in place.parts and place.is_relative_to("out") for place in places)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.bmp", "a.jpg", "a.png", "a.webp", "s/a.jpg", "s/a.png", "t/a.png"],
+        ["A.png", "a.png", "a.PNG", "S/a.png", "s/A.jpg"],
+        ["a.png", "a.png.png", "a.png.3.png", "a.png"],
+        ["a.jpg", "a.png/b.jpg", "a.png/b.png", "b.png/c.png/d.jpg", "b.png/c.jpg", "b.png/c.png/d.png"],
+        ["x.jpg"] * 4,
+        ["..", "/", "", "image.png", "../image.jpg"],
+    ],
+)
+def test_no_page_takes_the_place_of_another(names: list[str], tmp_path: Path) -> None:
+    places = _places(tmp_path, names)
+    assert len({str(place).casefold() for place in places}) == len(names)
+    for place in places:  # a page that were a folder of another could not be written
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    assert len(contents(tmp_path)) == len(names)
