@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from .count import node_macs, unique
 from .graph import Attention, Capture, LayerUse, Role, find_attention, merge_roles, roles
-from .graph.flow import operands, operator_name, shape
+from .graph.flow import drew, operands, operator_name, shape
 from .graph.shifts import removed_by
 from .graph.stand_in import layer_of
 from .layers import LAYERS, PrismMultihead, operator_for
@@ -32,6 +32,7 @@ class Layer:
         obstacle: why no operator can take its place, apart from any policy; None when one can.
         parameters: unique numbers it owns that no earlier layer owns (tied weights count once).
         frozen: whether its weights are kept from training (`requires_grad=False`), in a model that trains others.
+        by_chance: whether the model chooses at random if it runs, or if its result counts, and chose against it.
         only_training: whether training calls it, and evaluation, which roles are read off, does not.
         owns: "weight" and "bias", where no earlier layer owns them.
         tied: names of the other modules that hold its weight or its bias.
@@ -59,6 +60,7 @@ class Layer:
     itemsize: int = 4
     obstacle: str | None = None
     frozen: bool = False
+    by_chance: bool = False
     only_training: bool = False
     owns: frozenset[str] = frozenset()
     tied: tuple[str, ...] = ()
@@ -85,8 +87,6 @@ class Inventory:
     macs_elsewhere: int
 
 
-#: Techniques that run a model without values.
-_WITHOUT_VALUES = ("recorder on fake tensors", "torch.export")
 #: Kinds of layers that have a row; the others count only in the model's totals.
 _KINDS = ("convolution", "linear")
 
@@ -116,6 +116,8 @@ class _Context:
     unseen: Role  # of a layer that no graph shows
     outside: dict[str, str]  # what uses a layer's weight without calling the layer
     training: set[str]  # modules that a call in training mode runs
+    by_chance: set[int]  # parameters that reach a result when other random numbers are drawn, by id
+    by_chance_in_training: set[int]
     proven: bool  # whether the graphs show every way of what a layer makes
     untrained: set[int]  # parameters that get no gradient from any result, by id
     some_train: bool  # whether any parameter is to be trained
@@ -137,17 +139,21 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         if entry.method in counted:
             layer_nodes = {use.node for use in uses if use.kind in _KINDS}
             elsewhere += sum(node_macs(n) for n in graph.nodes if n not in layer_nodes)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     context = _Context(
         modules,
-        dict(model.named_parameters(remove_duplicate=False)),
+        parameters,
         _owners(model),
         attention_parts(attentions, lambda use: _row_name(use, modules)),
         # Only where every method was captured is a layer that none of them shows known to be unused.
         unseen="dead" if capture.graphs and not capture.skipped else "unknown",
         outside=uses_outside(_all_graphs(capture), modules),
         training={str(n.meta.get("module")) for e in capture.entries if e.training for n in e.training.nodes},
-        # Where values are real, Python may read them unseen.
-        proven=not capture.skipped and all(e.technique in _WITHOUT_VALUES for e in capture.entries),
+        by_chance={id(parameters[name]) for name in capture.by_chance if name in parameters},
+        by_chance_in_training={id(parameters[name]) for name in capture.by_chance_in_training if name in parameters},
+        # Where values are real, Python may read them unseen; where it draws, other ways may be taken.
+        proven=not capture.skipped
+        and all(e.technique == "recorder on fake tensors" and e.graph and not drew(e.graph) for e in capture.entries),
         untrained=_untrained(model, capture),
         some_train=any(p.requires_grad for p in model.parameters()),
     )
@@ -250,10 +256,12 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
     context.counted.update(id(t) for t in own)
     kind, in_channels, out_channels, kernel, groups = _geometry(module, first)
     tied = sorted({o for t in own for o in context.owners.get(id(t), []) if o != name})
+    role: Role = merge_roles(found.roles) if found.roles else "inner" if name in context.outside else context.unseen
+    by_chance = any(id(t) in context.by_chance for t in own)
     return Layer(
         name=name,
         kind=kind,
-        role=merge_roles(found.roles) if found.roles else "inner" if name in context.outside else context.unseen,
+        role=role if role != "dead" or not by_chance else "unknown",
         in_channels=in_channels,
         out_channels=out_channels,
         kernel_size=kernel,
@@ -266,7 +274,9 @@ def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Laye
         frozen=context.some_train
         and any(t.dim() > 1 for t in own)
         and not any(t.requires_grad for t in own if t.dim() > 1),
-        only_training=not found.uses and name in context.training,
+        by_chance=by_chance,
+        only_training=not found.uses
+        and (name in context.training or any(id(t) in context.by_chance_in_training for t in own)),
         owns=frozenset("weight" if t.dim() > 1 else "bias" for t in fresh),
         tied=tuple(tied) if context.modules.get(name) is module else (),
         attention=context.parts.get(name),

@@ -87,6 +87,8 @@ OwnPolicy = Callable[[Layer], Verdict | Operator | None]
 
 def decide(layer: Layer, policy: Policy) -> Verdict:
     """What `policy` makes of one layer. Where its role is not known, a person may name it: `include` makes it inner."""
+    if layer.role == "unknown" and layer.by_chance:
+        return Verdict(None, "by_chance", _BY_CHANCE)
     if layer.role == "unknown" and _matches(layer.name, policy.include):
         verdict = decide(dataclasses.replace(layer, role="inner"), policy)
         return verdict._replace(reason=f"{verdict.reason}; taken for inner by --include, its role is not known")
@@ -191,6 +193,10 @@ def check_patterns(names: list[str], policy: Policy) -> None:
                 raise PlanError(f"--{option} {pattern!r} matches no layer; names look like {names[0]!r}")
 
 
+_BY_CHANCE = (
+    "the model chooses at random whether it is used, and by chance it was not when it was looked at: make the model "
+    "choose by its arguments"
+)
 _KEPT_ROLES = {"input", "output", "input+output", "dead", "unknown"}
 
 

@@ -30,6 +30,7 @@ RULES = {
     "tied": "layers whose weight is tied to a kept one",
     "within": "output projections of packed attentions that are kept",
     "unreached": "layers that the captured methods never call",
+    "by_chance": "layers that the model runs or leaves out at random, and left out when it was looked at",
     "dead": "layers whose result reaches no output",
     "own_policy": "layers that your policy keeps",
     "unknown": "layers whose role is not known, because no captured method shows them",

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from .errors import ConversionError, one_line
-from .generators import seed_generators
 from .graph import Capture, EntryPoint, ExampleInputs
-from .graph.capture import device_of, record
+from .graph.chance import recorded
 from .graph.containers import tensors_in
 from .graph.flow import output_nodes, shape
-from .graph.isolation import cloned_tensors, fake_weights, swapped_tensors, undisturbed
+from .graph.isolation import cloned_tensors, device_of, swapped_tensors, undisturbed
 
 #: Images larger than this are halved for the gradient check, which asks whether gradients arrive, not how fast.
 _LARGEST_SIDE = 32
@@ -70,7 +69,7 @@ def blame(original: nn.Module, capture: Capture) -> str | None:
         if entry.inputs is None:
             continue
         try:
-            graphs = [_recorded(original, entry.method, entry.inputs, fake=False, seed=seed) for seed in range(3)]
+            graphs = [recorded(original, entry.method, entry.inputs, fake=False, seed=seed) for seed in range(3)]
         except Exception:
             return None
         runs = {(*(n.meta.get("module") for n in g.nodes), *map(shape, output_nodes(g))) for g in graphs}
@@ -115,7 +114,7 @@ def _is_finite(model: nn.Module, entry: EntryPoint) -> bool:
 def _check_shapes(converted: nn.Module, entry: EntryPoint, fake: bool, originals: Mapping[int, str]) -> None:
     assert entry.inputs is not None
     try:
-        graph = _recorded(converted, entry.method, entry.inputs, fake)
+        graph = recorded(converted, entry.method, entry.inputs, fake=fake)
     except Exception as error:
         raise ConversionError(f"the converted model fails in {entry.method}: {one_line(error)}") from error
     used = [originals[i] for node in graph.nodes if (i := node.meta.get("identity")) in originals]
@@ -145,16 +144,6 @@ def _alike(
         len(a) == len(b) and (len(a) < 2 or any(m == n for m, n in zip(a, b, strict=True)))
         for a, b in zip(shapes, wanted, strict=True)
     )
-
-
-def _recorded(model: nn.Module, method: str, inputs: ExampleInputs, fake: bool, seed: int | None = None) -> fx.Graph:
-    if fake:
-        with undisturbed(model), fake_weights(model) as (mode, make), mode:
-            return record(model, method, inputs.map(make))
-    with undisturbed(model), cloned_tensors(model):
-        if seed is not None:  # `undisturbed` puts the generators back
-            seed_generators(seed)
-        return record(model, method, inputs.map(lambda t: t.to(device_of(model), copy=True)))
 
 
 def _check_gradients(model: nn.Module, entry: EntryPoint, new: Mapping[str, nn.Module]) -> set[str]:
@@ -230,8 +219,7 @@ def _used(model: nn.Module, entry: EntryPoint, new: Mapping[str, nn.Module]) -> 
     """The new layers that run at all: what can be said of a method that turns gradients off itself."""
     assert entry.inputs is not None
     names = {name: {f"{name}.{n}" for n, _ in module.named_parameters()} for name, module in new.items()}
-    with undisturbed(model), cloned_tensors(model):
-        graph = record(model, entry.method, entry.inputs.map(lambda t: t.to(device_of(model), copy=True)))
+    graph = recorded(model, entry.method, entry.inputs, fake=False)
     run = {name for node in graph.nodes for name in node.meta.get("parameter", ())}
     return {name for name, own in names.items() if own <= run}
 
@@ -246,7 +234,7 @@ def _smaller(model: nn.Module, entry: EntryPoint) -> ExampleInputs:
             break
         halved = inputs.map(lambda t: t[..., : t.shape[-2] // 2, : t.shape[-1] // 2] if t.dim() >= 4 else t)
         try:
-            _recorded(model, entry.method, halved, fake=True)
+            recorded(model, entry.method, halved, fake=True)
         except Exception:
             break
         inputs = halved

@@ -23,13 +23,15 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ..errors import CaptureError, one_line
+from ..generators import seed_generators
 from .advice import advice
+from .chance import chosen_at_random
 from .example_inputs import ExampleInputs, candidates, completed, given_inputs, is_complete
 from .exported import export_graph
 from .flow import output_nodes, shape
 from .hints import noise
-from .isolation import Snapshot, cloned_tensors, fake_weights, undisturbed, unwrap
-from .recorder import Recorder, module_hooks
+from .isolation import Snapshot, cloned_tensors, device_of, fake_weights, undisturbed, unwrap
+from .recorder import Recorder, module_hooks, record
 from .training import with_gradients
 
 Technique = Literal["recorder on fake tensors", "recorder on real tensors", "torch.export", "list of modules"]
@@ -71,10 +73,18 @@ class EntryPoint:
 
 @dataclass(frozen=True)
 class Capture:
-    """Every captured entry point of a model; `skipped` says why a method it has could not be captured."""
+    """Every captured entry point of a model.
+
+    Args:
+        skipped: why a method that the model has could not be captured.
+        by_chance: names of the parameters that reach a result when the model chooses at random otherwise than it did.
+        by_chance_in_training: of others, names of those that a call in training uses then.
+    """
 
     entries: tuple[EntryPoint, ...]
     skipped: tuple[str, ...] = ()
+    by_chance: frozenset[str] = frozenset()
+    by_chance_in_training: frozenset[str] = frozenset()
 
     @property
     def graphs(self) -> list[tuple[EntryPoint, fx.Graph]]:
@@ -153,7 +163,7 @@ def capture_all(
     if entries[0].graph is None:
         failed = entries.pop(0) if len(entries) > 1 else entries[0]
         skipped.insert(0, f"{failed.method} could not be captured: {_why(failed)}")
-    return Capture(tuple(entries), tuple(skipped))
+    return Capture(tuple(entries), tuple(skipped), *chosen_at_random(model, entries))
 
 
 def capture_method(
@@ -190,19 +200,6 @@ def capture_method(
     whole = given is not None and is_complete(model, method, given)
     told = advice(model, method, best, raised or str(result), whole=whole) if advisable or raised else ""
     return EntryPoint(method, "list of modules", None, None, (), tuple(failed), told)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the first parameter that has one; the CPU for a model without parameters."""
-    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-
-
-def record(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Graph:
-    """Run `model.<method>` once and return the operators it ran; errors of the model come through."""
-    recorder = Recorder(model, inputs.tensors())
-    with module_hooks(recorder), torch.inference_mode(), recorder:
-        output = getattr(model, method)(*inputs.args, **inputs.kwargs)
-    return recorder.finish(output)
 
 
 def _with_training(model: nn.Module, entry: EntryPoint) -> EntryPoint:
@@ -249,6 +246,7 @@ def _first_that_runs(
                     return guess, recorder.finish(output), False
                 except Exception as error:
                     snapshot.restore()  # what a wrong guess made the model keep would mislead the next
+                    seed_generators(0)
                     steps = len(recorder.graph.nodes) if recorder else 0
                     if isinstance(error, _NOT_THE_INPUTS):
                         return guess, one_line(error), False

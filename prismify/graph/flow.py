@@ -68,6 +68,11 @@ def output_nodes(graph: fx.Graph) -> list[fx.Node]:
     return operands(output)
 
 
+def drew(graph: fx.Graph) -> bool:
+    """Whether random numbers were drawn in the call that a graph records."""
+    return bool(next(n for n in reversed(graph.nodes) if n.op == "output").meta.get("drew"))
+
+
 def is_continuous(node: fx.Node) -> bool:
     """Whether a node holds real or complex numbers, and no indices or masks."""
     dtype = node.meta.get("dtype")

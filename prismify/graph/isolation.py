@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import CaptureError
 from ..generators import kept_generators, seed_generators
+from . import draws
 from .known import remember
 
 _EMPTY = types.CellType()
@@ -45,8 +46,11 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+def undisturbed(model: nn.Module, *, training: bool = False, seed: int = 0) -> Iterator[None]:
     """Evaluation or training mode, no fast paths, no compilation, no chatter; afterwards the model is as it was.
+
+    A model that chooses at random what it runs chooses the same each time it is looked at with one seed. Generators of
+    its own go on from where they are for seed 0, and start anew for any other.
 
     Models cache tensors in attributes, lists and helper objects (rotary tables, video feature maps), and
     register buffers and modules on first use: made under a fake or inference mode these would poison the
@@ -62,8 +66,9 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             module.training = training
         with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), kept_generators():
             warnings.simplefilter("ignore")
-            # A model that chooses at random what it runs chooses the same each time it is looked at.
-            seed_generators(0)
+            seed_generators(seed)
+            for generator in snapshot.generators if seed else ():
+                draws.seed(generator, seed)
             with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the whole graph that it gave up on
                 yield
     finally:
@@ -75,10 +80,7 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
 
 def _forget_cached(model: nn.Module) -> None:
     """Empty the `functools.lru_cache`s of the model's classes and their files: they may hold fake tensors now."""
-    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
-    files = {kind.__module__ for kind in kinds} - {"builtins", "torch.nn.modules.module"}
-    holders = [*kinds, *(sys.modules[name] for name in files if name in sys.modules)]
-    for value in [value for holder in holders for value in list(vars(holder).values())]:
+    for value in _beside(model):
         # A decorator of a library's own may keep the cache among its variables. Only functions are asked: there are
         # objects that answer every name (`torch.classes`, mocks, lazy modules).
         cells = value.__closure__ or () if isinstance(value, types.FunctionType) else ()
@@ -88,10 +90,22 @@ def _forget_cached(model: nn.Module) -> None:
                 cache.cache_clear()
 
 
+def _beside(model: nn.Module) -> list[Any]:
+    """What the classes of a model's modules hold, and the files that they are written in."""
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+    files = {kind.__module__ for kind in kinds} - {"builtins", "torch.nn.modules.module"}
+    holders = [*kinds, *(sys.modules[name] for name in files if name in sys.modules)]
+    return [value for holder in holders for value in list(vars(holder).values())]
+
+
 class Snapshot:
-    """What a module tree holds in Python: attributes and, however nested, containers and plain objects."""
+    """What a module tree holds in Python: attributes and, however nested, containers and plain objects.
+
+    Its `generators` are those the model draws random numbers from beside the process's.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        held: list[Any] = [value for value in _beside(model) if isinstance(value, draws.GENERATORS)]
         self._saved: list[tuple[Any, list[Any], list[int]]] = []
         seen: set[int] = set()
         waiting: list[Any] = [model]
@@ -100,7 +114,9 @@ class Snapshot:
             if id(value) in seen or isinstance(value, _OPAQUE):
                 continue
             seen.add(id(value))
-            if isinstance(value, dict):
+            if isinstance(value, draws.GENERATORS):
+                held.append(value)
+            elif isinstance(value, dict):
                 self._saved.append((value, list(value.items()), _identities(value)))
                 waiting.extend(value.values())
             elif isinstance(value, (list, set, deque)):
@@ -110,9 +126,13 @@ class Snapshot:
                 waiting.extend(value)
             elif isinstance(attributes := attributes_of(value), dict):
                 waiting.append(attributes)
+        self.generators = list({id(value): value for value in held}.values())
+        self._drawn = [draws.state_of(generator) for generator in self.generators]
 
     def restore(self) -> None:
         """Put back what has changed, and touch nothing else."""
+        for generator, state in zip(self.generators, self._drawn, strict=True):
+            draws.put_back(generator, state)
         for container, content, identities in self._saved:
             if _identities(container) == identities:
                 continue
@@ -184,6 +204,11 @@ def fake_weights(model: nn.Module) -> Iterator[tuple[FakeTensorMode, Callable[[T
         finally:
             for slots, name, tensor in loose:
                 slots[name] = tensor
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the first parameter that has one; the CPU for a model without parameters."""
+    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
 
 
 def _is_loose_meta(value: object) -> bool:

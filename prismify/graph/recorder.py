@@ -10,6 +10,7 @@ Nodes carry in `meta`:
     parameter      every name of the parameter (`get_attr` nodes only)
     written        the call gave that parameter other values or other memory
     identity       the id of a tensor that is neither (`get_attr` nodes only)
+    drew           random numbers were drawn in the call (the output node only)
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .containers import tensors_in
+from .draws import drawn
+from .example_inputs import ExampleInputs
+from .isolation import Snapshot
 from .known import KnownValues
 
 _PLAIN = (int, float, bool, str, complex, torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -62,6 +66,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._buffers.setdefault(id(buffer), name)
         self._memory = {id(p): p.untyped_storage()._cdata for p in model.parameters()}
         self._kept = list(model.parameters())
+        self._held = Snapshot(model).generators
+        self._drawn = drawn(self._held)
         self._known = KnownValues(model, [tensor for _, tensor in inputs])
         for name, tensor in inputs:
             node = self.graph.placeholder(name.replace(".", "_"))
@@ -88,7 +94,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 node = self.graph.create_node("get_attr", names[0])
                 node.meta.update(parameter=tuple(names), written=True, module="", call=0, shape=tuple(parameter.shape))
                 node.meta["dtype"] = parameter.dtype
-        self.graph.output(tuple(self._node_of(t) for t in tensors_in(output)))
+        output_node = self.graph.output(tuple(self._node_of(t) for t in tensors_in(output)))
+        output_node.meta["drew"] = drawn(self._held) != self._drawn
         return self.graph
 
     def __torch_dispatch__(
@@ -169,3 +176,11 @@ def module_hooks(recorder: Recorder) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def record(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Graph:
+    """Run `model.<method>` once and return the operators it ran; errors of the model come through."""
+    recorder = Recorder(model, inputs.tensors())
+    with module_hooks(recorder), torch.inference_mode(), recorder:
+        output = getattr(model, method)(*inputs.args, **inputs.kwargs)
+    return recorder.finish(output)

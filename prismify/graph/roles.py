@@ -241,13 +241,13 @@ def _layers_after(graph: fx.Graph, steps: set[fx.Node]) -> dict[fx.Node, Span]:
     after: dict[fx.Node, Span] = {}
     for ends in results(graph):
         # What reaches a result only as a gate (squeeze-and-excite, a style) is used, yet never the output.
-        gated = dict.fromkeys(_reaching(graph, ends), (1, 1))
+        gated = dict.fromkeys(reaching(graph, ends), (1, 1))
         by_indices = _spans_to(graph, steps, ends, lambda n: True)
         after = {**gated, **by_indices, **_spans_to(graph, steps, ends, is_continuous), **after}
     return after
 
 
-def _reaching(graph: fx.Graph, ends: list[fx.Node]) -> set[fx.Node]:
+def reaching(graph: fx.Graph, ends: list[fx.Node]) -> set[fx.Node]:
     """Every node whose values flow into one of `ends`, through gates as well."""
     reached = set(ends)
     for node in reversed(graph.nodes):
