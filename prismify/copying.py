@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import functools
 import types
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .graph.isolation import attributes_of
+from .graph.isolation import attributes_of, slots_of
 
 M = TypeVar("M", bound=nn.Module)
 _LEAVES = (type, types.ModuleType, str, bytes, int, float, complex, torch.dtype, torch.device)
@@ -61,42 +63,72 @@ def rebound(model: nn.Module, replacements: Mapping[int, nn.Module]) -> list[Cal
         what undoes it, to be called in reverse.
     """
     undo: list[Callable[[], None]] = []
-
-    def renewed(value: Any) -> Any:
-        if id(value) in replacements:
-            return replacements[id(value)]
-        if isinstance(value, types.MethodType) and id(value.__self__) in replacements:
-            return getattr(replacements[id(value.__self__)], value.__func__.__name__)
-        if type(value) is tuple:
-            items = tuple(renewed(item) for item in value)
-            return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
-        if type(value) is functools.partial:
-            parts = (value.func, value.args, tuple(value.keywords.values()))
-            new = tuple(renewed(part) for part in parts)
-            if any(a is not b for a, b in zip(new, parts, strict=True)):
-                return functools.partial(new[0], *new[1], **dict(zip(value.keywords, new[2], strict=True)))
-        return value
-
     for value in list(_reached(model)):
-        if isinstance(value, dict):
-            places: Any = list(value.items())
-        elif isinstance(value, list):
-            places = list(enumerate(value))
-        else:
-            places = ()
-        for key, item in places:
-            if (new := renewed(item)) is not item:
-                undo.append(functools.partial(value.__setitem__, key, item))
-                value[key] = new
-        if isinstance(value, types.FunctionType):
+        if isinstance(value, (dict, list, deque, set)):
+            _renew_container(value, replacements, undo)
+        elif isinstance(value, types.FunctionType):
             for cell in value.__closure__ or ():
-                if cell != _EMPTY and (new := renewed(cell.cell_contents)) is not cell.cell_contents:
-                    undo.append(functools.partial(setattr, cell, "cell_contents", cell.cell_contents))
-                    cell.cell_contents = new
-            if (new := renewed(value.__defaults__)) is not value.__defaults__:
-                undo.append(functools.partial(setattr, value, "__defaults__", value.__defaults__))
-                value.__defaults__ = new
+                if cell != _EMPTY:
+                    _renew_attribute(cell, "cell_contents", replacements, undo)
+            _renew_attribute(value, "__defaults__", replacements, undo)
+        else:
+            for name in slots_of(value):
+                _renew_attribute(value, name, replacements, undo)
     return undo
+
+
+def _renewed(value: Any, replacements: Mapping[int, nn.Module]) -> Any:
+    """What comes in the place of a value that is replaced, or holds what is and cannot be changed; else the value."""
+    if id(value) in replacements:
+        return replacements[id(value)]
+    if isinstance(value, types.MethodType) and id(value.__self__) in replacements:
+        return getattr(replacements[id(value.__self__)], value.__func__.__name__)
+    if isinstance(value, weakref.ref) and id(value()) in replacements:
+        return weakref.ref(replacements[id(value())])
+    if isinstance(value, (tuple, frozenset)):
+        items = [_renewed(item, replacements) for item in value]
+        if all(a is b for a, b in zip(items, value, strict=True)):
+            return value
+        if hasattr(value, "_make"):
+            return value._make(items)
+        return type(value)(items) if type(value) in (tuple, frozenset) else value
+    if type(value) is functools.partial:
+        parts = (value.func, value.args, tuple(value.keywords.values()))
+        new = tuple(_renewed(part, replacements) for part in parts)
+        if any(a is not b for a, b in zip(new, parts, strict=True)):
+            return functools.partial(new[0], *new[1], **dict(zip(value.keywords, new[2], strict=True)))
+    return value
+
+
+def _renew_container(value: Any, replacements: Mapping[int, nn.Module], undo: list[Callable[[], None]]) -> None:
+    places: Any = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+    if isinstance(value, set) or (isinstance(value, dict) and any(type(key) is not str for key in value)):
+        # What is looked up by a layer is looked up by its replacement.
+        before = list(value.items()) if isinstance(value, dict) else list(value)
+        after = [_renewed(item, replacements) for item in before]
+        if any(a is not b for a, b in zip(after, before, strict=True)):
+            undo.append(functools.partial(_refill, value, before))
+            _refill(value, after)
+        return
+    for key, item in places:
+        if (new := _renewed(item, replacements)) is not item:
+            undo.append(functools.partial(value.__setitem__, key, item))
+            value[key] = new
+
+
+def _refill(value: Any, content: list[Any]) -> None:
+    value.clear()
+    value.update(content)
+
+
+def _renew_attribute(
+    holder: Any, name: str, replacements: Mapping[int, nn.Module], undo: list[Callable[[], None]]
+) -> None:
+    item = getattr(holder, name)
+    if (new := _renewed(item, replacements)) is not item:
+        put = setattr if isinstance(holder, (types.CellType, types.FunctionType)) else object.__setattr__
+        undo.append(functools.partial(put, holder, name, item))
+        put(holder, name, new)
 
 
 def held_by_classes(model: nn.Module, originals: Mapping[int, str]) -> str | None:
@@ -150,7 +182,8 @@ def _reached(start: Any) -> Iterator[Any]:
             continue
         if isinstance(value, dict):
             waiting.extend(value.values())
-        elif isinstance(value, (list, tuple, set, frozenset)):
+            waiting.extend(key for key in value if type(key) is not str)
+        elif isinstance(value, (list, tuple, set, frozenset, deque)):
             waiting.extend(value)
         elif isinstance(value, types.MethodType):
             waiting += [value.__self__, value.__func__]
@@ -161,3 +194,4 @@ def _reached(start: Any) -> Iterator[Any]:
             waiting += [value.func, value.args, value.keywords]
         if not isinstance(value, types.FunctionType) and isinstance(own := attributes_of(value), dict):
             waiting.append(own)
+        waiting.extend(slots_of(value).values())

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from .errors import RecipeError, one_line
-from .graph.capture import device_of
 from .graph.hints import noise
-from .graph.isolation import cloned_tensors, fake_weights, undisturbed
+from .graph.isolation import cloned_tensors, device_of, fake_weights, undisturbed
 from .graph.latents import decode, encode, first_tensor
 from .plan import Plan
 from .report import inputs_text

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import warnings
-from dataclasses import replace
+import weakref
+from collections import deque
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
-from prismify import convert, convert_, scan
+from prismify import convert, convert_, load, save, scan
 from prismify.errors import ConversionError
 from prismify.plan import Plan
 from tests.graph import nets
@@ -49,6 +52,47 @@ class Closed(nets.Chain):
         return self.tail(self.call(self.head(x)))
 
 
+@dataclass(slots=True)
+class Slotted:
+    layer: nn.Module
+    seen: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenSlotted:
+    layer: nn.Module
+
+
+class Named(NamedTuple):
+    layer: nn.Module
+
+
+class Stored(nets.Chain):
+    """Runs a layer that an object or a container beside the module tree holds."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        layer = self.body[0]
+        make, self.get = STORES[how]
+        self.store = make(layer)
+
+    def forward(self, x):
+        return self.tail(self.get(self, self.store)(self.head(x)))
+
+
+STORES: dict[str, tuple[Any, Any]] = {
+    "slots": (Slotted, lambda net, store: store.layer),
+    "frozen slots": (FrozenSlotted, lambda net, store: store.layer),
+    "named tuple": (Named, lambda net, store: store.layer),
+    "deque": (lambda layer: deque([layer]), lambda net, store: store[0]),
+    "set": (lambda layer: {layer}, lambda net, store: next(iter(store))),
+    "frozen set": (lambda layer: frozenset([layer]), lambda net, store: next(iter(store))),
+    "keys": (lambda layer: {layer: 1.0}, lambda net, store: next(iter(store))),
+    "keyed by layer": (lambda layer: {layer: [layer]}, lambda net, store: store[net.body[0]][0]),
+    "a tuple in slots": (lambda layer: Slotted((layer,)), lambda net, store: store.layer[0]),  # type: ignore[arg-type]
+}
+
+
 class Elsewhere(nets.Chain):
     """Runs a layer through a global: neither a copy nor a replaced module is reached."""
 
@@ -67,9 +111,11 @@ def test_a_conversion_that_would_run_the_original_is_refused_and_undone(function
 
 
 @pytest.mark.parametrize("function", [convert, convert_])
-@pytest.mark.parametrize("how", ["list", "closure", "default", "partial", "list in a closure", "tuple in a closure"])
+@pytest.mark.parametrize(
+    "how", ["list", "closure", "default", "partial", "list in a closure", "tuple in a closure", *STORES]
+)
 def test_layers_that_python_functions_hold_are_replaced_with_them(how, function):
-    model = Listed() if how == "list" else Closed(how)
+    model = Listed() if how == "list" else Stored(how) if how in STORES else Closed(how)
     x = torch.randn(1, 3, 8, 8)
     small = function(model, args=(x,))
     with torch.no_grad():
@@ -81,6 +127,58 @@ def test_layers_that_python_functions_hold_are_replaced_with_them(how, function)
                 parameter.zero_()
         assert not torch.equal(before, changed)
         assert torch.equal(small(x), changed)
+
+
+@pytest.mark.parametrize("how", STORES)
+def test_a_refused_conversion_in_place_leaves_what_holds_a_layer_as_it_was(how, monkeypatch):
+    model, x = Stored(how), torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        before = model(x)
+    monkeypatch.setattr("prismify.rewrite.verify", lambda *_: (_ for _ in ()).throw(ConversionError("no")))
+    with pytest.raises(ConversionError, match="no"):
+        convert_(model, args=(x,))
+    with torch.no_grad():
+        assert torch.equal(model(x), before)
+        model.body[0].weight.zero_()
+        assert not torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("how", STORES)
+def test_a_folder_loaded_into_a_model_reaches_what_holds_a_layer(how, tmp_path):
+    torch.manual_seed(1)
+    small, x = convert(Stored(how), args=(torch.randn(1, 3, 8, 8),)), torch.randn(1, 3, 8, 8)
+    save(small, tmp_path / "small", reference="tests.test_copying:Stored", arguments={"how": how})
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "small", model=Stored(how))(x), small(x))
+
+
+def test_a_reference_that_keeps_nothing_alive_is_followed_in_place_and_refused_in_a_copy():
+    class Weak(nets.Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = weakref.ref(self.body[0])
+
+        def forward(self, x):
+            return self.tail(self.layer()(self.head(x)))
+
+    x = torch.randn(1, 3, 8, 8)
+    with pytest.raises(ConversionError, match=r"still runs the original's body\.0"):
+        convert(Weak(), args=(x,))
+    small = convert_(Weak(), args=(x,))
+    assert small.layer() is small.body[0]
+
+
+def test_what_slots_cache_is_as_it_was_after_a_scan():
+    class Caching(Stored):
+        def forward(self, x):
+            if self.store.seen is None:
+                self.store.seen = torch.ones(x.shape[-1])
+            return super().forward(x * self.store.seen)
+
+    model, x = Caching("slots"), torch.randn(1, 3, 8, 8)
+    scan(model, (x,))
+    assert model.store.seen is None
+    assert torch.isfinite(model(x)).all()
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")

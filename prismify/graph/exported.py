@@ -43,6 +43,8 @@ def export_graph(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Gra
     env: dict[fx.Node, Any] = {}
     modules = _Modules(model)
     for node in exported.graph.nodes:
+        if node in env:  # a result of what was copied in its place
+            continue
         if node.op == "placeholder" and node.name in weights:
             target = weights[node.name].removeprefix("model.")
             made = graph.create_node("get_attr", target)

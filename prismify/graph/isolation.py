@@ -107,6 +107,7 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         held: list[Any] = [value for value in _beside(model) if isinstance(value, draws.GENERATORS)]
         self._saved: list[tuple[Any, list[Any], list[int]]] = []
+        self._slotted: list[tuple[Any, dict[str, Any]]] = []
         seen: set[int] = set()
         waiting: list[Any] = [model]
         while waiting:
@@ -124,13 +125,24 @@ class Snapshot:
                 waiting.extend(value)
             elif isinstance(value, tuple):
                 waiting.extend(value)
-            elif isinstance(attributes := attributes_of(value), dict):
-                waiting.append(attributes)
+            else:
+                if isinstance(attributes := attributes_of(value), dict):
+                    waiting.append(attributes)
+                if slots := slots_of(value):
+                    self._slotted.append((value, slots))
+                    waiting.extend(slots.values())
         self.generators = list({id(value): value for value in held}.values())
         self._drawn = [draws.state_of(generator) for generator in self.generators]
 
     def restore(self) -> None:
         """Put back what has changed, and touch nothing else."""
+        for value, slots in self._slotted:
+            now = slots_of(value)
+            for name in now.keys() - slots.keys():
+                object.__delattr__(value, name)
+            for name, content in slots.items():
+                if now.get(name) is not content:
+                    object.__setattr__(value, name, content)  # as a frozen dataclass is written, too
         for generator, state in zip(self.generators, self._drawn, strict=True):
             draws.put_back(generator, state)
         for container, content, identities in self._saved:
@@ -152,6 +164,21 @@ def attributes_of(value: Any) -> Any:
         return object.__getattribute__(value, "__dict__")
     except AttributeError:
         return None
+
+
+def slots_of(value: Any) -> dict[str, Any]:
+    """What an object holds in the `__slots__` of its class, apart from torch's own classes."""
+    found = {}
+    for kind in type(value).__mro__:
+        if kind.__module__.split(".")[0] in ("builtins", "torch", "numpy") or "__slots__" not in vars(kind):
+            continue
+        for name, descriptor in vars(kind).items():
+            if isinstance(descriptor, types.MemberDescriptorType):
+                try:
+                    found[name] = descriptor.__get__(value)
+                except AttributeError:  # nothing was put there
+                    continue
+    return found
 
 
 def _identities(container: Any) -> list[int]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.functional import silu
 
 from prismify import convert
 from prismify.errors import CaptureError, PlanError
@@ -264,3 +265,23 @@ def test_the_message_says_how_to_give_the_inputs():
         convert(nets.Picky())
     scanned = scan(nets.Picky(), (), {"picture": torch.randn(1, 3, 8, 8), "size": (16, 16)})
     assert [row.role for row in scanned.layers] == ["input", "output", "inner", "inner"]
+
+
+class Differentiates(nets.Chain):
+    """An energy's gradient, which no recorder under inference mode can follow."""
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.tail(silu(self.body[0](silu(self.head(x))))).sum()
+            return torch.autograd.grad(energy, x, create_graph=self.training)[0]
+
+
+def test_regions_in_an_exported_graph_are_read_in_their_place():
+    entry = capture_all(Differentiates().eval(), (torch.randn(1, 3, 8, 8),)).entries[0]
+    assert entry.technique == "torch.export"
+    seen = set()
+    for node in entry.graph.nodes:
+        assert set(node.all_input_nodes) <= seen
+        seen.add(node)
+    assert {row.name for row in scan(Differentiates(), (torch.randn(1, 3, 8, 8),)).layers} >= {"head", "tail"}
