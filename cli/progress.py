@@ -13,7 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ..training.run import Event
+    from ..training.events import Event
 
 
 def run_progress(console: Console) -> Progress:

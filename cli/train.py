@@ -14,7 +14,7 @@ from .options import AllowOption, ImportOption, TrustCodeOption, TrustOption, im
 from .terminal import one_line_errors
 
 if TYPE_CHECKING:
-    from ..training.run import Event, Watch
+    from ..training.events import Event, Watch
 
 SetOption = Annotated[
     list[str] | None,

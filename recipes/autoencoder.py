@@ -20,12 +20,13 @@ from prismify.training.average import Average
 from prismify.training.begin import freeze_unused, introduce, see_that_it_fits
 from prismify.training.discriminator import make_judge, mean_logit, set_trainable, smallest_side
 from prismify.training.ending import end_run
+from prismify.training.events import Watch
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model
 from prismify.training.opening import open_run
 from prismify.training.perceptual import LPIPS, load_lpips
 from prismify.training.rates import adam
-from prismify.training.run import Part, Run, Watch
+from prismify.training.run import Part, Run
 from prismify.training.schema import AutoencoderRecipe
 from prismify.training.stream import open_data
 

@@ -18,12 +18,13 @@ from prismify.training import losses
 from prismify.training.average import Average
 from prismify.training.begin import freeze_unused, introduce, see_that_it_fits
 from prismify.training.ending import end_run
+from prismify.training.events import Watch
 from prismify.training.measure import measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model, teacher_of
 from prismify.training.opening import open_run
 from prismify.training.perceptual import LPIPS, load_lpips
 from prismify.training.rates import adam
-from prismify.training.run import Part, Run, Watch
+from prismify.training.run import Part, Run
 from prismify.training.schema import DistillationRecipe
 from prismify.training.stream import Stream, open_data
 from prismify.training.teaching import Answering, Answers, answer, check_pair, distances, matched_layers

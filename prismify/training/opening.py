@@ -15,8 +15,9 @@ from ..checkpoint import Trust
 from ..errors import DataError, OutputError, PrismifyError, TrainingError
 from ..generators import kept_generators, seed_generators
 from .begin import make_accelerator
+from .events import Watch
 from .models import NO_TRUST
-from .run import Run, Watch
+from .run import Run
 from .schema import Recipe
 from .state import states
 from .written import LOCK_NAME, check_folder, check_own, open_record
@@ -35,10 +36,10 @@ def open_run(recipe: Recipe, watch: Watch, *, restart: bool = False, trust: Trus
         OutputError: the folder cannot be written.
     """
     accelerator = make_accelerator(recipe.train)
-    run = Run(recipe, accelerator, watch, trust)
+    run = Run(recipe, accelerator, watch, trust, restart=restart)
     error: BaseException | None = None
     try:
-        with kept_generators(), _folder_locked(run, restart) if run.leads else nullcontext():
+        with kept_generators(), _folder_locked(run) if run.leads else nullcontext():
             try:
                 accelerator.wait_for_everyone()
                 seed_generators(recipe.train.seed)  # of weights that are made for the run
@@ -75,25 +76,28 @@ def _in_one_line(error: Exception, run: Run) -> Exception:
 
 
 @contextmanager
-def _folder_locked(run: Run, restart: bool) -> Iterator[None]:
+def _folder_locked(run: Run) -> Iterator[None]:
     folder = run.folder
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; choose another output")
     _check_apart(run.recipe)
     made = [p for p in (folder, *folder.parents) if not p.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         check_folder(folder)
+        was_empty = not any(folder.iterdir())
         with _locked(folder):
             run.written = open_record(folder)
-            if restart:
-                run.written.forget()
-                if kept := states(folder / "state"):
-                    raise OutputError(f"{folder} holds a state of step {kept[-1]} that no record lists: move it away")
             check_own(run.written)
-            yield
+            try:
+                yield
+            except BaseException:
+                if was_empty and run.step == 0:  # no step was made: what was noted for the run is of no use
+                    with suppress(OSError):
+                        run.written.forget()
+                raise
     finally:
-        for place in made:  # a start that failed before it wrote anything leaves nothing
+        for place in made:  # a start that failed leaves nothing
             with suppress(OSError):
                 place.rmdir()
 

@@ -7,10 +7,10 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ..checkpoint import Trust
 from ..errors import OutputError, PrismifyError, RecipeError, TrainingError
 from ..generators import seed_generators
 from .divergence import Divergence
+from .events import Event, Watch
 from .journal import METRICS_NAME, Journal, is_utf8
 from .processes import unsynchronised
 from .rates import scheduled, set_rate
@@ -31,23 +32,6 @@ from .written import Written
 
 #: What a run cannot change on the way and still be the same run.
 _FIXED = ("recipe", "model.", "teacher", "data.size", "data.channels", "data.range", "train.seed")
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a run tells whoever watches.
-
-    "said": a line of text. "began": the run stands at `step` of `values["steps"]`, after `values["seconds"]` of at
-    most `values["limit"]`, where the recipe sets one. "step", "measured": a record.
-    """
-
-    kind: Literal["said", "began", "step", "measured"]
-    step: int = 0
-    text: str = ""
-    values: Mapping[str, float] = field(default_factory=dict)
-
-
-Watch = Callable[[Event], None]
 
 
 class Stateful(Protocol):
@@ -70,9 +54,9 @@ class Part:
 class Run:
     """Made by `open_run`; knows its folder, its processes and its step, and keeps its state."""
 
-    def __init__(self, recipe: Recipe, accelerator: Any, watch: Watch, trust: Trust) -> None:
+    def __init__(self, recipe: Recipe, accelerator: Any, watch: Watch, trust: Trust, *, restart: bool = False) -> None:
         self.recipe, self.accelerator, self.watch, self.trust = recipe, accelerator, watch, trust
-        self.folder = Path(recipe.output)
+        self.folder, self._restart = Path(recipe.output), restart
         self.written: Written  # of the process that leads, from `open_run`
         self.device: torch.device = accelerator.device
         train = recipe.train
@@ -175,12 +159,17 @@ class Run:
 
         Raises:
             RecipeError: the folder holds another run.
+            OutputError: it holds states that are none of a run's, where it is to be forgotten.
         """
         self._parts, self._optimizers, self._idle = parts, optimizers, dict(idle)
         self._fingerprint = f"{len(stream.images)} images {stream.images.fingerprint()}"
         epochs = self.recipe.train.epochs
         if epochs is not None:
             self.steps = max(1, math.ceil(epochs * len(stream.images) / self.shares.batch_size))
+        if self._restart:  # only now, when nothing is left that could keep the run from its first step
+            if self.leads:
+                self.written.forget_run()
+            self.accelerator.wait_for_everyone()
         self._since = time.monotonic()
         state = self._newest()
         if state is not None:

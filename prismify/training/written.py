@@ -11,6 +11,7 @@ from pathlib import Path
 from ..checkpoint.atomic import clear_drafts
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, files_in, listed, not_listed, read_json
 from ..errors import OutputError, PrismifyError
+from .state import states
 
 #: One relative path a line, noted before the file is written.
 RECORD_NAME = ".prismify-run"
@@ -63,6 +64,16 @@ class Written:
                         (self.folder / parent).rmdir()
         self._record.unlink(missing_ok=True)
         self._names = {}
+
+    def forget_run(self) -> None:
+        """`forget`, for another run to start in the folder.
+
+        Raises:
+            OutputError: it holds a state all the same, which that run would take up.
+        """
+        self.forget()
+        if kept := states(self.folder / "state"):
+            raise OutputError(f"{self.folder} holds a state of step {kept[-1]} that no record lists: move it away")
 
 
 def check_folder(folder: Path) -> None:
