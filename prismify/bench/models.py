@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..copying import copied
 from ..errors import one_line
 from ..fusion import fuse
 from ..generators import kept_generators
@@ -148,6 +148,6 @@ def _fused(converted: nn.Module, method: str) -> tuple[nn.Module | None, str | N
     """A copy of a model that shares its weights and runs fused; or why there is none."""
     shared: dict[int, Any] = {id(t): t for t in (*converted.parameters(), *converted.buffers())}
     try:
-        return fuse(copy.deepcopy(converted, shared)), None
+        return fuse(copied(converted, {}, shared)), None
     except Exception as error:
         return None, one_line(error)

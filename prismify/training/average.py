@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 import torch
 from torch import nn
+
+from ..copying import copied
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,7 +22,7 @@ class Average:
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.decay = decay
         with torch.no_grad():  # scripted parts copy their weights by an operator, which would be differentiated
-            self.model = copy.deepcopy(model).eval().requires_grad_(False)
+            self.model = copied(model, {}, {}).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, steps: int) -> None:

@@ -15,8 +15,18 @@ from prismify.errors import SourceError
 from prismify.training.finished import run_model
 
 SHARING = """
+import warnings
+
 import torch
 from torch import nn
+from torch.nn import utils
+from torch.nn.utils import parametrizations
+
+warnings.simplefilter("ignore", FutureWarning)
+NORMS = {
+    "weight norm": parametrizations.weight_norm, "weight norm of old": utils.weight_norm,
+    "spectral norm": parametrizations.spectral_norm, "spectral norm of old": utils.spectral_norm,
+}
 
 
 class Sharing(nn.Module):
@@ -36,6 +46,8 @@ class Sharing(nn.Module):
             self.one.weight = nn.Parameter(self.one.weight.detach().to(memory_format=torch.channels_last))
         if how == "sparse":
             self.register_buffer("table", torch.eye(3).to_sparse())
+        if how in NORMS:
+            self.one = NORMS[how](self.one)
         self.how = how
 
     def get_extra_state(self):
@@ -50,6 +62,7 @@ class Sharing(nn.Module):
     def decode(self, z):
         return self.leave(z)
 """
+NORMS = ("weight norm", "weight norm of old", "spectral norm", "spectral norm of old")
 #: No module without extra state says so: the methods go.
 PLAIN = SHARING[: SHARING.index("    def get_extra_state")] + SHARING[SHARING.index("    def encode") :]
 
@@ -59,7 +72,8 @@ def source(tmp_path: Path, text: str, how: str) -> dict[str, Any]:
     return {"source": f"{tmp_path / 'sharing.py'}:Sharing", "arguments": {"how": how}}
 
 
-@pytest.mark.parametrize("how", ["tied", "twice", "buffers", "turned"])
+@pytest.mark.parametrize("how", ["tied", "twice", "buffers", "turned", *NORMS])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_model_that_shares_memory_ends_its_run_and_opens_again(
     tmp_path: Path, recipe: Callable[..., Any], train: Callable[..., Any], how: str
 ) -> None:
