@@ -86,6 +86,14 @@ def test_denoisers_are_said_not_to_be_trained_yet(tmp_path: Path, run: Run) -> N
         (["demo", "--set", "data.path=empty"], "empty holds no images"),
         (["demo", "--set", "train.batchsize=3"], "train: unknown field 'batchsize'; known are accumulation"),
         (["demo", "--set", "data.path=empty", "--set", "output=a_file"], "a_file is not a folder"),
+        (["demo", "--set", "train.clip=0"], "demo: train: clip 0 must be a positive number; null leaves gradients"),
+        (["demo", "--set", "train.learning_rate=.nan"], "train: learning_rate nan must be a positive number"),
+        (["demo", "--set", "train.mixed_precision=maybe"], "mixed_precision 'maybe' is not one of no, bf16, fp16"),
+        (["latin1.yaml"], "latin1.yaml is no recipe: its byte 5 is not UTF-8; save it as UTF-8"),
+        (["utf16.yaml"], "utf16.yaml is no recipe: it is UTF-16; save it as UTF-8"),
+        (["bomb.yaml"], "bomb.yaml: line 6: it holds more than 50,000 values, with those that aliases stand for"),
+        (["twice.yaml"], "twice.yaml: line 2: 'recipe' is given twice, first in line 1"),
+        (["empty"], "empty is a folder: name the recipe in it, such as empty/recipe.yaml"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -94,6 +102,11 @@ def test_wrong_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "a_file").touch()
+    (tmp_path / "latin1.yaml").write_bytes("# caf\u00e9\nrecipe: autoencoder\n".encode("latin-1"))
+    (tmp_path / "utf16.yaml").write_bytes("recipe: autoencoder\n".encode("utf-16"))
+    (tmp_path / "twice.yaml").write_text("recipe: autoencoder\nrecipe: distillation\n")
+    rows = (f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 20))
+    (tmp_path / "bomb.yaml").write_text("a0: &a0 x\n" + "".join(rows))
     ran = run("train", *words)
     assert ran.code == 1
     assert message in ran.line
@@ -107,7 +120,9 @@ def test_recipes_are_listed_copied_and_checked(tmp_path: Path, run: Run, monkeyp
     assert run("recipes", "cp", "demo").out == "prismify train demo.yaml\n"
     assert run("recipes", "cp", "demo", "mine.yaml").line == "mine.yaml exists; name another file"
     assert "ships no recipe 'x'; it has" in run("recipes", "cp", "x", "y.yaml").line
-    full = yaml.safe_load(run("recipes", "validate", "mine.yaml", "--set", "train.steps=7").out)
+    words = ["--set", "train.steps=7", "--set", "train.mixed_precision=no"]
+    full = yaml.safe_load(run("recipes", "validate", "mine.yaml", *words).out)
+    assert full["train"]["mixed_precision"] == "no"
     assert full["train"]["steps"] == 7
     assert full["train"]["betas"] == [0.9, 0.999]
     assert "known are" in run("recipes", "validate", "mine.yaml", "--set", "trian.steps=7").line

@@ -203,6 +203,24 @@ def test_too_few_images_to_hold_some_out(pictures: Path) -> None:
         open_images(Data())
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_batch_of_more_than_all_images_passes_over_them_again(tmp_path: Path, count: int) -> None:
+    for index in range(count):
+        Image.new("RGB", (8, 8), (50 * index, 0, 0)).save(tmp_path / f"{index}.png")
+    stream, _ = open_data(Data(path=str(tmp_path), size=8, validation=0), 0)
+    row = batches(stream, Shares(16, 1, 1, 0), 0)
+    seen = torch.cat([next(row) for _ in range(count)])[:, 0, 0, 0]
+    assert seen.unique(return_counts=True)[1].tolist() == [16] * count
+    with pytest.raises(DataError, match=f"holds {count} images, and data.validation={count} .* at most {count - 1}$"):
+        open_data(Data(path=str(tmp_path), size=8, validation=count), 0)
+
+
+def test_a_worker_that_is_started_anew_reads_the_same(pictures: Path) -> None:
+    stream, _ = open_data(Data(path=str(pictures), size=16, crop="random", flip=True, validation=2), 3)
+    again = pickle.loads(pickle.dumps(stream))  # as `spawn` hands it over
+    assert all(torch.equal(again[position], stream[position]) for position in (0, 5, 100))
+
+
 def test_images_of_different_sizes_need_one(tmp_path: Path) -> None:
     for side in (16, 20):
         Image.new("RGB", (side, side), (side, 0, 0)).save(tmp_path / f"{side}.png")
