@@ -178,9 +178,13 @@ def _resolve_all(
         way = _MODEL if skeleton else f"It holds code, which only --trust-pickle reads; else {_WAY_OUT}"
         raise UnsafePickleError(f"{told} {way}")
     if missing := [name for name in refused if name in allow]:
+        module, _, name = missing[0].partition(".")
+        where = "Install its package, or start from the folder that holds it"
+        if module == "__main__":  # the name of whatever program runs
+            where = f"{name} was written in the program that saved the file, and this is another one: "
+            where += _MODEL if skeleton else "keep it in a module of its own, and save again from there"
         raise UnsafePickleError(
-            f"{path} holds {missing[0]}, which is allowed but cannot be imported here; nothing was run. "
-            "Install its package, or start from the folder that holds it"
+            f"{path} holds {missing[0]}, which is allowed but cannot be imported here; nothing was run. {where}"
         )
     flags = " ".join(f"--allow {name}" for name in refused)
     if skeleton:

@@ -89,10 +89,14 @@ def reduced(value: Any) -> Any:
     Raises:
         PicklingError: no form of it can be read again.
     """
+    if isinstance(value, (type, types.FunctionType)) and "." in (name := value.__qualname__) and "<" not in name:
+        raise pickle.PicklingError(
+            f"{value.__module__}.{name} stands inside a class, where a file cannot name it safely"
+        )
     if isinstance(value, types.MethodType):
         if isinstance(value.__self__, nn.Module):
             return method, (value.__self__, value.__func__.__name__)
-        raise pickle.PicklingError(f"{value!r} is a method of no module")
+        raise pickle.PicklingError(f"{value.__func__.__qualname__} is a method of no module")
     if isinstance(value, (types.BuiltinFunctionType, types.FunctionType)):
         name = value.__name__
         if _computes(value) and any(getattr(home, name, None) is value for home in _HOMES):
