@@ -124,7 +124,8 @@ def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
             raise PlanError(f"{layer.name} is applied by {layer.within}: replace that as well, or keep both")
         for other in layer.tied:
             if (verdicts[other].operator if other in verdicts else None) != verdicts[layer.name].operator:
-                raise PlanError(f"{layer.name} shares a weight or bias with {other}: give both the same decision")
+                holder = other or "the model itself"
+                raise PlanError(f"{layer.name} shares a weight or bias with {holder}: give both the same decision")
     return _plan(model, capture, found, verdicts, plan.policy)
 
 
@@ -230,7 +231,8 @@ def _settle_tied(found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Ve
         for other in layer.tied:
             same = other in verdicts and verdicts[other].operator == verdicts[layer.name].operator
             if not same:
-                reason = f"it shares a weight or bias with {other}, which does not change in the same way"
+                holder = other or "the model itself"
+                reason = f"it shares a weight or bias with {holder}, which does not change in the same way"
                 verdicts[layer.name] = Verdict(None, "tied", reason)
                 return _settle_tied(found, verdicts)
     return verdicts

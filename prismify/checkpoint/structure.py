@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from ..copying import copied
-from ..errors import PlanError, PrismifyError, SourceError
+from ..errors import PlanError, PrismifyError, SourceError, UnsafePickleError
 from ..families import family
 from ..graph import unwrap
 from ..layers import own_operators
@@ -185,6 +185,8 @@ def _write_skeleton(model: nn.Module, path: Path) -> None:
         read_pickle(path, allow=classes_in(path), skeleton=True)
     except Exception as error:
         text = " ".join(str(error).split()).replace(f"{path} ", "it ")[:200]
+        if isinstance(error, UnsafePickleError):  # told to whoever reads a file
+            text = text.partition(", which could run code")[0] + ", which load would refuse"
         raise SourceError(
             f"{type(model).__name__} cannot be described by pickling it ({text}): "
             "give save a reference to its factory, such as reference='package.module:factory'"

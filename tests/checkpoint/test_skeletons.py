@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from prismify import convert, load, save
 from prismify.errors import SourceError, UnsafePickleError
@@ -53,6 +54,7 @@ class Holding(Chain):
         (Holding.Inner(), "Holding.Inner stands inside a class"),
         (Holding.still, "Holding.still stands inside a class"),
         (Holding.make, "Holding.make is a method of no module"),
+        (torch.compile(nn.Identity(), backend="eager"), "it holds .*, which load would refuse"),
     ],
 )
 def test_what_a_file_cannot_name_is_named_when_saving(held: Any, said: str, tmp_path: Path) -> None:

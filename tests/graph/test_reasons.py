@@ -121,3 +121,15 @@ def test_what_comes_from_noise_is_not_called_time_class_or_text_alone():
     rows = {row.name: row for row in scan(Noisy(), (torch.randn(1, 3, 8, 8),)).layers}
     assert rows["noise.1"].role == "cond"
     assert "noise" in rows["noise.1"].reason
+
+
+def test_a_weight_that_the_model_itself_holds_as_well_names_it():
+    class Holds(Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = self.body[0].weight
+
+    rows = {row.name: row for row in scan(Holds(), (torch.randn(1, 3, 8, 8),)).layers}
+    assert rows["body.0"].reason == (
+        "it shares a weight or bias with the model itself, which does not change in the same way"
+    )
