@@ -24,8 +24,8 @@ from ..plan import Plan
 from ..rewrite import convert
 from ..scanning import UNTRAINED
 from .initial import start_at_zero
+from .model_files import remove_model
 from .schema import ModelSource
-from .written import remove_model
 
 NO_TRUST = Trust()
 

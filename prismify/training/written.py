@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from ..checkpoint.atomic import clear_drafts
-from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, files_in, listed, not_listed, read_json
+from ..checkpoint.manifest import read_json
 from ..errors import OutputError, PrismifyError
+from .model_files import is_inside, remove_model, strange_files
 from .state import states
 
 #: One relative path a line, noted before the file is written.
@@ -20,8 +20,6 @@ LOCK_NAME = ".lock"
 FOLDERS = ("state", "images", "tensorboard", "model", "best")
 #: What a run writes at its end, or once.
 _ONCE = ("model", "best", "report.md", "curves.png", "recipe.yaml", "run.json", "plan.json", "metrics.jsonl")
-#: What unconverted models are written as.
-PLAIN_FILES = (CONFIG_NAME, "model.safetensors", "diffusion_pytorch_model.safetensors")
 #: What runs wrote before there was a record.
 _EARLIER = re.compile(
     r"(recipe\.yaml|run\.json|plan\.json|metrics\.jsonl|report\.md|curves\.png|images/step-\d{8,}\.png"
@@ -52,7 +50,7 @@ class Written:
         """Remove what the record lists, and folders that are empty then."""
         for name in self._names:
             path = self.folder / name
-            if not _is_inside(self.folder, path):
+            if not is_inside(self.folder, path):
                 continue
             if path.is_dir():
                 remove_model(path)
@@ -94,7 +92,7 @@ def check_folder(folder: Path) -> None:
 def open_record(folder: Path) -> Written:
     """The record of a folder that `check_folder` took, made where an earlier version left none; drafts are cleared."""
     if not (folder / RECORD_NAME).is_file() and _is_earlier_run(folder):
-        found = (path for path in sorted(folder.rglob("*")) if _is_inside(folder, path))
+        found = (path for path in sorted(folder.rglob("*")) if is_inside(folder, path))
         Written(folder).note(*(p for p in found if _EARLIER.fullmatch(p.relative_to(folder).as_posix())))
     for place in (folder, folder / "state", folder / "images"):
         if place.is_dir():
@@ -110,33 +108,9 @@ def check_own(written: Written) -> None:
     """
     for name in _ONCE:
         path = written.folder / name
-        strange = [""] if path not in written else _strange(path)
+        strange = [""] if path not in written else strange_files(path)
         if os.path.lexists(path) and strange:
             raise OutputError(f"{path / strange[0]} was not written by this run: move it, or name another output")
-
-
-def _strange(model: Path) -> list[str]:
-    """What lies in a model's folder and is not of it."""
-    if not model.is_dir():
-        return []
-    if (model / MANIFEST_NAME).is_file():
-        return not_listed(model)
-    return sorted(name for name in files_in(model) if name not in PLAIN_FILES)
-
-
-def remove_model(folder: Path) -> None:
-    """Remove a model that a run wrote: the files that its manifest lists, or the usual ones."""
-    names: Iterable[str] = PLAIN_FILES
-    if (folder / MANIFEST_NAME).is_file():
-        with suppress(PrismifyError):
-            names = [*(listed(read_json(folder / MANIFEST_NAME)) or ()), MANIFEST_NAME]
-    for name in names:
-        path = folder / name
-        if _is_inside(folder, path) and not path.is_dir():
-            path.unlink(missing_ok=True)
-    for place, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):  # what else lies in there is not the run's
-            os.rmdir(place)
 
 
 def _is_earlier_run(folder: Path) -> bool:
@@ -147,14 +121,6 @@ def _is_earlier_run(folder: Path) -> bool:
     except PrismifyError:
         return False
     return {"command", "seed", "versions", "learning_rate"} <= set(facts)
-
-
-def _is_inside(folder: Path, path: Path) -> bool:
-    """Whether a path lies in a folder, and no link leads there."""
-    relative = path.relative_to(folder)
-    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
-        return False
-    return not any((folder / parent).is_symlink() for parent in relative.parents if parent != Path("."))
 
 
 def _lines(path: Path) -> list[str]:
