@@ -25,7 +25,8 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from prismify.kernels import cuda_run, deep_prism, engines_report, prism, reference  # noqa: E402
+from prismify.kernels import deep_prism, engines_report, prism, reference  # noqa: E402
+from prismify.kernels.cuda import run as cuda_run  # noqa: E402
 from prismify.kernels.problem import Geometry, make_problem  # noqa: E402
 
 #: float32 from 64 MiB up; bfloat16 of the same shapes is half of that.

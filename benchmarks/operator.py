@@ -31,8 +31,9 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from prismify.kernels import deep_prism, engines_report, plain, prism  # noqa: E402
+from prismify.kernels import deep_prism, engines_report, prism  # noqa: E402
 from prismify.kernels.problem import Geometry  # noqa: E402
+from prismify.kernels.torch import plain  # noqa: E402
 
 LARGE = [(8, 256, 32, 32), (4, 256, 64, 64), (1, 256, 128, 128)]
 OTHERS = [(8, 64, 32, 32), (1, 64, 64, 64), (8, 512, 16, 16), (8, 128, 64, 64), (1, 64, 256, 256)]

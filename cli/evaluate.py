@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from ..metrics.evaluation import Evaluation
     from ..metrics.networks import FeatureNetwork
-    from ..training.perceptual import LPIPS
+    from ..training.data.stream import Stream
+    from ..training.losses.perceptual import LPIPS
     from ..training.schema import Data
-    from ..training.stream import Stream
 
 MODEL_HELP = (
     "A converted folder, a run's folder (its best weights, or as far as it came), a diffusers folder, a model "
@@ -152,11 +152,11 @@ def images_of(
     seed: int,
 ) -> Stream:
     """The images that a command names, in order, as the models' runs saw images; what a person sets goes first."""
+    from ..training.data.images import open_images
+    from ..training.data.stream import Stream, order_of
     from ..training.finished import shared_settings
-    from ..training.images import open_images
     from ..training.recipe import changed_data
     from ..training.schema import Data
-    from ..training.stream import Stream, order_of
 
     runs = {name: one.data for name, one in opened.items() if one.data is not None}
     sets = [*sets, *([f"data.size={size}"] if size is not None else [])]
@@ -225,9 +225,9 @@ def _range(text: str) -> tuple[float, float]:
 def _judges(
     lpips: Path | None, features: Path | None, device: torch.device
 ) -> tuple[tuple[LPIPS, str] | None, FeatureNetwork | None]:
-    from ..checkpoint.weights import read_state
+    from ..checkpoint.formats.weights import read_state
     from ..metrics.networks import load_network
-    from ..training.perceptual import load_lpips
+    from ..training.losses.perceptual import load_lpips
     from ..training.schema import Perceptual
 
     judged = None
@@ -278,7 +278,7 @@ def _print(found: Evaluation, content: dict[str, Any], output: Path | None) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    from ..training.folders import passed_over_text
+    from ..training.data.folders import passed_over_text
 
     console = Console(highlight=False, soft_wrap=True)
     metrics = list(dict.fromkeys(m for row in found.rows.values() for m in row))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..graph import ExampleInputs
-    from ..policies import OwnPolicy, Policy
+    from ..plan.policies import OwnPolicy, Policy
 
 _LARGEST_INPUT = 1 << 28
 _NAMED = re.compile(r"([A-Za-z_]\w*)(:?=)(.*)", re.DOTALL)
@@ -236,9 +236,9 @@ def policy_of(**fields: Any) -> Callable[[], Policy | OwnPolicy]:
     """What makes the policy of the options' values, or finds a person's own; it raises PlanError where one is wrong."""
 
     def make() -> Policy | OwnPolicy:
-        from ..checkpoint.reference import own_function
+        from ..checkpoint.references.reference import own_function
         from ..errors import PlanError
-        from ..policies import Policy
+        from ..plan.policies import Policy
 
         name = str(fields["name"])
         if ":" in name:
@@ -306,7 +306,7 @@ def _named_input(text: str, dtype: torch.dtype) -> tuple[str, Any]:
 def _input(text: str) -> Any:
     import torch
 
-    from ..checkpoint.pickles import read_pickle
+    from ..checkpoint.formats.pickles import read_pickle
 
     path = Path(text)
     if path.suffix in (".pt", ".pth"):

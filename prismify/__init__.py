@@ -10,13 +10,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .checkpoint import load, save
     from .errors import PrismifyError
-    from .fusion import fuse, unfuse
     from .graph import capture
     from .layers import DeepPrism, Prism, PrismAttn, PrismConv, register_operator
-    from .plan import Decision, Plan
-    from .policies import Policy
-    from .rewrite import convert, convert_
-    from .scanning import scan
+    from .plan.plan import Decision, Plan
+    from .plan.policies import Policy
+    from .rewrite.fusion import fuse, unfuse
+    from .rewrite.module import convert, convert_
+    from .scanning.scan import scan
 
 # name -> the module that defines it; loaded on first use (PEP 562), so that `import prismify` is instant.
 _PUBLIC = {

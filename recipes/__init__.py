@@ -17,7 +17,7 @@ def carry_out(
     """Train as a recipe says; returns the run's folder.
 
     Args:
-        watch: is told every `prismify.training.events.Event`.
+        watch: is told every `prismify.training.engine.events.Event`.
         restart: forget what the folder holds of an earlier run.
         trust: what the models may do; a recipe that names Python code needs `Trust(code=True)`.
     """

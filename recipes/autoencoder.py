@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.graph.latents import decode, encode, latents_text
-from prismify.training import losses
 from prismify.training.average import Average
-from prismify.training.begin import freeze_unused, introduce, see_that_it_fits
-from prismify.training.discriminator import make_judge, mean_logit, set_trainable, smallest_side
-from prismify.training.ending import end_run
-from prismify.training.events import Watch
+from prismify.training.data.stream import open_data
+from prismify.training.engine.begin import freeze_unused, introduce, see_that_it_fits
+from prismify.training.engine.ending import end_run
+from prismify.training.engine.events import Watch
+from prismify.training.engine.opening import open_run
+from prismify.training.engine.run import Part, Run
+from prismify.training.losses import losses
+from prismify.training.losses.discriminator import make_judge, mean_logit, set_trainable, smallest_side
+from prismify.training.losses.perceptual import LPIPS, load_lpips
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model
-from prismify.training.opening import open_run
-from prismify.training.perceptual import LPIPS, load_lpips
 from prismify.training.rates import adam
-from prismify.training.run import Part, Run
 from prismify.training.schema import AutoencoderRecipe
-from prismify.training.stream import open_data
 
 
 class Autoencoding(nn.Module):

@@ -16,7 +16,7 @@ from torch import nn
 
 from prismify import convert, convert_, load, save, scan
 from prismify.errors import ConversionError
-from prismify.plan import Plan
+from prismify.plan.plan import Plan
 from tests.graph import nets
 from tests.test_rewrite import snapshot, unchanged
 
@@ -134,7 +134,7 @@ def test_a_refused_conversion_in_place_leaves_what_holds_a_layer_as_it_was(how, 
     model, x = Stored(how), torch.randn(1, 3, 8, 8)
     with torch.no_grad():
         before = model(x)
-    monkeypatch.setattr("prismify.rewrite.verify", lambda *_: (_ for _ in ()).throw(ConversionError("no")))
+    monkeypatch.setattr("prismify.rewrite.module.verify", lambda *_: (_ for _ in ()).throw(ConversionError("no")))
     with pytest.raises(ConversionError, match="no"):
         convert_(model, args=(x,))
     with torch.no_grad():

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import prismify
-from prismify import fusion
 from prismify.errors import PrismifyError
 from prismify.kernels import norm_act_deep_prism
 from prismify.kernels.engines import opaque
 from prismify.layers import DeepPrism
+from prismify.rewrite import fusion
 from tests.tolerances import exact, rounded
 
 needs_engine = pytest.mark.skipif(

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..copying import copied
 from ..errors import one_line
-from ..fusion import fuse
 from ..generators import kept_generators
 from ..graph import Capture, ExampleInputs
-from ..graph.containers import tensors_in
-from ..plan import Plan
+from ..graph.inputs.containers import tensors_in
+from ..plan.plan import Plan
+from ..rewrite.copying import copied
+from ..rewrite.fusion import fuse
 from .timing import compare, device_name, peak_bytes
 
 #: Kinds of passes: name -> whether gradients are computed.

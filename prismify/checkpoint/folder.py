@@ -17,13 +17,17 @@ from ..families import FAMILIES, family
 from ..generators import kept_generators
 from ..graph import unwrap
 from ..graph.program import program_module
-from ..handoff import choose_recipe, recipe_text
 from ..layers import own_operators
 from ..layers.own import class_of
-from ..plan import Plan
-from ..report import build_report, report_markdown
-from ..rewrite import replay
+from ..plan.plan import Plan
+from ..rewrite.module import replay
+from ..scanning.report import build_report, report_markdown
 from .atomic import whole_folder
+from .formats.pickles import to_allow
+from .formats.programs import export_module, read_program, write_program
+from .formats.tensors import changed_buffers, fit_weights, lay_out, meta_names, put_buffers, strides_of, unique_state
+from .formats.weights import read_state, sha256, write_safetensors
+from .handoff import choose_recipe, recipe_text
 from .manifest import (
     CONFIG_NAME,
     FORMAT_VERSION,
@@ -37,9 +41,7 @@ from .manifest import (
     write_json,
 )
 from .origin import Source
-from .pickles import to_allow
-from .programs import export_module, read_program, write_program
-from .reference import parse_reference
+from .references.reference import parse_reference
 from .shipped import folder_of
 from .streaming import write_streamed
 from .structure import (
@@ -53,8 +55,6 @@ from .structure import (
     rebuild_from,
     write_structure,
 )
-from .tensors import changed_buffers, fit_weights, lay_out, meta_names, put_buffers, strides_of, unique_state
-from .weights import read_state, sha256, write_safetensors
 
 WEIGHTS_NAME = "model.safetensors"
 #: Buffers that no state dict holds, where they are not what the constructor makes.

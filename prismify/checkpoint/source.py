@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from ..errors import SourceError
 from ..families import family
-from .empty import build_empty, shapes_only
 from .folder import PROGRAM_NAME, WEIGHTS_NAME, load
+from .formats.programs import PROGRAM_SUFFIX, read_program
+from .formats.tensors import fit_weights
+from .formats.weights import SUFFIXES, is_index, read_state, read_weights, weight_files
 from .layouts import Selection, groups_text
 from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
 from .origin import Pipeline, Source
-from .programs import PROGRAM_SUFFIX, read_program
-from .reference import Reference, parse_reference
+from .references.empty import build_empty, shapes_only
+from .references.reference import Reference, parse_reference
+from .references.trust import Trust
 from .shipped import folder_of, shipped_models
 from .structure import rebuild_from
-from .tensors import fit_weights
-from .trust import Trust
-from .weights import SUFFIXES, is_index, read_state, read_weights, weight_files
 
 #: Files by which a folder says itself which model it holds.
 _DESCRIBED = (CONFIG_NAME, PIPELINE_NAME, MANIFEST_NAME)

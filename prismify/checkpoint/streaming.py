@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SourceError
+from .formats.tensor_files import Part, part_of, stored_tensors, write_parts
+from .formats.tensors import saved_once
+from .formats.weights import read_state, shard_of
 from .origin import Source
-from .tensor_files import Part, part_of, stored_tensors, write_parts
-from .tensors import saved_once
-from .weights import read_state, shard_of
 
 
 def draw_new_weights(model: nn.Module) -> None:

@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..copying import copied
 from ..errors import PlanError, PrismifyError, SourceError, UnsafePickleError
 from ..families import family
 from ..graph import unwrap
 from ..layers import own_operators
 from ..layers.own import class_of
-from ..plan import Plan
-from ..rewrite import replay
-from .empty import build_empty
+from ..plan.plan import Plan
+from ..rewrite.copying import copied
+from ..rewrite.module import replay
+from .formats.pickles import classes_in, read_pickle
 from .imports import copy_with_neighbours
 from .manifest import CONFIG_NAME, MANIFEST_NAME, read_config
-from .pickles import classes_in, read_pickle
-from .reference import Reference, parse_reference
+from .references.empty import build_empty
+from .references.reference import Reference, parse_reference
 from .values import readable_pickle
 
 SKELETON_NAME = "skeleton.pt"

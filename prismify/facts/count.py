@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from .errors import PlanError, ShapeError, one_line
-from .graph.example_inputs import ExampleInputs
-from .graph.flow import ATTENTION, CONVOLUTION, MATMUL, data_operands, operator_name, shape
-from .graph.isolation import fake_weights, undisturbed
-from .graph.recorder import record
-from .layers import Operator, build_operator
-from .layers.operator import stand_in
+from ..errors import PlanError, ShapeError, one_line
+from ..graph.dataflow.flow import ATTENTION, CONVOLUTION, MATMUL, data_operands, operator_name, shape
+from ..graph.inputs.example_inputs import ExampleInputs
+from ..graph.isolation import fake_weights, undisturbed
+from ..graph.recorder import record
+from ..layers import Operator, build_operator
+from ..layers.operator import stand_in
 
 if TYPE_CHECKING:
     from .inventory import Layer

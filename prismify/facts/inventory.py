@@ -10,12 +10,13 @@ from math import prod
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..graph import Attention, Capture, LayerUse, Role, find_attention, merge_roles
+from ..graph.dataflow import roles
+from ..graph.dataflow.flow import drew, operands, operator_name, shape
+from ..graph.dataflow.shifts import removed_by
+from ..graph.stand_in import layer_of
+from ..layers import LAYERS, PrismMultihead, operator_for
 from .count import node_macs, unique
-from .graph import Attention, Capture, LayerUse, Role, find_attention, merge_roles, roles
-from .graph.flow import drew, operands, operator_name, shape
-from .graph.shifts import removed_by
-from .graph.stand_in import layer_of
-from .layers import LAYERS, PrismMultihead, operator_for
 from .obstacles import class_name, is_layer, kind_of, obstacle_of, widths_of
 from .projections import AttentionPart, InProjection, attention_parts, in_projections
 from .weight_uses import uses_outside

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from .layers.operator import convolution_base, is_transposed_linear
-from .layers.within import WithinConvolution, can_stay_around
+from ..layers.operator import convolution_base, is_transposed_linear
+from ..layers.within import WithinConvolution, can_stay_around
 
 
 def is_layer(module: nn.Module | None) -> bool:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from .graph import Attention, LayerUse
-from .graph.channels import Layout, layout_of
-from .graph.flow import numel, shape
-from .layers.multihead import PROJECTIONS, Projection
+from ..graph import Attention, LayerUse
+from ..graph.dataflow.channels import Layout, layout_of
+from ..graph.dataflow.flow import numel, shape
+from ..layers.multihead import PROJECTIONS, Projection
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import fx, nn
 
-from .graph.flow import operands, operator_name
+from ..graph.dataflow.flow import operands, operator_name
 from .obstacles import is_layer
 
 #: Operators that ask a tensor for its type or place only, where it is not the first operand.

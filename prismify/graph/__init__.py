@@ -1,10 +1,10 @@
 """How a model becomes an FX graph, and what each of its layers is for."""
 
-from .attention import Attention, find_attention
 from .capture import Capture, EntryPoint, capture, capture_all
-from .example_inputs import ExampleInputs, inputs_with
+from .dataflow.attention import Attention, find_attention
+from .dataflow.roles import LayerUse, Role, merge_roles, roles
+from .inputs.example_inputs import ExampleInputs, inputs_with
 from .isolation import unwrap
-from .roles import LayerUse, Role, merge_roles, roles
 
 __all__ = [
     "Attention",

@@ -24,12 +24,12 @@ from torch._subclasses.fake_tensor import (
 
 from ..errors import CaptureError, one_line
 from ..generators import seed_generators
-from .advice import advice
 from .chance import chosen_at_random
-from .example_inputs import ExampleInputs, candidates, completed, given_inputs, is_complete
+from .dataflow.flow import output_nodes, shape
 from .exported import export_graph
-from .flow import output_nodes, shape
-from .hints import noise
+from .inputs.advice import advice
+from .inputs.example_inputs import ExampleInputs, candidates, completed, given_inputs, is_complete
+from .inputs.hints import noise
 from .isolation import Snapshot, cloned_tensors, device_of, fake_weights, undisturbed, unwrap
 from .recorder import Recorder, module_hooks, record
 from .training import with_gradients

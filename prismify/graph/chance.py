@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
-from .example_inputs import ExampleInputs
-from .flow import drew, output_nodes
+from .dataflow.flow import drew, output_nodes
+from .dataflow.roles import reaching
+from .inputs.example_inputs import ExampleInputs
 from .isolation import cloned_tensors, device_of, fake_weights, undisturbed
 from .recorder import record
-from .roles import reaching
 
 if TYPE_CHECKING:
     from .capture import EntryPoint

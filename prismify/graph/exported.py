@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from .containers import tensors_in
-from .example_inputs import ExampleInputs
+from .inputs.containers import tensors_in
+from .inputs.example_inputs import ExampleInputs
 
 
 class _Method(nn.Module):

@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError
 from .capture import Capture, capture_all
-from .example_inputs import ExampleInputs, given_inputs
 from .exported import module_of_node
-from .hints import noise
+from .inputs.example_inputs import ExampleInputs, given_inputs
+from .inputs.hints import noise
 
 #: How far ahead a recorded operator is looked for among the program's.
 _AHEAD = 64

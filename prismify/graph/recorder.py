@@ -26,9 +26,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .containers import tensors_in
 from .draws import drawn
-from .example_inputs import ExampleInputs
+from .inputs.containers import tensors_in
+from .inputs.example_inputs import ExampleInputs
 from .isolation import Snapshot
 from .known import KnownValues
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .flow import operator_name, shape
+from .dataflow.flow import operator_name, shape
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 _OPERATOR = re.compile(r"^(linear|conv[123]d|conv_transpose[123]d|convolution)$")

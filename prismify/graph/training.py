@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .containers import tensors_in
-from .example_inputs import ExampleInputs
+from .inputs.containers import tensors_in
+from .inputs.example_inputs import ExampleInputs
 from .isolation import cloned_tensors, fake_weights, undisturbed
 from .recorder import Recorder, module_hooks
 

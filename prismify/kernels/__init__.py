@@ -7,7 +7,7 @@ and Triton are loaded by the first call that they serve.
 
 from .engines import engines_report, explain, use_engine
 from .functional import deep_prism, prism
-from .fused import norm_act_deep_prism
+from .fused.functional import norm_act_deep_prism
 from .spatial import deep_prism_nd, deep_prism_transposed_nd
 from .transposed import deep_prism_transposed
 from .types import PADDING_MODES, Activation, PaddingMode, Topology

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import PrismifyError
-from . import cpu, cuda
-from .fusion import FusedRun
+from .cpu import support as cpu
+from .cuda import support as cuda
+from .fused.protocol import FusedRun
 from .problem import NormAct, Problem
 
 
@@ -63,31 +64,31 @@ class Engine:
 
 
 def _cpu_run() -> Run:
-    from . import cpu_run
+    from .cpu import run as cpu_run
 
     return cpu_run
 
 
 def _cpu_fused() -> FusedRun:
-    from . import cpu_fused
+    from .cpu import fused as cpu_fused
 
     return cpu_fused
 
 
 def _cuda_run() -> Run:
-    from . import cuda_run
+    from .cuda import run as cuda_run
 
     return cuda_run
 
 
 def _fast() -> Run:
-    from .torch_run import FAST
+    from .torch.run import FAST
 
     return FAST
 
 
 def _definition() -> Run:
-    from .torch_run import DEFINITION
+    from .torch.run import DEFINITION
 
     return DEFINITION
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from . import autograd, ops, plain
+from . import autograd, ops
 from .engines import ENGINES, TRANSPARENT, choose, opaque
 from .problem import Geometry, cached_geometry, cached_problem, depth_of, make_problem
+from .torch import plain
 from .types import PaddingMode, Topology
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..count import parameter_count
 from ..errors import DataError, RecipeError
+from ..facts.count import parameter_count
+from ..training.data.stream import Stream
+from ..training.losses.perceptual import LPIPS
 from ..training.measure import psnr, unit_range
 from ..training.models import reconstruct
-from ..training.perceptual import LPIPS
 from ..training.pictures import sheet, to_pixels
-from ..training.stream import Stream
 from .networks import FeatureNetwork
 
 #: Least images for a subset of KID, and for the splits of IS, to say anything.

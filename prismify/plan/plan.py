@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import OutputError, PlanError
-from .graph import ExampleInputs
-from .layers import Operator
-from .validation import build, plain_number, read_json_file
+from ..errors import OutputError, PlanError
+from ..graph import ExampleInputs
+from ..layers import Operator
+from ..validation import build, plain_number, read_json_file
 
 SCHEMA_VERSION = 1
 

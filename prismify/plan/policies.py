@@ -9,14 +9,14 @@ from fnmatch import fnmatchcase
 from math import gcd
 from typing import Literal, NamedTuple, get_type_hints
 
-from .count import count_operator
-from .errors import PlanError, PrismifyError, ShapeError, one_line
-from .graph.channels import Layout
-from .inventory import Layer
-from .kernels import Topology
-from .layers import Bias, Operator, OperatorType
-from .layers.volumes import check_channel_kernel, volumes_of
-from .validation import fit
+from ..errors import PlanError, PrismifyError, ShapeError, one_line
+from ..facts.count import count_operator
+from ..facts.inventory import Layer
+from ..graph.dataflow.channels import Layout
+from ..kernels import Topology
+from ..layers import Bias, Operator, OperatorType
+from ..layers.volumes import check_channel_kernel, volumes_of
+from ..validation import fit
 
 
 @dataclass(frozen=True)

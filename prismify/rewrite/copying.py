@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .graph.isolation import attributes_of, slots_of
+from ..graph.isolation import attributes_of, slots_of
 
 M = TypeVar("M", bound=nn.Module)
 _LEAVES = (type, types.ModuleType, str, bytes, int, float, complex, torch.dtype, torch.device)

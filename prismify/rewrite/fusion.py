@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .errors import PrismifyError
-from .graph import unwrap
-from .kernels import norm_act_deep_prism
-from .layers import DeepPrism, Prism, PrismConv
+from ..errors import PrismifyError
+from ..graph import unwrap
+from ..kernels import norm_act_deep_prism
+from ..layers import DeepPrism, Prism, PrismConv
 
 M = TypeVar("M", bound=nn.Module)
 #: Set to 0, models run as they are written, `fuse` or not.

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .errors import PlanError
-from .graph.stand_in import layer_from
-from .plan import Decision
+from ..errors import PlanError
+from ..graph.stand_in import layer_from
+from ..plan.plan import Decision
 
 _aten = torch.ops.aten
 _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")

@@ -17,10 +17,10 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec, TensorArgument
 
-from .errors import ConversionError, one_line
-from .graph.exported import module_of_node
-from .graph.program import first_names, hint, memory
-from .rewrite_graph import bound_arguments, is_operator
+from ..errors import ConversionError, one_line
+from ..graph.exported import module_of_node
+from ..graph.program import first_names, hint, memory
+from .graph import bound_arguments, is_operator
 
 _DECOMPOSED = torch.ops.aten.convolution.default
 

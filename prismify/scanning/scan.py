@@ -11,17 +11,17 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from .count import Counted, count_operator, count_own, parameter_count, state_bytes
-from .errors import CaptureError, PlanError, ShapeError
-from .graph import Capture, ExampleInputs, capture_all, unwrap
-from .graph.hints import noise
-from .graph.program import capture_program
-from .inventory import Inventory, Layer, inventory
-from .layers import Operator
-from .layers.operator import refusal
-from .obstacles import is_layer
-from .plan import Decision, Plan, Totals
-from .policies import (
+from ..errors import CaptureError, PlanError, ShapeError
+from ..facts.count import Counted, count_operator, count_own, parameter_count, state_bytes
+from ..facts.inventory import Inventory, Layer, inventory
+from ..facts.obstacles import is_layer
+from ..graph import Capture, ExampleInputs, capture_all, unwrap
+from ..graph.inputs.hints import noise
+from ..graph.program import capture_program
+from ..layers import Operator
+from ..layers.operator import refusal
+from ..plan.plan import Decision, Plan, Totals
+from ..plan.policies import (
     OwnPolicy,
     Policy,
     Verdict,

@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from ..checkpoint import Trust
+from ..checkpoint.formats.weights import read_state as read_weights
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME
-from ..checkpoint.weights import read_state as read_weights
 from ..errors import OutputError, RecipeError, SourceError
+from .engine.state import read_state, states
 from .models import NO_TRUST, open_model
 from .recipe import read_recorded
 from .schema import Data, ModelSource, Recipe
-from .state import read_state, states
 
 #: A run's models, the one to look at first.
 MODELS = ("best", "model")

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RecipeError
+from .data.stream import Stream
+from .engine.run import Run
+from .losses.perceptual import LPIPS
 from .models import reconstruct
-from .perceptual import LPIPS
 from .pictures import sheet, to_pixels
-from .run import Run
-from .stream import Stream
 
 
 def unit_range(images: Tensor, value_range: tuple[float, float]) -> Tensor:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from prismify.checkpoint.empty import build_empty, shapes_only
 from prismify.checkpoint.imports import neighbours
-from prismify.checkpoint.reference import Reference, parse_reference
+from prismify.checkpoint.references.empty import build_empty, shapes_only
+from prismify.checkpoint.references.reference import Reference, parse_reference
 from prismify.checkpoint.structure import rebuild_from
 from prismify.errors import SourceError
 

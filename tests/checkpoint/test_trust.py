@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from prismify.checkpoint import Trust, open_source
-from prismify.checkpoint.pickles import _resolve
-from prismify.checkpoint.reference import parse_reference
+from prismify.checkpoint.formats.pickles import _resolve
+from prismify.checkpoint.references.reference import parse_reference
 from prismify.errors import PrismifyError, SourceError
 
 

@@ -15,10 +15,10 @@ import yaml
 from PIL import Image
 
 import prismify
+from prismify.training.data.stream import Stream, open_data
 from prismify.training.measure import psnr
 from prismify.training.models import reconstruct
 from prismify.training.schema import Data
-from prismify.training.stream import Stream, open_data
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., Any]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prismify.cli.terminal import show_anything
 
-from prismify.training.journal import Journal, read_records
+from prismify.training.engine.journal import Journal, read_records
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def bar_of(width: int, seconds: float, step: int, **began: float) -> str:
     from prismify.cli.train import live_view
     from rich.console import Console
 
-    from prismify.training.events import Event
+    from prismify.training.engine.events import Event
 
     console = Console(file=io.StringIO(), width=width, force_terminal=True, soft_wrap=True)
     with pytest.MonkeyPatch.context() as patch:

@@ -12,9 +12,10 @@ from torch.nn.functional import silu
 
 from prismify import convert
 from prismify.errors import CaptureError, PlanError
-from prismify.graph import capture, capture_all, roles
+from prismify.graph import capture, capture_all
+from prismify.graph.dataflow import roles
 from prismify.graph.exported import export_graph
-from prismify.scanning import scan
+from prismify.scanning.scan import scan
 from tests.graph import nets
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from prismify import Policy, convert, scan
-from prismify.graph import capture, find_attention, roles
-from prismify.graph.channels import channels_reaching, layout_of
+from prismify.graph import capture, find_attention
+from prismify.graph.dataflow import roles
+from prismify.graph.dataflow.channels import channels_reaching, layout_of
 from prismify.layers import Prism
 from tests.graph import attention_nets as nets
 from tests.graph.attention_nets import HEADS, ORDERS, C

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prismify import DeepPrism, convert, scan
-from prismify.graph import capture, roles
+from prismify.graph import capture
+from prismify.graph.dataflow import roles
 from tests.graph.nets import C, conv
 
 

@@ -11,7 +11,7 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 
 from prismify import Policy, convert, scan
-from prismify.count import node_macs
+from prismify.facts.count import node_macs
 from prismify.graph import capture
 from prismify.layers import DeepPrism3d, DeepPrismTranspose2d
 from tests.graph.attention_nets import Fused

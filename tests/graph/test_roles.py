@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from prismify import scan
-from prismify.graph import capture, capture_all, find_attention, merge_roles, roles
+from prismify.graph import capture, capture_all, find_attention, merge_roles
+from prismify.graph.dataflow import roles
 from tests.graph import nets
 
 

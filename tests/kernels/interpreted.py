@@ -40,7 +40,7 @@ CASES = [
 
 
 def against_the_definition(case: Case) -> None:
-    from prismify.kernels import cuda_run as run
+    from prismify.kernels.cuda import run
 
     u, weight, bias = (None if x is None else x.detach() for x in case.inputs())
     problem = problem_of(case)
@@ -54,7 +54,7 @@ def against_the_definition(case: Case) -> None:
 
 
 def empty_batch() -> None:
-    from prismify.kernels import cuda_run as run
+    from prismify.kernels.cuda import run
 
     u, weight = torch.zeros(0, 5, 3, 3), torch.zeros(3, 3, 3)
     problem = make_problem(u.shape, weight.shape, 1, Geometry(padding=(1, 1)))
@@ -65,7 +65,7 @@ def empty_batch() -> None:
 
 def wide_offsets() -> None:
     """The form for depth positions of more than 2^31 elements, on few."""
-    from prismify.kernels import cuda_run as run
+    from prismify.kernels.cuda import run
 
     with mock.patch.object(run, "_wide", return_value=True):
         against_the_definition(replace(F32, depth=2, size=(2, 2)))
@@ -80,7 +80,7 @@ CHECKS = {
 
 def main() -> None:
     """Print what went wrong with each check as JSON; an empty string where nothing did."""
-    from prismify.kernels import cuda_run as run
+    from prismify.kernels.cuda import run
 
     torch.manual_seed(0)
     run.STENCIL = run.CORRELATION = run.Blocks(8, 3, 1)

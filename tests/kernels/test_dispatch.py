@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from prismify.errors import PrismifyError, ShapeError
-from prismify.kernels import cpu, cpu_threads, deep_prism, engines_report, explain, prism, use_engine
+from prismify.kernels import deep_prism, engines_report, explain, prism, use_engine
+from prismify.kernels.cpu import support as cpu
+from prismify.kernels.cpu import threads as cpu_threads
 from prismify.kernels.problem import Geometry, make_problem
 from tests.kernels.cases import Case, definition
 from tests.tolerances import exact, rounded

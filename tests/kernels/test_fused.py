@@ -12,16 +12,9 @@ from torch.func import grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prismify.errors import ShapeError
-from prismify.kernels import (
-    cpu,
-    deep_prism,
-    engines_report,
-    explain,
-    fused_ops,
-    norm_act_deep_prism,
-    reference,
-    use_engine,
-)
+from prismify.kernels import deep_prism, engines_report, explain, norm_act_deep_prism, reference, use_engine
+from prismify.kernels.cpu import support as cpu
+from prismify.kernels.fused import ops as fused_ops
 from prismify.kernels.problem import Geometry, NormAct, make_problem
 from tests.kernels.cases import LAYOUTS, Case, geometries, kernels, laid_out, shapes
 from tests.tolerances import exact, rounded

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prismify.kernels import cuda, deep_prism, explain
+from prismify.kernels import deep_prism, explain
+from prismify.kernels.cuda import support as cuda
 from prismify.kernels.problem import Geometry, make_problem
 from tests.kernels.cases import Case, definition, geometries, kernels, shapes
 from tests.tolerances import exact, rounded

@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 
-from prismify.kernels import cuda
+from prismify.kernels.cuda import support as cuda
 from prismify.kernels.problem import Geometry, make_problem
 from tests.kernels.cases import Case
 from tests.kernels.interpreted import CHECKS, problem_of
@@ -81,8 +81,7 @@ class Compile:
 
 @pytest.mark.parametrize(("capability", "dtype"), [(80, torch.float32), (90, torch.bfloat16)])
 def test_compiles_for_gpus(capability, dtype, monkeypatch):
-    from prismify.kernels import cuda_kernels as kernels
-    from prismify.kernels import cuda_run as run
+    from prismify.kernels.cuda import kernels, run
 
     stencil, correlation = Compile(kernels.stencil_kernel, capability), Compile(kernels.correlate_kernel, capability)
     monkeypatch.setattr(kernels, "stencil_kernel", stencil)

@@ -15,9 +15,9 @@ from prismify.errors import DataError, SourceError
 from prismify.metrics.evaluation import Judges, evaluate, per_image
 from prismify.metrics.networks import CifarResNet, FeatureNetwork, load_network
 from prismify.metrics.pairs import padded_reconstruction, reduction
-from prismify.training.images import Images, open_images
+from prismify.training.data.images import Images, open_images
+from prismify.training.data.stream import Stream
 from prismify.training.schema import Data
-from prismify.training.stream import Stream
 
 ROOT = Path(__file__).parents[2]
 

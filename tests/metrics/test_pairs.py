@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from prismify.errors import OutputError
 from prismify.metrics.pairs import _places, write_pairs
-from prismify.training.images import open_images
+from prismify.training.data.images import open_images
+from prismify.training.data.stream import Stream
 from prismify.training.schema import Data
-from prismify.training.stream import Stream
 
 
 class Same(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from prismify.errors import DataError
-from prismify.training.images import Images, open_images
+from prismify.training.data.images import Images, open_images
+from prismify.training.data.stream import Shares, Stream, batches, image_tensor, open_data, order_of
 from prismify.training.schema import Data
-from prismify.training.stream import Shares, Stream, batches, image_tensor, open_data, order_of
 
 
 def packed(pictures: Path, target: Path, mode: str, part: slice = slice(None)) -> Path:

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from prismify.errors import DataError, RecipeError
-from prismify.training.images import open_images
+from prismify.training.data.images import open_images
+from prismify.training.data.stream import Stream
 from prismify.training.schema import Data
-from prismify.training.stream import Stream
 
 RAMP = np.arange(256)[None].repeat(16, 0)
 

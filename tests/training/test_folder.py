@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prismify.errors import OutputError
-from prismify.training.written import RECORD_NAME
+from prismify.training.engine.written import RECORD_NAME
 
 Recipe = Callable[..., dict[str, Any]]
 Train = Callable[..., tuple[Path, list[Any]]]
@@ -158,7 +158,7 @@ def test_restart_forgets_curves_too_and_no_state_that_it_does_not_know(recipe: R
 def test_names_of_models_are_no_places_in_the_output(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prismify.training.opening import _check_apart
+    from prismify.training.engine.opening import _check_apart
     from prismify.training.recipe import recipe_from
 
     (tmp_path / "empty").mkdir()

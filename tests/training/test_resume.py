@@ -23,10 +23,10 @@ import prismify
 prismify.__path__.append(sys.argv[1])
 import accelerate, diffusers, torch, torchvision
 from torch.utils import tensorboard
-import prismify.checkpoint, prismify.rewrite
+import prismify.checkpoint, prismify.rewrite.module
 from prismify.recipes import autoencoder, carry_out
 from prismify.training.recipe import read_recipe
-import prismify.training.ending
+import prismify.training.engine.ending
 
 def start(output):
     pid = os.fork()

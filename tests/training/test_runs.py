@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 import prismify
 from prismify.errors import DataError, OutputError, PrismifyError, RecipeError, TrainingError
+from prismify.training.engine.state import read_state, state_path, states
 from prismify.training.initial import start_at_zero
 from prismify.training.models import open_model
 from prismify.training.schema import ModelSource
-from prismify.training.state import read_state, state_path, states
 from tests.tolerances import exact
 
 JUDGE = {"adversarial": 0.5, "adversarial_start": 3, "discriminator": {"channels": 8, "layers": 1}}
@@ -207,9 +207,9 @@ def test_a_corrupt_image_in_the_middle_stops_with_the_state_kept(
 
 
 def _image_of_step(content: dict[str, Any], step: int) -> Path:
-    from prismify.training.images import open_images
+    from prismify.training.data.images import open_images
+    from prismify.training.data.stream import order_of
     from prismify.training.schema import Data
-    from prismify.training.stream import order_of
 
     images = open_images(Data(path=content["data"]["path"]))
     first = int(order_of(len(images), 0, 0)[step * content["train"]["batch_size"]])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prismify.errors import OutputError
-from prismify.training.state import write_state
+from prismify.training.engine.state import write_state
 
 
 def test_a_disk_that_takes_no_more_is_said_in_plain_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

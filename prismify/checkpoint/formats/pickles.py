@@ -21,11 +21,11 @@ import torch
 from torch import fx, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from ..errors import SourceError, UnsafePickleError
-from ..families import family
-from ..layers.within import made_within
-from .imports import current_folder
-from .values import READABLE
+from ...errors import SourceError, UnsafePickleError
+from ...families import family
+from ...layers.within import made_within
+from ..imports import current_folder
+from ..values import READABLE
 from .zips import check_unpacked, is_archive
 
 _TRUSTED_ROOTS = ("torch.nn.", "torchvision.", "timm.", "diffusers.", "prismify.layers.")

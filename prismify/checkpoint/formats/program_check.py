@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..errors import SourceError, UnsafePickleError
+from ...errors import SourceError, UnsafePickleError
 from .zips import MOST_UNPACKED, Archive, open_archive
 
 _PLAIN_RECORDS = re.compile(

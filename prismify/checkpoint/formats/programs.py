@@ -17,10 +17,10 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from ..errors import OutputError, SourceError, one_line
-from ..families import family
-from ..graph import ExampleInputs
-from ..graph.program import memory
+from ...errors import OutputError, SourceError, one_line
+from ...families import family
+from ...graph import ExampleInputs
+from ...graph.program import memory
 from .pickles import is_torchscript
 from .program_check import check_program
 from .zips import is_archive

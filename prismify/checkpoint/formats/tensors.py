@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SourceError
-from .layouts import find_prefix, groups_text, under_prefix, without_beside, without_wrappers
+from ...errors import SourceError
+from ..layouts import find_prefix, groups_text, under_prefix, without_beside, without_wrappers
 
 _COUNTER, _MEAN = "num_batches_tracked", "running_mean"
 

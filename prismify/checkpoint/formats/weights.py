@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import SourceError, UnsafePickleError
-from .layouts import averaged
-from .manifest import read_json
+from ...errors import SourceError, UnsafePickleError
+from ..layouts import averaged
+from ..manifest import read_json
 from .pickles import Inert, read_pickle
 from .tensor_files import stored_tensors
 from .zips import MOST_UNPACKED, UNPACKED_SLACK

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SourceError
+from ...errors import SourceError
 
 #: How much more than its size an archive may unpack to; torch stores without compressing.
 MOST_UNPACKED = 32

@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import PrismifyError, SourceError
-from ..families import FAMILIES, family
+from ...errors import PrismifyError, SourceError
+from ...families import FAMILIES, family
+from ..imports import current_folder, import_own, python_file
 from .empty import build_empty
-from .imports import current_folder, import_own, python_file
 
 #: Top-level modules that make no model.
 _STANDARD = sys.stdlib_module_names

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SourceError
+from ...errors import SourceError
 from .reference import Reference
 
 #: Arguments by which a library's factory reads a file, or writes one, wherever whoever gives them likes.

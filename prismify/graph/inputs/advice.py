@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..families.inputs import CONTEXT_LENGTH
+from ...families.inputs import CONTEXT_LENGTH
 from .containers import named_tensors
 from .example_inputs import RULES, ExampleInputs
 from .hints import Hints, noise, parameters_of

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..families.inputs import ARGUMENTS, CONTEXT_LENGTH, WANTED, Rule, rules_by_class
+from ...families.inputs import ARGUMENTS, CONTEXT_LENGTH, WANTED, Rule, rules_by_class
 from .containers import map_tensors, named_tensors
 from .hints import Hints, noise, parameters_of
 

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from numba import cfunc, types
 from numba.np.numpy_support import from_dtype
 
-from .cpu_kernels import PLAN, correlate_items, forward_items
-from .cpu_norm import NORM, all_activated, all_grads, all_moments
-from .cpu_pack import LEAN
-from .cpu_simd import record_at
-from .cpu_vectors import make_spec
+from .kernels import PLAN, correlate_items, forward_items
+from .norm import NORM, all_activated, all_grads, all_moments
+from .pack import LEAN
+from .simd import record_at
+from .vectors import make_spec
 
 #: "forward" and "correlate" take a `PLAN`, the others a `NORM`.
 CpuJob = Literal["forward", "correlate", "moments", "activated", "norm_grads"]

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import cpu_run, cpu_threads
-from .cpu_compile import CpuJob, compiled
-from .cpu_norm import NORM
-from .cpu_run import Packing, as_wide, number_of
-from .fusion import Grads, Saved
-from .problem import NormAct, Problem
+from ..fused.protocol import Grads, Saved
+from ..problem import NormAct, Problem
+from . import run as cpu_run
+from . import threads as cpu_threads
+from .compile import CpuJob, compiled
+from .norm import NORM
+from .run import Packing, as_wide, number_of
 
 #: Numbers below which a second thread costs more than it saves.
 SERIAL_NUMBERS = 1 << 15

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .cpu_pack import VIEW, Strip, clear, feed, feed_of, feed_rest, inlined, inner, pack, strip_of
-from .cpu_simd import (
+from .pack import VIEW, Strip, clear, feed, feed_of, feed_rest, inlined, inner, pack, strip_of
+from .simd import (
     add_number,
     add_stored,
     add_tile,
@@ -32,17 +32,8 @@ from .cpu_simd import (
     store_wide,
     total,
 )
-from .cpu_sums import write_gradients
-from .cpu_vectors import (
-    kernel_of,
-    lanes_of,
-    plainly,
-    stored_bytes_of,
-    taps_of,
-    tile_of,
-    vector_bytes_of,
-    wide_bytes_of,
-)
+from .sums import write_gradients
+from .vectors import kernel_of, lanes_of, plainly, stored_bytes_of, taps_of, tile_of, vector_bytes_of, wide_bytes_of
 
 #: What one call computes. `blocks` says how many parts an axis is cut into and `block` how long they are;
 #: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` and `order` are tables of byte

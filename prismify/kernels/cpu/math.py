@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from .cpu_vectors import F64, I32, I64, Spec, constant, multiply_add, pointer_to, splat
+from .vectors import F64, I32, I64, Spec, constant, multiply_add, pointer_to, splat
 
 _LN2 = Decimal("0.693147180559945309417232121458176568")
 

@@ -13,10 +13,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .cpu_math import packed, scaled, silu_derivative
-from .cpu_pack import inlined, inner
-from .cpu_simd import claim, load_float, store_float
-from .cpu_vectors import (
+from .math import packed, scaled, silu_derivative
+from .pack import inlined, inner
+from .simd import claim, load_float, store_float
+from .vectors import (
     F64,
     I32,
     Spec,

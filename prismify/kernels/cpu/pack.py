@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from .cpu_simd import widen_number, widen_tile, widen_vector, zero_vector
-from .cpu_vectors import lanes_of, stored_bytes_of, tile_of, vector_bytes_of, wide_bytes_of
+from .simd import widen_number, widen_tile, widen_vector, zero_vector
+from .vectors import lanes_of, stored_bytes_of, tile_of, vector_bytes_of, wide_bytes_of
 
 ZERO, REPLICATE, CIRCULAR, REFLECT = range(4)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .axes import Job, Stencil, Strides, stencil_of
-from .cpu_kernels import PLAN
-from .cpu_pack import CIRCULAR, REFLECT, REPLICATE, ZERO
-from .problem import Problem
+from ..axes import Job, Stencil, Strides, stencil_of
+from ..problem import Problem
+from .kernels import PLAN
+from .pack import CIRCULAR, REFLECT, REPLICATE, ZERO
 
 _MODES = {"zero": ZERO, "replicate": REPLICATE, "circular": CIRCULAR, "reflect": REFLECT}
 _PARTS = ("batch", "volume", "depth", "row", "col")

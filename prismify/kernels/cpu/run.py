@@ -9,14 +9,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from . import cpu_threads
-from .axes import input_grad_shape
-from .cpu import vector_bytes
-from .cpu_compile import CpuJob, compiled
-from .cpu_kernels import PLAN
-from .cpu_plan import COUNTERS, TILE, Number, Template, template_of
-from .padding import dense_as, empty_as, fold
-from .problem import Problem
+from ..axes import input_grad_shape
+from ..padding import dense_as, empty_as, fold
+from ..problem import Problem
+from . import threads as cpu_threads
+from .compile import CpuJob, compiled
+from .kernels import PLAN
+from .records import COUNTERS, TILE, Number, Template, template_of
+from .support import vector_bytes
 
 #: Multiply-adds below which a second thread costs more than it saves.
 SERIAL_MACS = 1 << 20

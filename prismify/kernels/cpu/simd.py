@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .cpu_math import packed
-from .cpu_vectors import F64, I8, I32, I64, multiply_add, offset, pointer_to, splat, to_stored, to_wide, vectors_of
+from .math import packed
+from .vectors import F64, I8, I32, I64, multiply_add, offset, pointer_to, splat, to_stored, to_wide, vectors_of
 
 
 @intrinsic

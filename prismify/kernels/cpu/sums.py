@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cpu_pack import inner
-from .cpu_simd import load_float, load_int, store_as_stored
-from .cpu_vectors import kernel_of, stored_bytes_of, tile_of
+from .pack import inner
+from .simd import load_float, load_int, store_as_stored
+from .vectors import kernel_of, stored_bytes_of, tile_of
 
 
 @inner

@@ -8,9 +8,9 @@ from functools import cache
 
 import torch
 
-from . import cpu_threads
-from .axes import MAX_KERNEL
-from .problem import NormAct, Problem
+from ..axes import MAX_KERNEL
+from ..problem import NormAct, Problem
+from . import threads as cpu_threads
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cuda_kernels
-from .axes import Job, Stencil, Strides, input_grad_shape, stencil_of
-from .padding import dense_as, empty_as, fold
-from .problem import Problem
+from ..axes import Job, Stencil, Strides, input_grad_shape, stencil_of
+from ..padding import dense_as, empty_as, fold
+from ..problem import Problem
+from . import kernels as cuda_kernels
 
 _MODES = {"zero": 0, "replicate": 1, "circular": 2, "reflect": 3}
 

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from .problem import Problem
+from ..problem import Problem
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

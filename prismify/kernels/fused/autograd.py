@@ -12,9 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from . import unfused
-from .fusion import FusedRun, Saved, Tensors
-from .problem import NormAct, Problem
+from ..problem import NormAct, Problem
+from . import composition as unfused
+from .protocol import FusedRun, Saved, Tensors
 
 
 def forward(

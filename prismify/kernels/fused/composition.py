@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .functional import deep_prism
-from .problem import Geometry, NormAct
+from ..functional import deep_prism
+from ..problem import Geometry, NormAct
 
 
 def norm_act_deep_prism(

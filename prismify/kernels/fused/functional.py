@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
-from . import fused_autograd, fused_ops, unfused
-from .engines import ENGINES, fuser, fusing
-from .functional import differentiates_otherwise, exporting, seen_by_others
-from .fusion import Tensors
-from .problem import Geometry, NormAct, Problem, cached_problem, make_problem
-from .types import ACTIVATIONS, Activation, PaddingMode, Topology
+from ...errors import ShapeError
+from ..engines import ENGINES, fuser, fusing
+from ..functional import differentiates_otherwise, exporting, seen_by_others
+from ..problem import Geometry, NormAct, Problem, cached_problem, make_problem
+from ..types import ACTIVATIONS, Activation, PaddingMode, Topology
+from . import autograd as fused_autograd
+from . import composition as unfused
+from . import ops as fused_ops
+from .protocol import Tensors
 
 
 def norm_act_deep_prism(

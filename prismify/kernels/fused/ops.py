@@ -10,13 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from . import unfused
-from .engines import fusing
-from .fused_autograd import grads_of_composition
-from .fusion import Grads, Saved, Tensors
-from .padding import empty_as, laid_out_as
-from .problem import Geometry, NormAct, cached_geometry, cached_problem, make_problem
-from .torch_run import recording
+from ..engines import fusing
+from ..padding import empty_as, laid_out_as
+from ..problem import Geometry, NormAct, cached_geometry, cached_problem, make_problem
+from ..torch.run import recording
+from . import composition as unfused
+from .autograd import grads_of_composition
+from .protocol import Grads, Saved, Tensors
 
 Words = tuple[int, float, str, list[int], list[int], list[int], str, str]
 

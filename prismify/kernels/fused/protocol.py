@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from .problem import NormAct, Problem
+from ..problem import NormAct, Problem
 
 #: x, weight, bias, residual, norm_weight, norm_bias.
 Tensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference
-from .problem import HALF, Geometry, depth_of
+from .. import reference
+from ..problem import HALF, Geometry, depth_of
 
 #: Input channels of a block.
 BLOCK = 16

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from . import plain, reference
-from .adjoint import plain_adjoint
-from .problem import HALF, Problem
+from .. import reference
+from ..adjoint import plain_adjoint
+from ..problem import HALF, Problem
+from . import plain
 
 Formulation = Callable[[Tensor, Tensor, Tensor | None, Problem], Tensor]
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from ..errors import DataError
-from .schema import Data
+from ...errors import DataError
+from ..schema import Data
 
 #: What is read, by content. Named one by one: Pillow also knows formats that start another program (EPS).
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "QOI", "AVIF", "JPEG2000", "HEIF",

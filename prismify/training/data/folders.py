@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
-from ..errors import DataError
+from ...errors import DataError
 from .decoding import how_to_read, suffixes
 
 #: Folders that systems and their file managers make: thumbnails, trash, what an archiver left.

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError
+from ...errors import DataError
+from ..schema import Data
 from .decoding import decode, suffixes
 from .folders import image_or_kind, list_images, passed_over_text
-from .schema import Data
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 #: A compressed tar has no random access, so its images are kept in memory, as they are compressed.

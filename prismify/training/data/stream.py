@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DataError
+from ...errors import DataError
+from ..schema import Data
 from .images import Images, open_images
-from .schema import Data
 
 _MOST_SKIPPED = 100
 

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.atomic import whole_file
-from ..checkpoint.manifest import write_json
-from ..checkpoint.tensors import separate_state
-from ..count import parameter_count
-from ..errors import RecipeError, TrainingError
-from .folders import passed_over_text
-from .images import Images
-from .models import reconstruct
-from .rates import parameters_by_kind
-from .recipe import recipe_yaml
+from ...checkpoint.atomic import whole_file
+from ...checkpoint.formats.tensors import separate_state
+from ...checkpoint.manifest import write_json
+from ...errors import RecipeError, TrainingError
+from ...facts.count import parameter_count
+from ..data.folders import passed_over_text
+from ..data.images import Images
+from ..models import reconstruct
+from ..rates import parameters_by_kind
+from ..recipe import recipe_yaml
+from ..schema import Train
 from .run import Run
-from .schema import Train
 
 _LIBRARIES = ("torch", "accelerate", "numpy", "pillow", "torchvision", "diffusers", "torchmetrics")
 
@@ -104,7 +104,7 @@ def _write_facts(run: Run, model: nn.Module, images: Images, notes: dict[str, An
 
 def versions() -> dict[str, str]:
     """Python, prismify and the libraries that results depend on."""
-    from .. import __version__
+    from ... import __version__
 
     found = {"python": platform.python_version(), "prismify": __version__}
     for name in _LIBRARIES:

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoint.atomic import whole_file
-from ..checkpoint.manifest import read_json
-from ..errors import OutputError
+from ...checkpoint.atomic import whole_file
+from ...checkpoint.manifest import read_json
+from ...errors import OutputError
+from ..models import save_model
 from .journal import read_records
-from .models import save_model
 from .run import Run
 from .state import read_state, states
 

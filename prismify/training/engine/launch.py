@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from ..errors import TrainingError
+from ...errors import TrainingError
 
 _GRACE_SECONDS = 10.0
 

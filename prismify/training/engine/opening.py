@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import Trust
-from ..errors import DataError, OutputError, PrismifyError, TrainingError
-from ..generators import kept_generators, seed_generators
+from ...checkpoint import Trust
+from ...errors import DataError, OutputError, PrismifyError, TrainingError
+from ...generators import kept_generators, seed_generators
+from ..models import NO_TRUST
+from ..schema import Recipe
 from .begin import make_accelerator
 from .events import Watch
-from .models import NO_TRUST
 from .run import Run
-from .schema import Recipe
 from .state import states
 from .written import LOCK_NAME, check_folder, check_own, open_record
 

@@ -15,19 +15,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Trust
-from ..errors import OutputError, PrismifyError, RecipeError, TrainingError
-from ..generators import seed_generators
-from .divergence import Divergence
+from ...checkpoint import Trust
+from ...errors import OutputError, PrismifyError, RecipeError, TrainingError
+from ...generators import seed_generators
+from ..data.stream import Shares, Stream, batches, mixed
+from ..losses.divergence import Divergence
+from ..rates import scheduled, set_rate
+from ..recipe import changed_keys, recipe_data, recorded_data
+from ..schema import Recipe
 from .events import Event, Watch
 from .journal import METRICS_NAME, Journal, is_utf8
 from .processes import unsynchronised
-from .rates import scheduled, set_rate
-from .recipe import changed_keys, recipe_data, recorded_data
-from .schema import Recipe
 from .signals import handled_signals
 from .state import prune, read_state, state_path, states, write_state
-from .stream import Shares, Stream, batches, mixed
 from .written import Written
 
 #: What a run cannot change on the way and still be the same run.
@@ -321,7 +321,7 @@ class Run:
 
     def show(self, pixels: Any) -> None:
         """Keep a picture of this step, uint8 (H, W, 3)."""
-        from .pictures import write_png
+        from ..pictures import write_png
 
         assert self._journal is not None
         path = self.folder / "images" / f"step-{self.step:08d}.png"

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.atomic import whole_folder
-from ..checkpoint.zips import check_unpacked
-from ..errors import OutputError
+from ...checkpoint.atomic import whole_folder
+from ...checkpoint.formats.zips import check_unpacked
+from ...errors import OutputError
 
 _STEP = re.compile(r"^step-(\d{8,})$")
 _STATE_NAME = "state.pt"

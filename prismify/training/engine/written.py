@@ -7,10 +7,10 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from ..checkpoint.atomic import clear_drafts
-from ..checkpoint.manifest import read_json
-from ..errors import OutputError, PrismifyError
-from .model_files import is_inside, remove_model, strange_files
+from ...checkpoint.atomic import clear_drafts
+from ...checkpoint.manifest import read_json
+from ...errors import OutputError, PrismifyError
+from ..model_files import is_inside, remove_model, strange_files
 from .state import states
 
 #: One relative path a line, noted before the file is written.

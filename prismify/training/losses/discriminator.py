@@ -7,8 +7,8 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
-from ..generators import kept_generators, seed_generators
-from .schema import Discriminator
+from ...generators import kept_generators, seed_generators
+from ..schema import Discriminator
 
 
 class PatchDiscriminator(nn.Module):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.weights import read_state, sha256
-from ..errors import PrismifyError, RecipeError
-from .schema import Perceptual
+from ...checkpoint.formats.weights import read_state, sha256
+from ...errors import PrismifyError, RecipeError
+from ..schema import Perceptual
 
 #: Backbones by torchvision's numbering of `features`: convolution (in, out, kernel, stride, padding), max pool
 #: (kernel, stride) or rectifier; "tap" marks where features are compared.

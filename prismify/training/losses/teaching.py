@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from ..errors import RecipeError
-from ..graph.latents import decode, encode, first_tensor
-from ..handoff import needed_arguments
-from ..plan import Plan
+from ...checkpoint.handoff import needed_arguments
+from ...errors import RecipeError
+from ...graph.latents import decode, encode, first_tensor
+from ...plan.plan import Plan
+from ..models import is_autoencoder, reconstruct
+from ..schema import DistillationLoss
 from .losses import relative_error
-from .models import is_autoencoder, reconstruct
-from .schema import DistillationLoss
 
 Answers = dict[str, Tensor]
 
