@@ -23,7 +23,7 @@ from PIL import Image
 
 from prismify.checkpoint import Trust
 from prismify.metrics.evaluation import Judges, evaluate
-from prismify.training.data.stream import open_data
+from prismify.training.data import open_data
 from prismify.training.models import open_model
 from prismify.training.pictures import write_png
 from prismify.training.schema import Data, ModelSource

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from ..graph import Capture, EntryPoint, ExampleInputs
-    from ..plan.plan import Plan
-    from ..plan.policies import OwnPolicy, Policy
+    from ..plan import Plan, Policy
+    from ..plan.policies import OwnPolicy
 
 _ONE_MODEL = "bench measures one model: name the folder of a pipeline's part"
 
@@ -128,8 +128,8 @@ class _Pair:
 def _from_source(wanted: o.Wanted, policy: Policy | OwnPolicy, begin: Begin) -> _Pair:
     from torch import nn
 
-    from ..rewrite.module import carry_out_program, converted_copy
-    from ..scanning.scan import scan_captured
+    from ..rewrite import carry_out_program, converted_copy
+    from ..scanning import scan_captured
     from .work import as_module, captured
 
     built = _built(wanted, begin)

@@ -13,8 +13,8 @@ from .terminal import Begin, one_line_errors, steps
 
 if TYPE_CHECKING:
     from ..checkpoint import Source
-    from ..plan.plan import Plan
-    from ..plan.policies import OwnPolicy, Policy
+    from ..plan import Plan, Policy
+    from ..plan.policies import OwnPolicy
 
 
 @one_line_errors
@@ -143,8 +143,7 @@ def _convert(
     from ..checkpoint.atomic import check_output
     from ..checkpoint.manifest import read_report
     from ..errors import PlanError, SourceError
-    from ..plan.plan import Plan
-    from ..plan.policies import Policy
+    from ..plan import Plan, Policy
     from .work import opened
 
     check_output(output, force=force, source=Path(wanted.source))
@@ -184,8 +183,8 @@ def _converted(
     from ..bench import latency
     from ..checkpoint.streaming import draw_new_weights
     from ..graph import unwrap
-    from ..rewrite.module import carry_out, carry_out_program, converted_copy
-    from ..scanning.scan import replan, scan_captured
+    from ..rewrite import carry_out, carry_out_program, converted_copy
+    from ..scanning import replan, scan_captured
     from .work import as_module, built_for_conversion, captured, with_notes
 
     begin(f"building {part.label}")

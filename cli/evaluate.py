@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from ..metrics.evaluation import Evaluation
     from ..metrics.networks import FeatureNetwork
-    from ..training.data.stream import Stream
-    from ..training.losses.perceptual import LPIPS
+    from ..training.data import Stream
+    from ..training.losses import LPIPS
     from ..training.schema import Data
 
 MODEL_HELP = (
@@ -152,8 +152,7 @@ def images_of(
     seed: int,
 ) -> Stream:
     """The images that a command names, in order, as the models' runs saw images; what a person sets goes first."""
-    from ..training.data.images import open_images
-    from ..training.data.stream import Stream, order_of
+    from ..training.data import Stream, open_images, order_of
     from ..training.finished import shared_settings
     from ..training.recipe import changed_data
     from ..training.schema import Data
@@ -225,9 +224,9 @@ def _range(text: str) -> tuple[float, float]:
 def _judges(
     lpips: Path | None, features: Path | None, device: torch.device
 ) -> tuple[tuple[LPIPS, str] | None, FeatureNetwork | None]:
-    from ..checkpoint.formats.weights import read_state
+    from ..checkpoint.formats import read_state
     from ..metrics.networks import load_network
-    from ..training.losses.perceptual import load_lpips
+    from ..training.losses import load_lpips
     from ..training.schema import Perceptual
 
     judged = None
@@ -278,7 +277,7 @@ def _print(found: Evaluation, content: dict[str, Any], output: Path | None) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    from ..training.data.folders import passed_over_text
+    from ..training.data import passed_over_text
 
     console = Console(highlight=False, soft_wrap=True)
     metrics = list(dict.fromkeys(m for row in found.rows.values() for m in row))

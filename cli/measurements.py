@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..scanning.report import human_bytes, ratio_text
+from ..scanning import human_bytes, ratio_text
 
 PASSES = ("forward", "forward and backward")
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..graph import ExampleInputs
-    from ..plan.policies import OwnPolicy, Policy
+    from ..plan import Policy
+    from ..plan.policies import OwnPolicy
 
 _LARGEST_INPUT = 1 << 28
 _NAMED = re.compile(r"([A-Za-z_]\w*)(:?=)(.*)", re.DOTALL)
@@ -238,7 +239,7 @@ def policy_of(**fields: Any) -> Callable[[], Policy | OwnPolicy]:
     def make() -> Policy | OwnPolicy:
         from ..checkpoint.references.reference import own_function
         from ..errors import PlanError
-        from ..plan.policies import Policy
+        from ..plan import Policy
 
         name = str(fields["name"])
         if ":" in name:
@@ -306,7 +307,7 @@ def _named_input(text: str, dtype: torch.dtype) -> tuple[str, Any]:
 def _input(text: str) -> Any:
     import torch
 
-    from ..checkpoint.formats.pickles import read_pickle
+    from ..checkpoint.formats import read_pickle
 
     path = Path(text)
     if path.suffix in (".pt", ".pth"):

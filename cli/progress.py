@@ -13,7 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ..training.engine.events import Event
+    from ..training.engine import Event
 
 
 def run_progress(console: Console) -> Progress:

@@ -46,7 +46,7 @@ def reconstruct(
         for name, decibels in write_pairs(opened.model.to(where), stream, output, where):
             begin(name)
             lines.append((name, decibels))
-    from ..training.data.folders import passed_over_text
+    from ..training.data import passed_over_text
 
     for name, decibels in lines:
         typer.echo(f"{decibels:6.2f} dB  {name}")

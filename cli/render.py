@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..checkpoint.manifest import finite
 from ..families import FAMILIES
-from ..scanning.report import excluded_text, human, human_bytes, inputs_text, ratio_text, slower
+from ..scanning import excluded_text, human, human_bytes, inputs_text, ratio_text, slower
 from .measurements import PASSES, pass_table
 from .table import layer_table
 

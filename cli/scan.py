@@ -98,9 +98,8 @@ def scan_report(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[s
     from ..checkpoint.atomic import whole_file
     from ..checkpoint.manifest import write_json
     from ..errors import SourceError
-    from ..plan.plan import Plan
-    from ..scanning.report import build_report
-    from ..scanning.scan import scan_captured
+    from ..plan import Plan
+    from ..scanning import build_report, scan_captured
     from .work import build_for_scan, captured, opened, with_notes
 
     policy = wanted.policy()

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ..scanning.report import RULES, human, operator_text
+from ..scanning import RULES, human, operator_text
 
 _ENOUGH = 132  # in fewer columns reasons are shortened, and roles left out
 _WIDE = ["layer", "", "kind", "widths", "role", "parameters", "becomes, or why it is kept"]

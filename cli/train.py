@@ -14,7 +14,7 @@ from .options import AllowOption, ImportOption, TrustCodeOption, TrustOption, im
 from .terminal import one_line_errors
 
 if TYPE_CHECKING:
-    from ..training.engine.events import Event, Watch
+    from ..training.engine import Event, Watch
 
 SetOption = Annotated[
     list[str] | None,
@@ -41,7 +41,7 @@ def train(
     """Retrain a model. Started again with the same command, a run goes on where it stopped."""
     from ..checkpoint import Trust
     from ..errors import RecipeError
-    from ..training.engine.launch import is_launched, launch
+    from ..training.engine import is_launched, launch
     from ..training.recipe import named_references, read_recipe
 
     import_all(import_)

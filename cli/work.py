@@ -13,7 +13,7 @@ from ..checkpoint.layouts import Selection
 from ..errors import CaptureError, PrismifyError
 from ..graph import Capture, capture_all, unwrap
 from ..graph.program import capture_program, program_module
-from ..plan.plan import Plan
+from ..plan import Plan
 from .options import Wanted, example_inputs
 
 

@@ -16,15 +16,10 @@ from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.graph.latents import decode, encode, latents_text
 from prismify.training.average import Average
-from prismify.training.data.stream import open_data
-from prismify.training.engine.begin import freeze_unused, introduce, see_that_it_fits
-from prismify.training.engine.ending import end_run
-from prismify.training.engine.events import Watch
-from prismify.training.engine.opening import open_run
-from prismify.training.engine.run import Part, Run
-from prismify.training.losses import losses
-from prismify.training.losses.discriminator import make_judge, mean_logit, set_trainable, smallest_side
-from prismify.training.losses.perceptual import LPIPS, load_lpips
+from prismify.training.data import open_data
+from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run, see_that_it_fits
+from prismify.training.losses import LPIPS, load_lpips, losses, mean_logit, set_trainable, smallest_side
+from prismify.training.losses.discriminator import make_judge
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model
 from prismify.training.rates import adam

@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.training.average import Average
-from prismify.training.data.stream import Stream, open_data
-from prismify.training.engine.begin import freeze_unused, introduce, see_that_it_fits
-from prismify.training.engine.ending import end_run
-from prismify.training.engine.events import Watch
-from prismify.training.engine.opening import open_run
-from prismify.training.engine.run import Part, Run
-from prismify.training.losses import losses
-from prismify.training.losses.perceptual import LPIPS, load_lpips
-from prismify.training.losses.teaching import Answering, Answers, answer, check_pair, distances, matched_layers
+from prismify.training.data import Stream, open_data
+from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run, see_that_it_fits
+from prismify.training.losses import (
+    LPIPS,
+    Answering,
+    Answers,
+    answer,
+    check_pair,
+    distances,
+    load_lpips,
+    losses,
+    matched_layers,
+)
 from prismify.training.measure import measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model, teacher_of
 from prismify.training.rates import adam

@@ -16,7 +16,7 @@ from torch import nn
 
 from prismify import convert, convert_, load, save, scan
 from prismify.errors import ConversionError
-from prismify.plan.plan import Plan
+from prismify.plan import Plan
 from tests.graph import nets
 from tests.test_rewrite import snapshot, unchanged
 

@@ -10,7 +10,7 @@ import torch
 
 from prismify import Policy, scan
 from prismify.checkpoint import Source, open_source
-from prismify.scanning.report import build_report
+from prismify.scanning import build_report
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
 

@@ -16,8 +16,7 @@ from torch import nn
 
 import prismify
 from prismify.errors import PrismifyError
-from prismify.plan.plan import Plan
-from prismify.plan.policies import Policy
+from prismify.plan import Plan, Policy
 from tests.random_nets import NETS, Attend, Gate, Join, PixelLinear, RandomNet, Spec
 
 OWN = [f"{c.__module__}.{c.__qualname__}" for c in (RandomNet, Join, PixelLinear, Attend, Gate)]

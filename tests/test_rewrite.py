@@ -15,7 +15,7 @@ import prismify
 from prismify import Policy, convert, convert_, scan
 from prismify.errors import ConversionError, PlanError
 from prismify.layers import DeepPrism, Operator, Prism, PrismConv
-from prismify.plan.plan import Plan
+from prismify.plan import Plan
 from tests.graph import nets
 from tests.tolerances import exact
 
@@ -440,7 +440,7 @@ def test_graph_modules_are_rewritten_as_graphs(net, trace):
 
 
 def test_a_plan_is_replayed_on_a_graph_as_well():
-    from prismify.rewrite.module import replay
+    from prismify.rewrite import replay
 
     graph = torch.export.export(nets.Chain().eval(), (torch.randn(1, 3, 12, 12),))
     plan = scan(graph.module(), (torch.randn(1, 3, 12, 12),))

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from ..errors import one_line
 from ..generators import kept_generators
 from ..graph import Capture, ExampleInputs
-from ..graph.inputs.containers import tensors_in
-from ..plan.plan import Plan
-from ..rewrite.copying import copied
-from ..rewrite.fusion import fuse
+from ..graph.inputs import tensors_in
+from ..plan import Plan
+from ..rewrite import copied, fuse
 from .timing import compare, device_name, peak_bytes
 
 #: Kinds of passes: name -> whether gradients are computed.

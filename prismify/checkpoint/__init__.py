@@ -5,7 +5,7 @@ from .manifest import read_manifest
 from .origin import Pipeline, Source
 from .original import build_original
 from .pipeline import pipeline_report, save_pipeline
-from .references.trust import Trust
+from .references import Trust
 from .source import open_source
 
 __all__ = [

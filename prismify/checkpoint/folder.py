@@ -19,14 +19,26 @@ from ..graph import unwrap
 from ..graph.program import program_module
 from ..layers import own_operators
 from ..layers.own import class_of
-from ..plan.plan import Plan
-from ..rewrite.module import replay
-from ..scanning.report import build_report, report_markdown
+from ..plan import Plan
+from ..rewrite import replay
+from ..scanning import build_report, report_markdown
 from .atomic import whole_folder
+from .formats import (
+    changed_buffers,
+    export_module,
+    fit_weights,
+    lay_out,
+    meta_names,
+    put_buffers,
+    read_program,
+    read_state,
+    sha256,
+    strides_of,
+    unique_state,
+    write_program,
+    write_safetensors,
+)
 from .formats.pickles import to_allow
-from .formats.programs import export_module, read_program, write_program
-from .formats.tensors import changed_buffers, fit_weights, lay_out, meta_names, put_buffers, strides_of, unique_state
-from .formats.weights import read_state, sha256, write_safetensors
 from .handoff import choose_recipe, recipe_text
 from .manifest import (
     CONFIG_NAME,
@@ -41,7 +53,7 @@ from .manifest import (
     write_json,
 )
 from .origin import Source
-from .references.reference import parse_reference
+from .references import parse_reference
 from .shipped import folder_of
 from .streaming import write_streamed
 from .structure import (

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..errors import RecipeError, one_line
-from ..graph.inputs.hints import noise
+from ..graph.inputs import noise
 from ..graph.isolation import cloned_tensors, device_of, fake_weights, undisturbed
 from ..graph.latents import decode, encode, first_tensor
-from ..plan.plan import Plan
-from ..scanning.report import inputs_text
+from ..plan import Plan
+from ..scanning import inputs_text
 
 RecipeName = Literal["autoencoder", "latent_diffusion", "single_image", "distillation"]
 #: Where a manifest's origin leads to a model again that can teach; see `training.models.teacher_of`.

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
-from .formats.weights import sha256
+from .formats import sha256
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import nn
 from .. import __version__
 from ..errors import OutputError
 from ..generators import kept_generators
-from ..plan.plan import Plan
-from ..scanning.report import build_report, join_reports, report_markdown
+from ..plan import Plan
+from ..scanning import build_report, join_reports, report_markdown
 from .atomic import check_output, whole_folder
 from .folder import PAGE_NAME, write_model
 from .manifest import FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, listing, read_report, write_json

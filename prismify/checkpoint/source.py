@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from ..errors import SourceError
 from ..families import family
 from .folder import PROGRAM_NAME, WEIGHTS_NAME, load
-from .formats.programs import PROGRAM_SUFFIX, read_program
-from .formats.tensors import fit_weights
-from .formats.weights import SUFFIXES, is_index, read_state, read_weights, weight_files
+from .formats import (
+    PROGRAM_SUFFIX,
+    SUFFIXES,
+    fit_weights,
+    is_index,
+    read_program,
+    read_state,
+    read_weights,
+    weight_files,
+)
 from .layouts import Selection, groups_text
 from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
 from .origin import Pipeline, Source
-from .references.empty import build_empty, shapes_only
-from .references.reference import Reference, parse_reference
-from .references.trust import Trust
+from .references import Reference, Trust, build_empty, parse_reference, shapes_only
 from .shipped import folder_of, shipped_models
 from .structure import rebuild_from
 

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SourceError
-from .formats.tensor_files import Part, part_of, stored_tensors, write_parts
-from .formats.tensors import saved_once
-from .formats.weights import read_state, shard_of
+from .formats import Part, part_of, read_state, saved_once, shard_of, stored_tensors, write_parts
 from .origin import Source
 
 

@@ -16,14 +16,12 @@ from ..families import family
 from ..graph import unwrap
 from ..layers import own_operators
 from ..layers.own import class_of
-from ..plan.plan import Plan
-from ..rewrite.copying import copied
-from ..rewrite.module import replay
-from .formats.pickles import classes_in, read_pickle
+from ..plan import Plan
+from ..rewrite import copied, replay
+from .formats import classes_in, read_pickle
 from .imports import copy_with_neighbours
 from .manifest import CONFIG_NAME, MANIFEST_NAME, read_config
-from .references.empty import build_empty
-from .references.reference import Reference, parse_reference
+from .references import Reference, build_empty, parse_reference
 from .values import readable_pickle
 
 SKELETON_NAME = "skeleton.pt"

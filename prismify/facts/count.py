@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from ..errors import PlanError, ShapeError, one_line
 from ..graph.dataflow.flow import ATTENTION, CONVOLUTION, MATMUL, data_operands, operator_name, shape
-from ..graph.inputs.example_inputs import ExampleInputs
+from ..graph.inputs import ExampleInputs
 from ..graph.isolation import fake_weights, undisturbed
 from ..graph.recorder import record
 from ..layers import Operator, build_operator

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from ..graph import Attention, LayerUse
-from ..graph.dataflow.channels import Layout, layout_of
+from ..graph.dataflow import Layout, layout_of
 from ..graph.dataflow.flow import numel, shape
 from ..layers.multihead import PROJECTIONS, Projection
 

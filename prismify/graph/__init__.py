@@ -1,9 +1,8 @@
 """How a model becomes an FX graph, and what each of its layers is for."""
 
 from .capture import Capture, EntryPoint, capture, capture_all
-from .dataflow.attention import Attention, find_attention
-from .dataflow.roles import LayerUse, Role, merge_roles, roles
-from .inputs.example_inputs import ExampleInputs, inputs_with
+from .dataflow import Attention, LayerUse, Role, find_attention, merge_roles, roles
+from .inputs import ExampleInputs, inputs_with
 from .isolation import unwrap
 
 __all__ = [

@@ -27,9 +27,9 @@ from ..generators import seed_generators
 from .chance import chosen_at_random
 from .dataflow.flow import output_nodes, shape
 from .exported import export_graph
+from .inputs import ExampleInputs, noise
 from .inputs.advice import advice
-from .inputs.example_inputs import ExampleInputs, candidates, completed, given_inputs, is_complete
-from .inputs.hints import noise
+from .inputs.example_inputs import candidates, completed, given_inputs, is_complete
 from .isolation import Snapshot, cloned_tensors, device_of, fake_weights, undisturbed, unwrap
 from .recorder import Recorder, module_hooks, record
 from .training import with_gradients

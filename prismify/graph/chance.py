@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from .dataflow.flow import drew, output_nodes
 from .dataflow.roles import reaching
-from .inputs.example_inputs import ExampleInputs
+from .inputs import ExampleInputs
 from .isolation import cloned_tensors, device_of, fake_weights, undisturbed
 from .recorder import record
 

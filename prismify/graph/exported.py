@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from .inputs.containers import tensors_in
-from .inputs.example_inputs import ExampleInputs
+from .inputs import ExampleInputs, tensors_in
 
 
 class _Method(nn.Module):

@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from ..errors import CaptureError
 from .capture import Capture, capture_all
 from .exported import module_of_node
-from .inputs.example_inputs import ExampleInputs, given_inputs
-from .inputs.hints import noise
+from .inputs import ExampleInputs, noise
+from .inputs.example_inputs import given_inputs
 
 #: How far ahead a recorded operator is looked for among the program's.
 _AHEAD = 64

@@ -27,8 +27,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .draws import drawn
-from .inputs.containers import tensors_in
-from .inputs.example_inputs import ExampleInputs
+from .inputs import ExampleInputs, tensors_in
 from .isolation import Snapshot
 from .known import KnownValues
 

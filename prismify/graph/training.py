@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .inputs.containers import tensors_in
-from .inputs.example_inputs import ExampleInputs
+from .inputs import ExampleInputs, tensors_in
 from .isolation import cloned_tensors, fake_weights, undisturbed
 from .recorder import Recorder, module_hooks
 

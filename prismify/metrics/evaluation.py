@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, RecipeError
-from ..facts.count import parameter_count
-from ..training.data.stream import Stream
-from ..training.losses.perceptual import LPIPS
+from ..facts import parameter_count
+from ..training.data import Stream
+from ..training.losses import LPIPS
 from ..training.measure import psnr, unit_range
 from ..training.models import reconstruct
 from ..training.pictures import sheet, to_pixels

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoint.formats.weights import read_state, sha256
+from ..checkpoint.formats import read_state, sha256
 from ..errors import SourceError
 
 #: How the SHA-256 of the InceptionV3 that FID is defined by begins, in torch-fidelity's conversion

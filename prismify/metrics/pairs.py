@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import OutputError, RecipeError, SourceError
 from ..graph.latents import encode
-from ..training.data.stream import Stream, image_tensor
+from ..training.data import Stream, image_tensor
 from ..training.measure import psnr
 from ..training.models import reconstruct
 from ..training.pictures import check_replaceable, sheet, to_pixels, write_png

@@ -1,1 +1,17 @@
-"""TODO"""
+"""What is decided: `Policy` turns facts about a layer into a `Decision` with its reason, and a `Plan` holds them all.
+
+A plan is plain data, JSON in and JSON out. Nothing else in prismify decides which layer changes.
+"""
+
+from .plan import Decision, Plan, Totals
+from .policies import Policy, Verdict, check_patterns, decide
+
+__all__ = [
+    "Decision",
+    "Plan",
+    "Policy",
+    "Totals",
+    "Verdict",
+    "check_patterns",
+    "decide",
+]

@@ -10,9 +10,9 @@ from math import gcd
 from typing import Literal, NamedTuple, get_type_hints
 
 from ..errors import PlanError, PrismifyError, ShapeError, one_line
+from ..facts import Layer
 from ..facts.count import count_operator
-from ..facts.inventory import Layer
-from ..graph.dataflow.channels import Layout
+from ..graph.dataflow import Layout
 from ..kernels import Topology
 from ..layers import Bias, Operator, OperatorType
 from ..layers.volumes import check_channel_kernel, volumes_of

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from ..errors import PlanError
 from ..graph.stand_in import layer_from
-from ..plan.plan import Decision
+from ..plan import Decision
 
 _aten = torch.ops.aten
 _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")

@@ -14,14 +14,13 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from ..errors import ConversionError, PlanError, ShapeError
-from ..facts.obstacles import is_layer, obstacle_of, widths_of
+from ..facts import is_layer, obstacle_of, widths_of
 from ..graph import Capture, unwrap
 from ..graph.program import capture_program, program_module
 from ..layers import PrismMultihead, build_operator
-from ..plan.plan import Decision, Plan, Totals
-from ..plan.policies import OwnPolicy, Policy
-from ..scanning.report import kept_groups
-from ..scanning.scan import captured_for, replan, scan_captured
+from ..plan import Decision, Plan, Policy, Totals
+from ..plan.policies import OwnPolicy
+from ..scanning import captured_for, kept_groups, replan, scan_captured
 from .copying import copied, held_by_classes, originals_of, rebound
 from .graph import operator_layer, replace_operators
 from .program import rewrite_program

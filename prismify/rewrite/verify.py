@@ -11,7 +11,7 @@ from ..errors import ConversionError, one_line
 from ..graph import Capture, EntryPoint, ExampleInputs
 from ..graph.chance import recorded
 from ..graph.dataflow.flow import output_nodes, shape
-from ..graph.inputs.containers import tensors_in
+from ..graph.inputs import tensors_in
 from ..graph.isolation import cloned_tensors, device_of, swapped_tensors, undisturbed
 
 #: Images larger than this are halved for the gradient check, which asks whether gradients arrive, not how fast.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from ..layers import OperatorType
-from ..plan.plan import Decision, Plan, Totals
+from ..plan import Decision, Plan, Totals
 
 SCHEMA_VERSION = 1
 #: What each rule means for the layers it holds for together.

@@ -12,26 +12,15 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from ..errors import CaptureError, PlanError, ShapeError
-from ..facts.count import Counted, count_operator, count_own, parameter_count, state_bytes
-from ..facts.inventory import Inventory, Layer, inventory
-from ..facts.obstacles import is_layer
+from ..facts import Inventory, Layer, inventory, is_layer, parameter_count, state_bytes
+from ..facts.count import Counted, count_operator, count_own
 from ..graph import Capture, ExampleInputs, capture_all, unwrap
-from ..graph.inputs.hints import noise
+from ..graph.inputs import noise
 from ..graph.program import capture_program
 from ..layers import Operator
 from ..layers.operator import refusal
-from ..plan.plan import Decision, Plan, Totals
-from ..plan.policies import (
-    OwnPolicy,
-    Policy,
-    Verdict,
-    check_patterns,
-    decide,
-    idle_biases,
-    own_verdict,
-    policy_name,
-    without_idle_biases,
-)
+from ..plan import Decision, Plan, Policy, Totals, Verdict, check_patterns, decide
+from ..plan.policies import OwnPolicy, idle_biases, own_verdict, policy_name, without_idle_biases
 
 #: The methods that a plan's file may have run.
 _METHODS = ("forward", "encode", "decode")

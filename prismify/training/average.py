@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..rewrite.copying import copied
+from ..rewrite import copied
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from ..checkpoint import Trust
-from ..checkpoint.formats.weights import read_state as read_weights
+from ..checkpoint.formats import read_state as read_weights
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME
 from ..errors import OutputError, RecipeError, SourceError
-from .engine.state import read_state, states
+from .engine import read_state, states
 from .models import NO_TRUST, open_model
 from .recipe import read_recorded
 from .schema import Data, ModelSource, Recipe

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RecipeError
-from .data.stream import Stream
-from .engine.run import Run
-from .losses.perceptual import LPIPS
+from .data import Stream
+from .engine import Run
+from .losses import LPIPS
 from .models import reconstruct
 from .pictures import sheet, to_pixels
 

@@ -11,18 +11,17 @@ from torch import Tensor, nn
 
 from ..checkpoint import Pipeline, Source, Trust, open_source, read_manifest, save
 from ..checkpoint.atomic import whole_folder
+from ..checkpoint.formats import write_safetensors
 from ..checkpoint.formats.tensors import separate_state
-from ..checkpoint.formats.weights import write_safetensors
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, write_json
 from ..checkpoint.shipped import folder_of
 from ..errors import RecipeError, SourceError
 from ..families import family
 from ..graph import unwrap
 from ..graph.latents import decode, encode
-from ..plan.plan import Plan
-from ..rewrite.fusion import FUSIBLE, fuse
-from ..rewrite.module import convert
-from ..scanning.scan import UNTRAINED
+from ..plan import Plan
+from ..rewrite import FUSIBLE, convert, fuse
+from ..scanning import UNTRAINED
 from .initial import start_at_zero
 from .model_files import remove_model
 from .schema import ModelSource

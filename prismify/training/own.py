@@ -8,7 +8,8 @@ from inspect import signature
 from typing import Any, get_type_hints
 
 from ..checkpoint import Trust
-from ..checkpoint.references.reference import own_function, parse_reference
+from ..checkpoint.references import parse_reference
+from ..checkpoint.references.reference import own_function
 from ..errors import RecipeError, one_line
 from .schema import Recipe
 

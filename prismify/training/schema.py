@@ -9,7 +9,7 @@ from typing import Any, Literal
 from PIL import ImageColor
 
 from ..errors import RecipeError
-from ..plan.policies import Policy
+from ..plan import Policy
 from .bounds import MOST, numbers, whole
 
 

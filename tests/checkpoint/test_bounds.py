@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from prismify.checkpoint.formats.weights import read_weights
+from prismify.checkpoint.formats import read_weights
 from prismify.checkpoint.manifest import read_json
 from prismify.errors import OutputError, PlanError, SourceError
-from prismify.plan.plan import Plan
-from prismify.training.engine.state import read_state
+from prismify.plan import Plan
+from prismify.training.engine import read_state
 from prismify.validation import MOST_DEEP
 
 

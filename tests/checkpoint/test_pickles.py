@@ -21,8 +21,8 @@ import torchvision
 from diffusers.configuration_utils import FrozenDict
 from torch import nn
 
-from prismify.checkpoint.formats.pickles import Inert, read_pickle
-from prismify.checkpoint.formats.weights import read_weights
+from prismify.checkpoint.formats import read_pickle, read_weights
+from prismify.checkpoint.formats.pickles import Inert
 from prismify.errors import SourceError, UnsafePickleError
 
 PACKAGE = """

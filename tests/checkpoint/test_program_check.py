@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from prismify.checkpoint.formats import read_program
 from prismify.checkpoint.formats.program_check import check_program
-from prismify.checkpoint.formats.programs import read_program
 from prismify.errors import SourceError, UnsafePickleError
 
 MODEL = "models/model.json"

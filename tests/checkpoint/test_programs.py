@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 import prismify
 from prismify.checkpoint import open_source
-from prismify.checkpoint.formats.programs import read_program
+from prismify.checkpoint.formats import read_program
 from prismify.errors import PlanError, SourceError
 from prismify.graph.program import program_inputs, program_module
 from tests.tolerances import exact

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from prismify.checkpoint.imports import neighbours
-from prismify.checkpoint.references.empty import build_empty, shapes_only
-from prismify.checkpoint.references.reference import Reference, parse_reference
+from prismify.checkpoint.references import Reference, build_empty, parse_reference, shapes_only
 from prismify.checkpoint.structure import rebuild_from
 from prismify.errors import SourceError
 

@@ -12,14 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import prismify
-from prismify.checkpoint.formats.tensors import (
-    fit_weights,
-    lay_out,
-    loose_buffers,
-    put_buffers,
-    strides_of,
-    unique_state,
-)
+from prismify.checkpoint.formats import fit_weights, lay_out, loose_buffers, put_buffers, strides_of, unique_state
 from prismify.errors import SourceError
 
 

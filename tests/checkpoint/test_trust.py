@@ -8,7 +8,7 @@ import pytest
 
 from prismify.checkpoint import Trust, open_source
 from prismify.checkpoint.formats.pickles import _resolve
-from prismify.checkpoint.references.reference import parse_reference
+from prismify.checkpoint.references import parse_reference
 from prismify.errors import PrismifyError, SourceError
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from prismify.checkpoint.formats.weights import read_state, read_weights, sha256, weight_files, write_safetensors
+from prismify.checkpoint.formats import read_state, read_weights, sha256, weight_files, write_safetensors
 from prismify.errors import SourceError
 
 STATE = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2, dtype=torch.float16)}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from prismify import bench
-from prismify.scanning.report import slower
+from prismify.scanning import slower
 
 Run = Callable[..., Any]
 

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 import prismify
-from prismify.training.data.stream import Stream, open_data
+from prismify.training.data import Stream, open_data
 from prismify.training.measure import psnr
 from prismify.training.models import reconstruct
 from prismify.training.schema import Data

@@ -67,7 +67,7 @@ def bar_of(width: int, seconds: float, step: int, **began: float) -> str:
     from prismify.cli.train import live_view
     from rich.console import Console
 
-    from prismify.training.engine.events import Event
+    from prismify.training.engine import Event
 
     console = Console(file=io.StringIO(), width=width, force_terminal=True, soft_wrap=True)
     with pytest.MonkeyPatch.context() as patch:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prismify.errors import CaptureError
 from prismify.graph import capture_all
-from prismify.scanning.scan import scan
+from prismify.scanning import scan
 from tests.graph.nets import C, Chain
 
 

@@ -15,7 +15,7 @@ from prismify.errors import CaptureError, PlanError
 from prismify.graph import capture, capture_all
 from prismify.graph.dataflow import roles
 from prismify.graph.exported import export_graph
-from prismify.scanning.scan import scan
+from prismify.scanning import scan
 from tests.graph import nets
 
 

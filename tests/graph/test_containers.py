@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prismify import convert, scan
-from prismify.graph.inputs.containers import map_tensors, named_tensors, tensors_in
+from prismify.graph.inputs import map_tensors, named_tensors, tensors_in
 from tests.graph.nets import Chain
 from tests.graph.test_results import CHAIN
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from prismify import Policy, convert, scan
 from prismify.graph import capture, find_attention
-from prismify.graph.dataflow import roles
-from prismify.graph.dataflow.channels import channels_reaching, layout_of
+from prismify.graph.dataflow import channels_reaching, layout_of, roles
 from prismify.layers import Prism
 from tests.graph import attention_nets as nets
 from tests.graph.attention_nets import HEADS, ORDERS, C

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from prismify.families.inputs import MODELS, rules_by_class
-from prismify.graph.inputs.hints import Hints
+from prismify.graph.inputs import Hints
 
 
 @pytest.mark.parametrize("key", MODELS)

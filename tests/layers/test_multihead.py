@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prismify import Policy, convert, convert_, load, save, scan
 from prismify.errors import ConversionError, PlanError, ShapeError
 from prismify.layers import Prism, PrismMultihead
-from prismify.plan.plan import Plan
+from prismify.plan import Plan
 from tests.tolerances import equivalent, exact
 
 E, HEADS = 16, 4

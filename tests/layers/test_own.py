@@ -12,8 +12,7 @@ from torch import Tensor, fx, nn
 import prismify
 from prismify.errors import PlanError, ShapeError, SourceError
 from prismify.layers import Operator, build_operator, own, register_operator
-from prismify.plan.plan import Plan
-from prismify.plan.policies import Policy, Verdict, decide
+from prismify.plan import Plan, Policy, Verdict, decide
 from prismify.training.rates import parameters_by_kind
 from tests.tolerances import exact
 

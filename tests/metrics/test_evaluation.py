@@ -15,8 +15,7 @@ from prismify.errors import DataError, SourceError
 from prismify.metrics.evaluation import Judges, evaluate, per_image
 from prismify.metrics.networks import CifarResNet, FeatureNetwork, load_network
 from prismify.metrics.pairs import padded_reconstruction, reduction
-from prismify.training.data.images import Images, open_images
-from prismify.training.data.stream import Stream
+from prismify.training.data import Images, Stream, open_images
 from prismify.training.schema import Data
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from prismify.errors import OutputError
 from prismify.metrics.pairs import _places, write_pairs
-from prismify.training.data.images import open_images
-from prismify.training.data.stream import Stream
+from prismify.training.data import Stream, open_images
 from prismify.training.schema import Data
 
 

@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from prismify.errors import DataError
-from prismify.training.data.images import Images, open_images
-from prismify.training.data.stream import Shares, Stream, batches, image_tensor, open_data, order_of
+from prismify.training.data import Images, Shares, Stream, batches, image_tensor, open_data, open_images, order_of
 from prismify.training.schema import Data
 
 

@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from prismify.errors import DataError, RecipeError
-from prismify.training.data.images import open_images
-from prismify.training.data.stream import Stream
+from prismify.training.data import Stream, open_images
 from prismify.training.schema import Data
 
 RAMP = np.arange(256)[None].repeat(16, 0)

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from prismify.errors import PrismifyError
-from prismify.training.engine import begin, run
-from prismify.training.engine.state import states
+from prismify.training.engine import begin, run, states
 
 Recipe = Callable[..., dict[str, Any]]
 Train = Callable[..., tuple[Path, list[Any]]]

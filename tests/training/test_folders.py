@@ -16,9 +16,7 @@ import pytest
 from PIL import Image, features
 
 from prismify.errors import DataError
-from prismify.training.data import decoding
-from prismify.training.data.folders import passed_over_text
-from prismify.training.data.images import open_images
+from prismify.training.data import decoding, open_images, passed_over_text
 from prismify.training.schema import Data
 
 HIDDEN = "folders that are hidden or hold thumbnails or trash"

@@ -13,9 +13,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from prismify.training.average import Average
-from prismify.training.losses import losses
-from prismify.training.losses.discriminator import PatchDiscriminator, smallest_side
-from prismify.training.losses.divergence import Divergence
+from prismify.training.losses import Divergence, PatchDiscriminator, losses, smallest_side
 from prismify.training.rates import adam, parameters_by_kind, scheduled
 from prismify.training.schema import Discriminator, Rates, Train
 
@@ -122,7 +120,7 @@ def test_lpips_is_the_published_one(shared_data: Path, net: str, far: float, nea
     import numpy as np
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    from prismify.training.losses.perceptual import load_lpips
+    from prismify.training.losses import load_lpips
     from prismify.training.schema import Perceptual
 
     def picture(name: str) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from prismify.errors import RecipeError
-from prismify.training.engine.state import read_state
+from prismify.training.engine import read_state
 from tests.training.test_resume import records
 
 #: Dropout, and layers that are passed by at random, as some models do it.

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 import prismify
 from prismify.errors import DataError, OutputError, PrismifyError, RecipeError, TrainingError
-from prismify.training.engine.state import read_state, state_path, states
+from prismify.training.engine import read_state, states
+from prismify.training.engine.state import state_path
 from prismify.training.initial import start_at_zero
 from prismify.training.models import open_model
 from prismify.training.schema import ModelSource
@@ -207,8 +208,7 @@ def test_a_corrupt_image_in_the_middle_stops_with_the_state_kept(
 
 
 def _image_of_step(content: dict[str, Any], step: int) -> Path:
-    from prismify.training.data.images import open_images
-    from prismify.training.data.stream import order_of
+    from prismify.training.data import open_images, order_of
     from prismify.training.schema import Data
 
     images = open_images(Data(path=content["data"]["path"]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from prismify.graph.capture import EntryPoint
-from prismify.graph.inputs.containers import tensors_in
+from prismify.graph.inputs import tensors_in
 
 DATA = "data"
 _LAYERS = (_ConvNd, nn.Linear, nn.MultiheadAttention, nn.Embedding, nn.Bilinear, nn.RNNBase)

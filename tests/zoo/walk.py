@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 import prismify
-from prismify.checkpoint.references.reference import parse_reference
+from prismify.checkpoint.references import parse_reference
 from prismify.errors import PlanError, one_line
 from prismify.graph import Capture, ExampleInputs, capture_all
 from prismify.graph.dataflow.roles import primary_inputs
-from prismify.graph.inputs.containers import tensors_in
+from prismify.graph.inputs import tensors_in
 from prismify.graph.isolation import undisturbed
-from prismify.plan.plan import Plan
-from prismify.plan.policies import Policy
-from prismify.scanning.scan import scan_captured
+from prismify.plan import Plan, Policy
+from prismify.scanning import scan_captured
 
 from .oracle import contradictions, flow_of
 from .row import Row

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..formats.tensors import loose_buffers
+from ..formats import loose_buffers
 
 
 def build_empty(make: Callable[[], nn.Module]) -> nn.Module:

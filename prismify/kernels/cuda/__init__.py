@@ -1,1 +1,1 @@
-"""TODO"""
+"""The engine for CUDA: Triton kernels. `support` says what it serves, `run` launches."""

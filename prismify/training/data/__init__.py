@@ -1,1 +1,18 @@
-"""TODO"""
+"""Images: which files a person means, from their content to pixels, and in which order a run sees them."""
+
+from .folders import passed_over_text
+from .images import Images, open_images
+from .stream import Shares, Stream, batches, image_tensor, mixed, open_data, order_of
+
+__all__ = [
+    "Images",
+    "Shares",
+    "Stream",
+    "batches",
+    "image_tensor",
+    "mixed",
+    "open_data",
+    "open_images",
+    "order_of",
+    "passed_over_text",
+]

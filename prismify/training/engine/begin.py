@@ -15,9 +15,8 @@ from ...checkpoint.atomic import whole_file
 from ...checkpoint.formats.tensors import separate_state
 from ...checkpoint.manifest import write_json
 from ...errors import RecipeError, TrainingError
-from ...facts.count import parameter_count
-from ..data.folders import passed_over_text
-from ..data.images import Images
+from ...facts import parameter_count
+from ..data import Images, passed_over_text
 from ..models import reconstruct
 from ..rates import parameters_by_kind
 from ..recipe import recipe_yaml

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ...checkpoint import Trust
 from ...errors import OutputError, PrismifyError, RecipeError, TrainingError
 from ...generators import seed_generators
-from ..data.stream import Shares, Stream, batches, mixed
-from ..losses.divergence import Divergence
+from ..data import Shares, Stream, batches, mixed
+from ..losses import Divergence
 from ..rates import scheduled, set_rate
 from ..recipe import changed_keys, recipe_data, recorded_data
 from ..schema import Recipe

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...checkpoint.atomic import whole_folder
-from ...checkpoint.formats.zips import check_unpacked
+from ...checkpoint.formats import check_unpacked
 from ...errors import OutputError
 
 _STEP = re.compile(r"^step-(\d{8,})$")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint.formats.weights import read_state, sha256
+from ...checkpoint.formats import read_state, sha256
 from ...errors import PrismifyError, RecipeError
 from ..schema import Perceptual
 

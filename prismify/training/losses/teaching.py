@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...checkpoint.handoff import needed_arguments
 from ...errors import RecipeError
 from ...graph.latents import decode, encode, first_tensor
-from ...plan.plan import Plan
+from ...plan import Plan
 from ..models import is_autoencoder, reconstruct
 from ..schema import DistillationLoss
 from .losses import relative_error
