@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from ..errors import PlanError, ShapeError, one_line
-from ..graph.dataflow.flow import ATTENTION, CONVOLUTION, MATMUL, data_operands, operator_name, shape
-from ..graph.inputs import ExampleInputs
-from ..graph.isolation import fake_weights, undisturbed
-from ..graph.recorder import record
-from ..layers import Operator, build_operator
-from ..layers.operator import stand_in
-
-if TYPE_CHECKING:
-    from .inventory import Layer
-
+from ..layers import Operator
+from .projections import InProjection
 
 _RECURRENT = {f"{kind}{cell}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for cell in ("", "_cell")}
 
@@ -59,20 +49,41 @@ class Counted:
     macs: int
 
 
-def count_operator(operator: Operator, layer: Layer) -> Counted:
-    """The numbers and multiply-adds of a layer's replacement; a layer is described by `inventory.Layer`."""
-    if operator.type != "PrismMultihead":
-        weights = operator_weights(operator, layer.kernel_size)
-        if layer.kind.startswith("conv_transpose"):  # each input element goes to so many of the output
-            macs = layer.input_numel * operator_macs(
-                replace(operator, volumes=operator.volumes[::-1]), layer.kernel_size
-            )
-        else:
-            macs = layer.output_numel * operator_macs(operator, layer.kernel_size)
-        return Counted(weights, operator_bias(operator, layer.out_channels), macs)
+@dataclass(frozen=True)
+class Work:
+    """What the cost of a layer's replacement depends on, beside the operator.
+
+    Args:
+        input_numel, output_numel: elements that the layer reads and makes in one pass.
+        transposed: whether each input element goes to many of the output, as in transposed convolutions.
+        projections: of a packed attention.
+    """
+
+    kernel_size: tuple[int, ...]
+    out_channels: int
+    input_numel: int
+    output_numel: int
+    transposed: bool = False
+    projections: tuple[InProjection, ...] = ()
+
+
+def count_operator(operator: Operator, work: Work) -> Counted:
+    """The numbers and multiply-adds of a layer's replacement."""
+    if operator.type == "PrismMultihead":
+        return _count_packed(operator, work)
+    if work.transposed:
+        turned = replace(operator, volumes=operator.volumes[::-1])
+        macs = work.input_numel * operator_macs(turned, work.kernel_size)
+    else:
+        macs = work.output_numel * operator_macs(operator, work.kernel_size)
+    weights = operator_weights(operator, work.kernel_size)
+    return Counted(weights, operator_bias(operator, work.out_channels), macs)
+
+
+def _count_packed(operator: Operator, work: Work) -> Counted:
     weights = biases = macs = 0
-    channels = layer.out_channels
-    for projection in layer.projections:
+    channels = work.out_channels
+    for projection in work.projections:
         p, q, k = projection.width, channels, 1
         if projection.part in operator.projections:
             depth = channels // operator.volumes[1]
@@ -81,47 +92,6 @@ def count_operator(operator: Operator, layer: Layer) -> Counted:
         biases += {"channel": channels, "scalar": q, "none": 0}[operator.bias]
         macs += projection.output_numel * p * k
     return Counted(weights, biases, macs)
-
-
-def count_own(what: Operator, layer: Layer, module: nn.Module | None) -> Counted:
-    """The same of an operator of one's own, its multiply-adds from what it runs.
-
-    Args:
-        module: the layer itself; None for an operator of a graph, of which there are the facts alone.
-
-    Raises:
-        ShapeError: it cannot take the layer's place, or does not run on such an input as the layer's.
-    """
-    operator = build_operator(what, _by_facts(layer) if module is None else stand_in(module))
-    biases = sum(p.numel() for p in (operator._parameters.get("bias"),) if p is not None)
-    weights = sum(p.numel() for p in unique(operator.parameters())) - biases
-    if layer.input_shape is None:
-        return Counted(weights, biases, 0)
-    inputs = ExampleInputs(
-        (torch.empty(layer.input_shape, dtype=next((p.dtype for p in operator.parameters()), torch.float32)),)
-    )
-    try:
-        with undisturbed(operator), fake_weights(operator) as (mode, make), mode:
-            graph = record(operator, "forward", inputs.map(make))
-    except Exception as error:
-        text = "x".join(map(str, layer.input_shape))
-        raise ShapeError(f"{what.type} does not run on {text}: {one_line(error)}") from error
-    once = sum(node_macs(node) for node in graph.nodes)
-    return Counted(weights, biases, once * layer.input_numel // max(1, prod(layer.input_shape)))
-
-
-def _by_facts(layer: Layer) -> nn.Module:
-    """A layer of the same widths and kernel on the meta device."""
-    if layer.kind == "linear":
-        return nn.Linear(layer.in_channels, layer.out_channels, layer.bias, device="meta")
-    kinds = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d, "conv_transpose1d": nn.ConvTranspose1d,
-             "conv_transpose2d": nn.ConvTranspose2d, "conv_transpose3d": nn.ConvTranspose3d}  # fmt: skip
-    if layer.kind not in kinds:
-        raise ShapeError(f"operators of your own take the place of convolutions and linear layers, not of {layer.kind}")
-    made: Any = kinds[layer.kind]
-    widths = layer.in_channels, layer.out_channels, layer.kernel_size
-    layer_: nn.Module = made(*widths, groups=layer.groups, bias=layer.bias, device="meta")
-    return layer_
 
 
 def operator_weights(operator: Operator, kernel_size: tuple[int, ...]) -> int:

@@ -16,7 +16,7 @@ from ..graph.dataflow.flow import drew, operands, operator_name, shape
 from ..graph.dataflow.shifts import removed_by
 from ..graph.stand_in import layer_of
 from ..layers import LAYERS, PrismMultihead, operator_for
-from .count import node_macs, unique
+from .count import Work, node_macs, unique
 from .obstacles import class_name, is_layer, kind_of, obstacle_of, widths_of
 from .projections import AttentionPart, InProjection, attention_parts, in_projections
 from .weight_uses import uses_outside
@@ -77,6 +77,18 @@ class Layer:
     macs: int = 0
     input_numel: int = 0
     output_numel: int = 0
+
+    @property
+    def work(self) -> Work:
+        """What the cost of its replacement depends on."""
+        return Work(
+            self.kernel_size,
+            self.out_channels,
+            self.input_numel,
+            self.output_numel,
+            self.kind.startswith("conv_transpose"),
+            self.projections,
+        )
 
 
 @dataclass(frozen=True)

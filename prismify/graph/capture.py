@@ -12,7 +12,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,6 +26,7 @@ from ..errors import CaptureError, one_line
 from ..generators import seed_generators
 from .chance import chosen_at_random
 from .dataflow.flow import output_nodes, shape
+from .entry_points import EntryPoint, Technique
 from .exported import export_graph
 from .inputs import ExampleInputs, noise
 from .inputs.advice import advice
@@ -34,41 +35,12 @@ from .isolation import Snapshot, cloned_tensors, device_of, fake_weights, undist
 from .recorder import Recorder, module_hooks, record
 from .training import with_gradients
 
-Technique = Literal["recorder on fake tensors", "recorder on real tensors", "torch.export", "list of modules"]
 _MAX_GUESSES = 60
 _NO_OUTPUT = "it returns no tensor"
 #: Of CPU time: a busy machine must not change what is found.
 _MAX_SECONDS = 15.0
 # What no other example input would cure: the model itself asks for values.
 _NOT_THE_INPUTS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
-
-
-@dataclass(frozen=True)
-class EntryPoint:
-    """One method of a model, captured.
-
-    Args:
-        method: "forward", "encode", "decode" or a name the caller gave.
-        technique: the rung of the ladder that was taken.
-        graph: the FX graph; None for "list of modules".
-        inputs: the example inputs the graph was made with, if any ran.
-        output_shapes: of every tensor the method returns.
-        failed: why the techniques above failed, one line each.
-        advice: what a person can do about an entry point that could not be captured.
-        training: the graph of a call in training mode, where it runs that way too.
-        trained: names of the parameters that get a gradient from what the method returns, in training or in
-            evaluation; None where that could not be seen.
-    """
-
-    method: str
-    technique: Technique
-    graph: fx.Graph | None
-    inputs: ExampleInputs | None
-    output_shapes: tuple[tuple[int, ...], ...] = ()
-    failed: tuple[str, ...] = ()
-    advice: str = ""
-    training: fx.Graph | None = None
-    trained: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)

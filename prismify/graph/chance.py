@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from itertools import count
-from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
 from .dataflow.flow import drew, output_nodes
 from .dataflow.roles import reaching
+from .entry_points import EntryPoint
 from .inputs import ExampleInputs
 from .isolation import cloned_tensors, device_of, fake_weights, undisturbed
 from .recorder import record
-
-if TYPE_CHECKING:
-    from .capture import EntryPoint
 
 #: Runs in a row that show nothing new: what runs once in ten times is missed by one search in a hundred.
 _PATIENCE = 48

@@ -320,7 +320,7 @@ def _settle(layer: Layer, policy: Policy, reason: str, operator: Operator) -> Ve
     if operator.volumes != (1, 1) and depth < policy.min_volume:
         text = f"{_widths(layer)} has volumes of {depth}, narrower than {policy.min_volume}"
         return Verdict(None, "narrow_volumes", text)
-    counted = count_operator(operator, layer)
+    counted = count_operator(operator, layer.work)
     after = counted.weights + (counted.biases if layer.bias else 0)
     if after >= layer.parameters and not layer.tied:
         text = f"{operator.type} would need {after:,} numbers where it has {layer.parameters:,}"

@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 
 from ..errors import CaptureError, PlanError, ShapeError
 from ..facts import Inventory, Layer, inventory, is_layer, parameter_count, state_bytes
-from ..facts.count import Counted, count_operator, count_own
+from ..facts.count import Counted, count_operator
+from ..facts.own import count_own
 from ..graph import Capture, ExampleInputs, capture_all, unwrap
 from ..graph.inputs import noise
 from ..graph.program import capture_program
@@ -148,7 +149,7 @@ def _plan(
 
 def _counted(operator: Operator, layer: Layer, modules: dict[str, nn.Module]) -> Counted:
     if not operator.is_own:
-        return count_operator(operator, layer)
+        return count_operator(operator, layer.work)
     module = modules.get(layer.name)
     return count_own(operator, layer, module if is_layer(module) else None)
 

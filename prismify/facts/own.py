@@ -1,0 +1,59 @@
+"""What an operator of a person's own amounts to: it is built on the meta device, and run there."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ShapeError, one_line
+from ..graph import ExampleInputs
+from ..graph.isolation import fake_weights, undisturbed
+from ..graph.recorder import record
+from ..layers import Operator, build_operator
+from ..layers.operator import stand_in
+from .count import Counted, node_macs, unique
+from .inventory import Layer
+
+
+def count_own(what: Operator, layer: Layer, module: nn.Module | None) -> Counted:
+    """The numbers of an operator of one's own, and its multiply-adds from what it runs.
+
+    Args:
+        module: the layer itself; None for an operator of a graph, of which there are the facts alone.
+
+    Raises:
+        ShapeError: it cannot take the layer's place, or does not run on such an input as the layer's.
+    """
+    operator = build_operator(what, _by_facts(layer) if module is None else stand_in(module))
+    biases = sum(p.numel() for p in (operator._parameters.get("bias"),) if p is not None)
+    weights = sum(p.numel() for p in unique(operator.parameters())) - biases
+    if layer.input_shape is None:
+        return Counted(weights, biases, 0)
+    inputs = ExampleInputs(
+        (torch.empty(layer.input_shape, dtype=next((p.dtype for p in operator.parameters()), torch.float32)),)
+    )
+    try:
+        with undisturbed(operator), fake_weights(operator) as (mode, make), mode:
+            graph = record(operator, "forward", inputs.map(make))
+    except Exception as error:
+        text = "x".join(map(str, layer.input_shape))
+        raise ShapeError(f"{what.type} does not run on {text}: {one_line(error)}") from error
+    once = sum(node_macs(node) for node in graph.nodes)
+    return Counted(weights, biases, once * layer.input_numel // max(1, prod(layer.input_shape)))
+
+
+def _by_facts(layer: Layer) -> nn.Module:
+    """A layer of the same widths and kernel on the meta device."""
+    if layer.kind == "linear":
+        return nn.Linear(layer.in_channels, layer.out_channels, layer.bias, device="meta")
+    kinds = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d, "conv_transpose1d": nn.ConvTranspose1d,
+             "conv_transpose2d": nn.ConvTranspose2d, "conv_transpose3d": nn.ConvTranspose3d}  # fmt: skip
+    if layer.kind not in kinds:
+        raise ShapeError(f"operators of your own take the place of convolutions and linear layers, not of {layer.kind}")
+    made: Any = kinds[layer.kind]
+    widths = layer.in_channels, layer.out_channels, layer.kernel_size
+    layer_: nn.Module = made(*widths, groups=layer.groups, bias=layer.bias, device="meta")
+    return layer_
