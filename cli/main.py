@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from ..version import __version__
 from .bench import bench
 from .convert import convert
 from .doctor import doctor

@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .checkpoint import load, save
     from .errors import PrismifyError
     from .graph import capture
     from .layers import DeepPrism, Prism, PrismAttn, PrismConv, register_operator
-    from .plan.plan import Decision, Plan
-    from .plan.policies import Policy
-    from .rewrite.fusion import fuse, unfuse
-    from .rewrite.module import convert, convert_
-    from .scanning.scan import scan
+    from .plan import Decision, Plan, Policy
+    from .rewrite import convert, convert_, fuse, unfuse
+    from .scanning import scan
 
 # name -> the module that defines it; loaded on first use (PEP 562), so that `import prismify` is instant.
 _PUBLIC = {
@@ -25,12 +23,12 @@ _PUBLIC = {
     "convert_": "rewrite",
     "save": "checkpoint",
     "load": "checkpoint",
-    "fuse": "fusion",
-    "unfuse": "fusion",
+    "fuse": "rewrite",
+    "unfuse": "rewrite",
     "capture": "graph",
     "Plan": "plan",
     "Decision": "plan",
-    "Policy": "policies",
+    "Policy": "plan",
     "DeepPrism": "layers",
     "Prism": "layers",
     "PrismAttn": "layers",

@@ -6,65 +6,137 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
-# Each room may import those before it (and itself).
-ORDER = [
-    {"errors", "generators", "pretrained"},
-    {"kernels"},
-    {"layers"},
-    {"families"},
-    {"graph"},
-    {"validation", "count", "obstacles", "weight_uses", "projections", "inventory", "plan", "policies"},
-    {"scanning", "report"},
-    {"copying", "rewrite", "rewrite_graph", "rewrite_program", "verify", "handoff"},
-    {"fusion"},
-    {"bench"},
-    {"checkpoint"},
-    {"training"},
-    {"metrics"},
-    {"recipes"},
-    {"cli"},
-]
+#: The rooms, one rank each: a room may import those above it in this list (and itself), at any depth of its code.
+ORDER = (
+    "version",
+    "errors",
+    "generators",
+    "validation",
+    "pretrained",
+    "kernels",
+    "layers",
+    "families",
+    "graph",
+    "facts",
+    "plan",
+    "scanning",
+    "rewrite",
+    "bench",
+    "checkpoint",
+    "training",
+    "metrics",
+    "recipes",
+    "cli",
+)
+#: Where the sources lie that install as `prismify`, `prismify.cli` and `prismify.recipes`.
+SOURCES = {"prismify": "prismify", "cli": "prismify.cli", "recipes": "prismify.recipes"}
+MOST_FILES, MOST_LINES = 16, 250
 HEAVY = ("diffusers", "timm", "torchvision", "triton", "numba", "rich", "typer", "accelerate", "torchmetrics")
 
 
-def room(name: str) -> int:
-    return next(i for i, names in enumerate(ORDER) if name in names)
-
-
-def files() -> list[Path]:
-    return [*sorted((ROOT / "prismify").rglob("*.py")), *sorted((ROOT / "cli").glob("*.py"))]
-
-
-def imports(path: Path) -> set[str]:
-    """First names below `prismify` that a file imports, relative or absolute."""
-    found = set()
-    depth = len(path.relative_to(ROOT if path.is_relative_to(ROOT / "cli") else ROOT / "prismify").parts)
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == depth:
-            found |= {node.module.split(".")[0]} if node.module else {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.startswith("prismify."):
-            found.add(node.module.split(".")[1])
+def sources() -> dict[str, Path]:
+    """Every module by its name."""
+    found = {}
+    for folder, package in SOURCES.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join([package, *(p for p in parts if p != "__init__")])] = path
     return found
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_dependencies_point_one_way(path):
-    parts = path.relative_to(ROOT).parts
-    here = "cli" if parts[0] == "cli" else parts[1].removesuffix(".py")
-    if here == "__init__":
-        return
-    for name in imports(path) - {"__version__", here}:
-        assert room(name) <= room(here), f"{path} imports {name}, which stands above it"
+def imports(module: str, path: Path, known: Collection[str]) -> set[str]:
+    """The modules among `known` that one imports, anywhere in its code, but for the top package's lazy names."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            home = ".".join([*above, *([node.module] if node.module else [])])
+            within = {name.name: f"{home}.{name.name}" for name in node.names}
+            found |= {full if full in known else home for full in within.values()}
+    return {name for name in found if name in known} - {module, "prismify"}
+
+
+def arrows() -> dict[str, set[str]]:
+    """Which module imports which."""
+    found = sources()
+    return {name: imports(name, path, found) for name, path in found.items() if name != "prismify"}
+
+
+def circle(graph: Mapping[str, Collection[str]]) -> list[str]:
+    """The modules of one circle, in order; [] where there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        for other in graph.get(name, ()):
+            if found := visit(other, [*way, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in graph if (found := visit(name, []))), [])
+
+
+def test_dependencies_point_one_way():
+    rank = {f"prismify.{name}": number for number, name in enumerate(ORDER)}
+
+    def room(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    assert {room(name) for name in arrows()} == set(rank)
+    against = [
+        f"{name} imports {other}"
+        for name, others in arrows().items()
+        for other in others
+        if rank[room(other)] > rank[room(name)]
+    ]
+    assert against == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert circle(arrows()) == []
+
+
+def test_a_circle_is_seen():
+    assert circle({"a": ["b"], "b": ["c"], "c": []}) == []
+    assert circle({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["b"]}) == ["b", "d", "b"]
+
+
+def test_rooms_are_small():
+    folders = {path.parent for path in (ROOT / "prismify").rglob("*.py")}
+    crowded = {str(f.relative_to(ROOT)): n for f in folders if (n := len(list(f.glob("*.py")))) > MOST_FILES}
+    assert crowded == {}
+
+
+def test_classes_are_short():
+    long = {
+        f"{name}.{node.name}": lines
+        for name, path in sources().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and (lines := node.end_lineno - node.lineno + 1) >= MOST_LINES
+    }
+    assert long == {}
+
+
+def test_every_room_says_what_it_is_for():
+    for name, path in sources().items():
+        if path.name == "__init__.py":
+            assert len(ast.get_docstring(ast.parse(path.read_text())) or "") > 40, name
 
 
 def test_only_their_rooms_import_the_heavy_libraries():
     allowed = {"rich": "cli", "typer": "cli", "diffusers": "families", "timm": "families", "torchvision": "families"}
-    for path in files():
+    for path in sources().values():
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []

@@ -11,7 +11,6 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from .. import __version__
 from ..errors import SourceError
 from ..families import FAMILIES, family
 from ..generators import kept_generators
@@ -22,6 +21,7 @@ from ..layers.own import class_of
 from ..plan import Plan
 from ..rewrite import replay
 from ..scanning import build_report, report_markdown
+from ..version import __version__
 from .atomic import whole_folder
 from .formats import (
     changed_buffers,

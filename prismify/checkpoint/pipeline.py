@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from .. import __version__
 from ..errors import OutputError
 from ..generators import kept_generators
 from ..plan import Plan
 from ..scanning import build_report, join_reports, report_markdown
+from ..version import __version__
 from .atomic import check_output, whole_folder
 from .folder import PAGE_NAME, write_model
 from .manifest import FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, listing, read_report, write_json

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from ..errors import PlanError
+from ..graph.dataflow.flow import ATTENTION, CONVOLUTION, MATMUL, data_operands, operator_name, shape
 from ..layers import Operator
 from .projections import InProjection
 

@@ -24,7 +24,7 @@ _SOURCES = ("vectors", "math", "simd", "pack", "sums", "kernels", "norm")
 
 def _digest() -> str:
     """A hash of the kernels' sources: machine code cached from other sources is not found."""
-    sources = (Path(__file__).with_name(f"cpu_{name}.py") for name in _SOURCES)
+    sources = (Path(__file__).with_name(f"{name}.py") for name in _SOURCES)
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 

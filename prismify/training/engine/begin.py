@@ -103,7 +103,7 @@ def _write_facts(run: Run, model: nn.Module, images: Images, notes: dict[str, An
 
 def versions() -> dict[str, str]:
     """Python, prismify and the libraries that results depend on."""
-    from ... import __version__
+    from ...version import __version__
 
     found = {"python": platform.python_version(), "prismify": __version__}
     for name in _LIBRARIES:
