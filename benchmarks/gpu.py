@@ -157,7 +157,7 @@ def time_tokens(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def tune(shape: tuple[int, ...] = (16, 256, 64, 64)) -> list[dict[str, Any]]:
-    """Times of the kernels cut in other ways: what `STENCIL` and `CORRELATION` in `cuda_run` should be."""
+    """Times of the kernels cut in other ways: what `STENCIL` and `CORRELATION` in `kernels.cuda.run` should be."""
     problem = make_problem(shape, (3, 3, 3), 1, Geometry(padding=(1, 1)))
     rows = []
     for dtype, layout in itertools.product(DTYPES[:2], LAYOUTS):

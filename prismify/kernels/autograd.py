@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .engines import Run
+from .engine import Run
 from .problem import Problem
 
 Dims = tuple[int | None, ...]

@@ -2,141 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..errors import PrismifyError
-from .cpu import support as cpu
-from .cuda import support as cuda
+from . import cpu, cuda
+from . import torch as torch_engines
+from .engine import Engine
 from .fused.protocol import FusedRun
 from .problem import NormAct, Problem
 
-
-class Run(Protocol):
-    """What computes: the operator and its two gradients (see `cpu_run` for the arguments)."""
-
-    def forward(self, u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem, /) -> Tensor: ...
-
-    def input_grad(self, grad: Tensor, weight: Tensor, problem: Problem, /) -> Tensor: ...
-
-    def weight_grad(
-        self, grad: Tensor, u: Tensor, problem: Problem, weight_shape: tuple[int, ...], /
-    ) -> tuple[Tensor, Tensor | None]: ...
-
-
-def _no_fusion(problem: Problem, block: NormAct, dtype: torch.dtype) -> str:
-    return "this engine computes norm, activation, operator and sum one after the other"
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A way to compute the operator.
-
-    Args:
-        name: what it is called in reports and by `use_engine`.
-        devices: device types it runs on; none for all.
-        summary: how it computes, in words.
-        unavailable: why it cannot run on this machine, or None.
-        why_not: why it does not serve a problem of an element type, or None.
-        run: imports and returns what computes.
-        describe: versions and settings, in words.
-        fused: imports and returns what computes norm, activation, operator and residual sum in one; None where
-            nothing does.
-        why_not_fused: why that does not serve a problem that the engine serves, or None.
-    """
-
-    name: str
-    devices: tuple[str, ...]
-    summary: str
-    unavailable: Callable[[], str | None]
-    why_not: Callable[[Problem, torch.dtype], str | None]
-    run: Callable[[], Run]
-    describe: Callable[[], dict[str, str]]
-    fused: Callable[[], FusedRun] | None = None
-    why_not_fused: Callable[[Problem, NormAct, torch.dtype], str | None] = _no_fusion
-
-
-def _cpu_run() -> Run:
-    from .cpu import run as cpu_run
-
-    return cpu_run
-
-
-def _cpu_fused() -> FusedRun:
-    from .cpu import fused as cpu_fused
-
-    return cpu_fused
-
-
-def _cuda_run() -> Run:
-    from .cuda import run as cuda_run
-
-    return cuda_run
-
-
-def _fast() -> Run:
-    from .torch.run import FAST
-
-    return FAST
-
-
-def _definition() -> Run:
-    from .torch.run import DEFINITION
-
-    return DEFINITION
-
-
-def _nothing() -> None:
-    return None
-
-
-def _anything(problem: Problem, dtype: torch.dtype) -> None:
-    return None
-
-
-def _torch() -> dict[str, str]:
-    return {"torch": torch.__version__}
-
-
-#: In order of preference.
-ENGINES: dict[str, Engine] = {
-    engine.name: engine
-    for engine in (
-        Engine(
-            "numba",
-            ("cpu",),
-            "a stencil compiled by Numba; rows packed in the cache, vectors reused over neighbouring channels; "
-            "fuses norm, activation and residual sum",
-            cpu.unavailable,
-            cpu.why_not,
-            _cpu_run,
-            cpu.describe,
-            _cpu_fused,
-            cpu.why_not_fused,
-        ),
-        Engine(
-            "triton",
-            ("cuda",),
-            "a stencil compiled by Triton; neighbouring channels kept in registers",
-            cuda.unavailable,
-            cuda.why_not,
-            _cuda_run,
-            cuda.describe,
-        ),
-        Engine("torch", (), "a banded dense convolution, shifts or Conv3d", _nothing, _anything, _fast, _torch),
-        Engine("reference", (), "the paper's listing, Conv3d", _nothing, _anything, _definition, _torch),
-    )
-}
-
-#: Engines that autograd and compilers see through: they are called directly, not as one opaque operator.
-TRANSPARENT = ("torch", "reference")
+#: In order of preference. A new engine is a folder beside these, whose `__init__` makes its `Engine`, and a word here.
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (cpu.ENGINE, cuda.ENGINE, *torch_engines.ENGINES)}
 
 _forced: ContextVar[str | None] = ContextVar("prismify_engine", default=None)
 
@@ -188,7 +70,7 @@ def opaque(device: str) -> bool:
     """Whether a device type has an engine of its own, rather than torch's operators."""
     name = _forced.get()
     if name is not None:
-        return name not in TRANSPARENT
+        return not ENGINES[name].transparent
     return any(device in engine.devices and engine.unavailable() is None for engine in ENGINES.values())
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import autograd, ops
-from .engines import ENGINES, TRANSPARENT, choose, opaque
+from .engines import ENGINES, choose, opaque
 from .problem import Geometry, cached_geometry, cached_problem, depth_of, make_problem
 from .torch import plain
 from .types import PaddingMode, Topology
@@ -65,7 +65,7 @@ def deep_prism(
         return ENGINES["reference"].run().forward(u, weight, bias, problem)
     engine = choose(problem, device, u.dtype)
     run = engine.run()
-    if engine.name in TRANSPARENT:
+    if engine.transparent:
         return run.forward(u, weight, bias, problem)
     learns = u.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     if (learns and torch.is_grad_enabled()) or differentiates_otherwise():

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ShapeError
 from . import autograd, ops
 from .adjoint import plain_adjoint
-from .engines import TRANSPARENT, choose
+from .engines import choose
 from .functional import _arguments, _cast, in_plain_torch, seen_by_others
 from .problem import Geometry, cached_problem, depth_of
 from .types import Topology
@@ -92,7 +92,7 @@ def _adjoint(u: Tensor, weight: Tensor, size: tuple[int, ...], geometry: Geometr
         return result
     problem = cached_problem(shape, tuple(weight.shape), 0, geometry)
     engine = choose(problem, device, u.dtype)
-    if engine.name in TRANSPARENT:
+    if engine.transparent:
         return plain_adjoint(u, weight, size, geometry)
     run = engine.run()
     learns = (u.requires_grad or weight.requires_grad) and torch.is_grad_enabled()

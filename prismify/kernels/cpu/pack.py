@@ -22,7 +22,7 @@ FEED_COLUMNS = 144
 #: A tensor to be packed. Steps are bytes between neighbours; `up` spreads its elements with zeros
 #: between (the input gradient of a stride); `phase` is the packed distance between the columns that
 #: a stride visits first, second, ...; `lead` and `pitch` are bytes before and between packed rows; `pairs` is
-#: the address of the scale and shift of every channel (see `cpu_math`), of steps of its own.
+#: the address of the scale and shift of every channel (see `math`), of steps of its own.
 VIEW = np.dtype(
     [
         (name, np.int64)

@@ -32,7 +32,7 @@ MIN_ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An element type as the kernels see it: its name in `cpu_simd.STORAGE`, bytes in memory and in use."""
+    """An element type as the kernels see it: its name in `simd.STORAGE`, bytes in memory and in use."""
 
     storage: str
     stored_bytes: int

@@ -32,7 +32,7 @@ class Packing:
 
     Args:
         pairs: scale and shift of every channel, (B, C, 2) in the type computed in.
-        name: see `cpu_vectors.Spec`.
+        name: see `vectors.Spec`.
     """
 
     pairs: Tensor

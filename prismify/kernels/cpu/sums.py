@@ -28,7 +28,7 @@ def strided_sum(address: int, outer: int, outer_step: int, count: int, step: int
 
 @inner
 def write_gradients(plan: Any, spec: Any) -> None:
-    """The gradients of weights and bias, from the sums of every item (see `cpu_kernels.place_of` for their order)."""
+    """The gradients of weights and bias, from the sums of every item (see `kernels.place_of` for their order)."""
     stored, tile_bytes = stored_bytes_of(spec), tile_of(spec) * 8
     sums_count = plan.volumes_in * plan.rows_taps * plan.cols_taps * kernel_of(spec)
     blocks = plan.depth_blocks * plan.cols_blocks * plan.rows_blocks

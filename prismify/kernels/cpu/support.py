@@ -1,4 +1,4 @@
-"""The CPU engine's word on what it serves; `cpu_run` computes, and is imported when a call needs it."""
+"""The CPU engine's word on what it serves; `run` computes, and is imported when a call needs it."""
 
 from __future__ import annotations
 

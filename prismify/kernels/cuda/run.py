@@ -34,7 +34,7 @@ SLICES = 4096
 
 
 def forward(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> Tensor:
-    """The operator: see `cpu_run.forward`."""
+    """The operator: see `cpu.run.forward`."""
     output = empty_as(u, (problem.batch, problem.volumes[1] * problem.depth, *problem.size_out))
     if output.numel() == 0:
         return output
@@ -51,7 +51,7 @@ def forward(u: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) ->
 
 
 def input_grad(grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
-    """The input's gradient: see `cpu_run.input_grad`."""
+    """The input's gradient: see `cpu.run.input_grad`."""
     shape, folds = input_grad_shape(problem)
     output = empty_as(grad, shape)
     if output.numel() > 0:
@@ -64,7 +64,7 @@ def input_grad(grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
 def weight_grad(
     grad: Tensor, u: Tensor, problem: Problem, weight_shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of weight and bias: see `cpu_run.weight_grad`.
+    """The gradients of weight and bias: see `cpu.run.weight_grad`.
 
     In two stages, so that the order of every sum is fixed: float32 sums of slices of the work, then the
     slices in float64.

@@ -1,4 +1,4 @@
-"""The CUDA engine's word on what it serves; `cuda_run` computes, and is imported when a call needs it."""
+"""The CUDA engine's word on what it serves; `run` computes, and is imported when a call needs it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The fused block in torch's own registry: `prismify::norm_act_deep_prism` and its gradients.
 
-They are what compilers and dispatch modes see; eager calls go through `fused_autograd`.
+They are what compilers and dispatch modes see; eager calls go through `autograd`.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Grads:
 
 
 class FusedRun(Protocol):
-    """What computes a fused block and its gradients (see `cpu_fused` for the arguments)."""
+    """What computes a fused block and its gradients (see `cpu.fused` for the arguments)."""
 
     def forward(
         self,
