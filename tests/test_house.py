@@ -9,6 +9,8 @@ import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 #: The rooms, one rank each: a room may import those above it in this list (and itself), at any depth of its code.
 ORDER = (
