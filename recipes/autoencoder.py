@@ -101,9 +101,9 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, tru
         introduce(run, model, images.images, {"perceptual": said})
         run.say(f"encode is read as {latents_text(encoded)}")
         players = Players(
-            *run.prepare(autoencoding, optimizer),
+            *run.processes.prepare(autoencoding, optimizer),
             average,
-            *run.prepare(judge, judge_optimizer),
+            *run.processes.prepare(judge, judge_optimizer),
             lpips.to(run.device) if lpips is not None else None,
             last_layer_of(model),
         )
@@ -132,23 +132,23 @@ def take_step(
     for part in batch:
         noise = run.noise(step, part, latent_shape)
         modules = (players.autoencoding, players.judge) if playing else (players.autoencoding,)
-        with run.share_gradients(part, *modules):
+        with run.processes.share_gradients(part, *modules):
             terms, output = autoencoder_terms(run, recipe, players, part, noise, playing)
-            run.backward(terms["total"])
+            run.processes.backward(terms["total"])
             if playing:
                 real, fake = players.judge(part.images, output.detach())
                 terms["discriminator"] = losses.hinge_discriminator_loss(real, fake)
                 terms["logits_real"], terms["logits_fake"] = mean_logit(real), mean_logit(fake)
-                run.backward(terms["discriminator"])
+                run.processes.backward(terms["discriminator"])
         for name, value in terms.items():
             sums[name] = sums.get(name, 0) + value.detach() / run.shares.parts
     values = run.checked(sums)
-    norm = run.clip(players.autoencoding, recipe.train.clip)
+    norm = run.processes.clip(players.autoencoding, recipe.train.clip)
     players.optimizer.step()
-    players.average.update(run.bare(players.autoencoding).model, step + 1)
+    players.average.update(run.processes.bare(players.autoencoding).model, step + 1)
     norms = {"gradient_norm": norm}
     if playing:
-        norms["discriminator_gradient_norm"] = run.clip(players.judge, recipe.train.clip)
+        norms["discriminator_gradient_norm"] = run.processes.clip(players.judge, recipe.train.clip)
         players.judge_optimizer.step()
     rate = players.optimizer.param_groups[0]["lr"]
     run.finished(lambda: {**values, **{k: float(v) for k, v in norms.items()}, "learning_rate": rate})
@@ -168,13 +168,13 @@ def autoencoder_terms(
         terms["perceptual"] = players.lpips(unit_range(output, scale), unit_range(images, scale)).mean()
         total = total + loss.perceptual * terms["perceptual"]
     if playing:
-        bare = run.bare(players.judge)
+        bare = run.processes.bare(players.judge)
         set_trainable(bare, False)
         terms["adversarial"] = losses.hinge_generator_loss(bare.discriminator(output))
         set_trainable(bare, True)
         weight = torch.ones((), device=output.device)
         if loss.adaptive:
-            weight = losses.adaptive_weight(total, terms["adversarial"], players.last_layer, run.average)
+            weight = losses.adaptive_weight(total, terms["adversarial"], players.last_layer, run.processes.average)
         terms["adaptive_weight"] = weight
         total = total + loss.adversarial * weight * terms["adversarial"]
     if "log_variance" in made:

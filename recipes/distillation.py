@@ -71,7 +71,7 @@ def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False, tr
 
         run.begin(images, {"model": model, "average": average.model, "optimizer": optimizer}, [optimizer])
         introduce(run, model, images.images, {"perceptual": said, "teacher": source.source})
-        pair = Pair(*run.prepare(student, optimizer), average, teaching, lpips and lpips.to(run.device))
+        pair = Pair(*run.processes.prepare(student, optimizer), average, teaching, lpips and lpips.to(run.device))
 
         for step, batch in run.parts_of_steps(images):
             take_step(run, recipe, pair, step, batch)
@@ -87,15 +87,15 @@ def take_step(run: Run, recipe: DistillationRecipe, pair: Pair, step: int, batch
     pair.optimizer.zero_grad()
     sums: dict[str, Tensor] = {}
     for part in batch:
-        with run.share_gradients(part, pair.student):
+        with run.processes.share_gradients(part, pair.student):
             terms = distillation_terms(recipe, pair, part)
-            run.backward(terms["total"])
+            run.processes.backward(terms["total"])
         for name, value in terms.items():
             sums[name] = sums.get(name, 0) + value.detach() / run.shares.parts
     values = run.checked(sums)
-    norm = run.clip(pair.student, recipe.train.clip)
+    norm = run.processes.clip(pair.student, recipe.train.clip)
     pair.optimizer.step()
-    pair.average.update(run.bare(pair.student).model, step + 1)
+    pair.average.update(run.processes.bare(pair.student).model, step + 1)
     rate = pair.optimizer.param_groups[0]["lr"]
     run.finished(lambda: {**values, "gradient_norm": float(norm), "learning_rate": rate})
 
@@ -138,5 +138,5 @@ def relative_to_teacher(run: Run, model: nn.Module, teacher: nn.Module, held_out
         images = images.to(run.device)
         ours, its = answer(model, images).double(), answer(teacher, images).double()
         sums += torch.stack([(ours - its).square().sum(), its.sum(), its.square().sum(), its.new_tensor(its.numel())])
-    error, total, squares, count = run.average(sums).tolist()
+    error, total, squares, count = run.processes.average(sums).tolist()
     return float(error / max(1e-12, squares - total**2 / count))

@@ -54,7 +54,7 @@ def measure_reconstruction(
             sums[3] += psnr(rows[-1], images, value_range).sum()
         if sum(len(row[0]) for row in shown) < wanted:
             shown.append([to_pixels(row, value_range) for row in rows])
-    count, decibels, distance, its = run.average(sums.float()).tolist()
+    count, decibels, distance, its = run.processes.average(sums.float()).tolist()
     values = {"psnr": decibels / count}
     if lpips is not None:
         values["lpips"] = distance / count

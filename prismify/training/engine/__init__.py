@@ -8,7 +8,8 @@ from .ending import end_run
 from .events import Event, Watch
 from .launch import is_launched, launch
 from .opening import open_run
-from .run import Part, Run
+from .processes import Part
+from .run import Run
 from .state import read_state, states
 
 __all__ = [

@@ -37,7 +37,7 @@ def end_run(run: Run, averaged: nn.Module) -> None:
         best = "best, " if run.best is not None else ""
         run.say(f"done: {best}model (latest) and report.md are in {run.folder}")
         run.say(f"next: {run.measuring}")
-    run.accelerator.wait_for_everyone()
+    run.processes.wait()
 
 
 def _trained(run: Run, step: int) -> str:
