@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# The package as it is installed, `prismify.cli` and `prismify.recipes` included, for mypy to see whole.
+TYPED := .venv/typed/prismify
+MYPY = rm -rf $(TYPED) && mkdir -p $(TYPED) && ln -s $(CURDIR)/prismify/* $(CURDIR)/cli $(CURDIR)/recipes $(TYPED) && \
+	MYPYPATH=.venv/typed $(BIN)/mypy -p prismify
 
 .PHONY: demo test lint clean
 
@@ -11,13 +15,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(MYPY)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/mypy
+	$(MYPY)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "prismify needs Python 3.11 or newer")'

@@ -195,11 +195,11 @@ def _converted(
     plan = with_notes(plan, part)
     begin(f"converting and checking {type(model).__name__}")
     if not isinstance(built, nn.Module):
-        converted = carry_out_program(built, plan, capture)
+        program = carry_out_program(built, plan, capture)
         if not bench:
-            return converted, None
+            return program, None
         begin(f"measuring {type(model).__name__}")
-        return converted, latency(model, as_module(converted), plan, capture, torch.device("cpu"))
+        return program, latency(model, as_module(program), plan, capture, torch.device("cpu"))
     if not bench:
         carry_out(model, plan, capture)
         draw_new_weights(model)

@@ -249,7 +249,8 @@ def policy_of(**fields: Any) -> Callable[[], Policy | OwnPolicy]:
                     flag = option.removesuffix("_size").replace("_", "-")
                     raise PlanError(f"--{flag} belongs to prismify's own policies: {name} decides about every layer")
             return own_function(name, "policy")
-        return Policy(**{k: tuple(v or ()) if k in ("include", "exclude") else v for k, v in fields.items()})
+        values: dict[str, Any] = {k: tuple(v or ()) if k in ("include", "exclude") else v for k, v in fields.items()}
+        return Policy(**values)
 
     return make
 

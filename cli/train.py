@@ -98,7 +98,7 @@ def live_view() -> Iterator[Watch]:
             elif event.kind == "step":
                 seconds = event.values["seconds"]
                 left = pace.left(event.step, seconds) if pace is not None else 0.0
-                times = {"ends": time.monotonic() + left, "share": seconds / max(1e-9, seconds + left)}
+                times: dict[str, Any] = {"ends": time.monotonic() + left, "share": seconds / max(1e-9, seconds + left)}
                 # The total goes first on the bar, which is cut where the terminal ends.
                 first = {"total": event.values["total"]} if "total" in event.values else {}
                 progress.update(bar, completed=event.step, description=_numbers({**first, **event.values}), **times)

@@ -5,6 +5,7 @@ Reads from top to bottom: what is trained, what it is trained on, one step, what
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, tru
                 )
             judge = make_judge(recipe.data.channels, loss.discriminator, run.seed).to(run.device)
             if run.shares.processes > 1 and run.device.type == "cuda":
-                judge = nn.SyncBatchNorm.convert_sync_batchnorm(judge)  # where it has batch norms
+                convert: Callable[[Judged], Judged] = nn.SyncBatchNorm.convert_sync_batchnorm
+                judge = convert(judge)  # where it has batch norms
             judge_optimizer = adam(judge, recipe.train, loss.discriminator.learning_rate)
             parts |= {"judge": judge, "judge_optimizer": judge_optimizer}
 
@@ -179,9 +181,9 @@ def autoencoder_terms(
         total = total + loss.adversarial * weight * terms["adversarial"]
     if "log_variance" in made:
         made["kl"] = losses.kl_loss(made["mean"], made["log_variance"])
-    for name, weight in (("kl", loss.kl), ("own", loss.own)):
-        if name in made and weight:
+    for name, factor in (("kl", loss.kl), ("own", loss.own)):
+        if name in made and factor:
             terms[name] = made[name]
-            total = total + weight * terms[name]
+            total = total + factor * terms[name]
     terms["total"] = total
     return terms, output
