@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -195,3 +196,17 @@ def test_scripts_name_only_what_is_there(path):
             for name in node.names:
                 if not hasattr(module, name.name):
                     importlib.import_module(f"{node.module}.{name.name}")
+
+
+def test_the_page_about_the_house_is_true():
+    """Its table has the rooms in their order, and every path that the pages name is there."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = [line for line in page.split("| room |")[1].split("\n\n")[0].splitlines() if line.startswith("| `")]
+    assert [name for line in table for name in re.findall(r"`(\w+)`", line.split("|")[1])] == list(ORDER)
+    for path in (ROOT / "docs").glob("*.md"):
+        for name in re.findall(r"(?:prismify|cli|recipes|tests|benchmarks|examples)/[\w/]+\.py\b", path.read_text()):
+            assert (ROOT / name).is_file(), f"{path.name} names {name}"
+    for name in re.findall(r"`((?:\w+/)+\w*(?:\.py)?)`", page):
+        if name.split("/")[0] in ORDER:
+            base = ROOT if name.startswith(("cli", "recipes")) else ROOT / "prismify"
+            assert (base / name).exists(), name
