@@ -105,7 +105,8 @@ def layer_table(report: dict[str, Any], width: int, all_layers: bool) -> Table:
 
 def _lines(layers: Sequence[dict[str, Any]], wide: bool, all_layers: bool) -> list[_Line]:
     lines = []
-    for block, members in groupby(layers, key=lambda row: _block(row["name"], layers)):
+    depth = _depth(layers)
+    for block, members in groupby(layers, key=lambda row: _block(row["name"], depth)):
         rows = list(members)
         if block:
             before, after = (sum(r[f"parameters_{when}"] for r in rows) for when in ("before", "after"))
@@ -171,11 +172,16 @@ def _folds(rows: Sequence[dict[str, Any]], all_layers: bool) -> Iterator[Fold]:
     yield from folds.values()
 
 
-def _block(name: str, rows: Sequence[dict[str, Any]]) -> str:
-    """The first part of a name, or as many as it takes to tell blocks apart; "" for a layer that is in none."""
+def _depth(layers: Sequence[dict[str, Any]]) -> int:
+    """How many parts all names begin with alike."""
+    names = [row["name"].split(".") for row in layers]
     depth = 0
-    names = [row["name"].split(".") for row in rows]
     while all(len(n) > depth + 1 and n[depth] == names[0][depth] for n in names):
         depth += 1
+    return depth
+
+
+def _block(name: str, depth: int) -> str:
+    """The first part of a name behind what all have in common, with that; "" for a layer that is in none."""
     parts = name.split(".")
     return ".".join(parts[: depth + 1]) if len(parts) > depth + 1 else ".".join(parts[:depth])

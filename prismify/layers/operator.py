@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast, get_args
 
 from torch import Tensor, nn
@@ -89,6 +89,14 @@ class Operator:
     def is_own(self) -> bool:
         """Whether it is none of prismify's."""
         return self.type not in get_args(OperatorType)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data of what applies to its type; what is missing has its default when it is read."""
+        if self.is_own:
+            return {"type": self.type, **({"options": self.options} if self.options else {})}
+        apart = {"form": "PrismConv", "interleave": "Prism", "projections": "PrismMultihead"}
+        names = [f.name for f in fields(self) if f.name != "options" and apart.get(f.name, self.type) == self.type]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def bias_kind(self) -> Bias | None:

@@ -111,8 +111,11 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain data as JSON reads it back: dicts, lists, numbers and strings."""
         fields = dataclasses.asdict(dataclasses.replace(self, examples={}))
+        for layer, row in zip(self.layers, fields["layers"], strict=True):
+            if layer.operator is not None:
+                row["operator"] = layer.operator.to_dict()
+        del fields["examples"]
         plain: dict[str, Any] = json.loads(json.dumps(fields, default=plain_number))
-        del plain["examples"]
         return plain
 
     @classmethod

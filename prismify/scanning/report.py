@@ -158,8 +158,9 @@ def operator_text(row: dict[str, Any]) -> str:
     operator = row["operator"]
     if operator is None:
         return ""
-    if operator["options"] or operator["type"] not in get_args(OperatorType):
-        return " ".join([operator["type"], *(f"{name}={value}" for name, value in operator["options"].items())])
+    if operator["type"] not in get_args(OperatorType):
+        options = operator.get("options", {})
+        return " ".join([operator["type"], *(f"{name}={value}" for name, value in options.items())])
     kernel = "×".join(str(k) for k in (operator["channel_kernel_size"], *row["kernel_size"]))
     if operator["type"] == "Prism":
         kernel = str(operator["channel_kernel_size"])
