@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .moved import find_moved_modules
 from .version import __version__ as __version__
+
+find_moved_modules()
 
 if TYPE_CHECKING:
     from .checkpoint import load, save

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 #: The rooms, one rank each: a room may import those above it in this list (and itself), at any depth of its code.
 ORDER = (
     "version",
+    "moved",
     "errors",
     "generators",
     "validation",
