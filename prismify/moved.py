@@ -30,9 +30,7 @@ _ROOMS = {
         f"training.{name}"
         for name in ("begin", "ending", "events", "journal", "launch", "opening", "run", "state", "written")
     ),
-    "training.losses": tuple(
-        f"training.{name}" for name in ("discriminator", "divergence", "losses", "perceptual", "teaching")
-    ),
+    "training.losses": tuple(f"training.{name}" for name in ("discriminator", "divergence", "perceptual", "teaching")),
 }
 MOVED = {
     f"prismify.{old}": f"prismify.{room}.{old.rpartition('.')[2]}" for room, names in _ROOMS.items() for old in names

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.graph.latents import decode, encode, latents_text
+from prismify.training import losses
 from prismify.training.average import Average
 from prismify.training.data import open_data
 from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run, see_that_it_fits
-from prismify.training.losses import LPIPS, Judged, load_lpips, losses, mean_logit, set_trainable, smallest_side
+from prismify.training.losses import LPIPS, Judged, load_lpips, mean_logit, set_trainable, smallest_side
 from prismify.training.losses.discriminator import make_judge
 from prismify.training.measure import last_layer_of, measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
+from prismify.training import losses
 from prismify.training.average import Average
 from prismify.training.data import Stream, open_data
 from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run, see_that_it_fits
@@ -25,7 +26,6 @@ from prismify.training.losses import (
     check_pair,
     distances,
     load_lpips,
-    losses,
     matched_layers,
 )
 from prismify.training.measure import measure_reconstruction, unit_range

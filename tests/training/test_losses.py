@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from prismify.training import losses
 from prismify.training.average import Average
-from prismify.training.losses import Divergence, PatchDiscriminator, losses, smallest_side
+from prismify.training.losses import Divergence, PatchDiscriminator, smallest_side
 from prismify.training.rates import adam, parameters_by_kind, scheduled
 from prismify.training.schema import Discriminator, Rates, Train
 

@@ -4,6 +4,15 @@ from .discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable
 from .divergence import Divergence
 from .perceptual import LPIPS, load_lpips
 from .teaching import Answering, Answers, answer, check_pair, distances, matched_layers
+from .terms import (
+    adaptive_weight,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    kl_loss,
+    reconstruction_loss,
+    relative_error,
+    weighted_sum,
+)
 
 __all__ = [
     "LPIPS",
@@ -12,12 +21,19 @@ __all__ = [
     "Divergence",
     "Judged",
     "PatchDiscriminator",
+    "adaptive_weight",
     "answer",
     "check_pair",
     "distances",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
+    "kl_loss",
     "load_lpips",
     "matched_layers",
     "mean_logit",
+    "reconstruction_loss",
+    "relative_error",
     "set_trainable",
     "smallest_side",
+    "weighted_sum",
 ]

@@ -15,7 +15,7 @@ from ...graph.latents import decode, encode, first_tensor
 from ...plan import Plan
 from ..models import is_autoencoder, reconstruct
 from ..schema import DistillationLoss
-from .losses import relative_error
+from .terms import relative_error
 
 Answers = dict[str, Tensor]
 
