@@ -53,18 +53,7 @@ def bench(
     json_: o.JsonOption = False,
 ) -> None:
     """Measure a layer or a model against what it replaces: forward, and forward with backward."""
-    o.import_all(import_)
-    wanted = o.Wanted(
-        source=target,
-        model=model,
-        arguments=o.parse_arguments(arg),
-        allow=tuple(allow or ()),
-        trust_pickle=trust_pickle,
-        trust_code=trust_code,
-        inputs=tuple(input or ()),
-        methods=tuple(method or ()),
-        policy=o.policy_of(name=policy),
-    )
+    wanted = o.wanted({**locals(), "source": target})
     with steps() as begin:
         begin("loading libraries")
         result = _bench(wanted, original, device, dtype, threads, seconds, begin)

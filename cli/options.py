@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -202,6 +202,32 @@ class Wanted:
     prefix: str | None = None
     ema: bool = False
     variant: str | None = None
+
+
+#: Options of a policy, by the names that a `Policy` has for them.
+_POLICY_FIELDS = {
+    "policy": "name", "topology": "topology", "channel_kernel": "channel_kernel_size", "bias": "bias", "depth": "depth",
+    "feed_forward": "feed_forward", "context": "context", "min_width": "min_width", "min_volume": "min_volume",
+    "include": "include", "exclude": "exclude",
+}  # fmt: skip
+
+
+def wanted(given: Mapping[str, Any]) -> Wanted:
+    """What a command was given, as its function's parameters by name; modules that it names are imported first."""
+    import_all(given["import_"])
+    policy = {name: given[option] for option, name in _POLICY_FIELDS.items() if option in given}
+    return Wanted(
+        source=given["source"],
+        model=given["model"],
+        arguments=parse_arguments(given["arg"]),
+        allow=tuple(given["allow"] or ()),
+        trust_pickle=given["trust_pickle"],
+        trust_code=given["trust_code"],
+        inputs=tuple(given["input"] or ()),
+        methods=tuple(given["method"] or ()),
+        policy=policy_of(**policy),
+        **{name: given[name] for name in ("config", "prefix", "ema", "variant") if name in given},
+    )
 
 
 def parse_arguments(pairs: list[str] | None) -> dict[str, Any]:

@@ -51,34 +51,7 @@ def scan(
     json_: o.JsonOption = False,
 ) -> None:
     """Show every layer of a model, what would replace it, and why. Nothing is changed or downloaded."""
-    o.import_all(import_)
-    wanted = o.Wanted(
-        source=source,
-        model=model,
-        arguments=o.parse_arguments(arg),
-        allow=tuple(allow or ()),
-        trust_pickle=trust_pickle,
-        trust_code=trust_code,
-        inputs=tuple(input or ()),
-        methods=tuple(method or ()),
-        config=config,
-        prefix=prefix,
-        ema=ema,
-        variant=variant,
-        policy=o.policy_of(
-            name=policy,
-            topology=topology,
-            channel_kernel_size=channel_kernel,
-            bias=bias,
-            depth=depth,
-            feed_forward=feed_forward,
-            context=context,
-            min_width=min_width,
-            min_volume=min_volume,
-            include=include,
-            exclude=exclude,
-        ),
-    )
+    wanted = o.wanted(locals())
     with steps() as begin:
         begin("loading libraries")
         report = scan_report(wanted, plan_out, begin)
