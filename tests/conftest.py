@@ -31,3 +31,8 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real weights and images (../shared/data) are not here")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The zoo first: its file takes longest, and whoever runs beside it has the rest."""
+    items.sort(key=lambda item: "zoo" not in item.path.parts)
