@@ -219,7 +219,7 @@ def test_a_surprise_is_one_line_too(here: Path, run: Run, monkeypatch: pytest.Mo
     def surprise(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr(prismify.scanning.scan, "scan_captured", surprise)
+    monkeypatch.setattr(prismify.scanning, "scan_captured", surprise)
     for words in (["scan", "net.py:make"], ["convert", "net.py:make", "-o", "out"]):
         line = run(*words).line
         assert line == "ZeroDivisionError: division by zero (unexpected; PRISMIFY_DEBUG=1 shows where)"
