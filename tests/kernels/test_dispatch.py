@@ -200,7 +200,8 @@ def test_machine_code_is_kept_on_disk(tmp_path):
     """Two kernels compiled by two processes are found, and told apart, by a third."""
     code = """
 import sys, torch
-from prismify.kernels import cpu, cpu_compile, deep_prism, reference
+from prismify.kernels import deep_prism, reference
+from prismify.kernels.cpu import compile as cpu_compile, support as cpu
 for name in sys.argv[1:]:
     dtype = getattr(torch, name)
     u, w = torch.randn(1, 9, 5, 20, dtype=dtype), torch.randn(3, 3, 3, dtype=dtype)

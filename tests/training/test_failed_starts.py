@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prismify.errors import PrismifyError
-from prismify.training.engine import begin, run, states
+from prismify.training.engine import begin, processes, record, states
 
 Recipe = Callable[..., dict[str, Any]]
 Train = Callable[..., tuple[Path, list[Any]]]
@@ -36,9 +36,9 @@ def out_of_memory(*arguments: object) -> Any:
 
 #: What breaks when the start is nearly over: where, and how.
 BROKEN: dict[str, tuple[Any, str, Any]] = {
-    "the journal": (run, "Journal", full),
+    "the journal": (record, "Journal", full),
     "the facts": (begin, "write_json", full),
-    "the first step": (run.Run, "backward", out_of_memory),
+    "the first step": (processes.Processes, "backward", out_of_memory),
 }
 
 
