@@ -4,7 +4,8 @@ Facts come from the graph and from modules alone. No policy is known here, and n
 """
 
 from .count import parameter_count, state_bytes
-from .inventory import Inventory, Layer, inventory
+from .inventory import inventory
+from .layer import Inventory, Layer
 from .obstacles import is_layer, obstacle_of, widths_of
 
 __all__ = [

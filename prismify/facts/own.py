@@ -15,7 +15,7 @@ from ..graph.recorder import record
 from ..layers import Operator, build_operator
 from ..layers.operator import stand_in
 from .count import Counted, node_macs, unique
-from .inventory import Layer
+from .layer import Layer
 
 
 def count_own(what: Operator, layer: Layer, module: nn.Module | None) -> Counted:
