@@ -12,7 +12,7 @@ from prismify import Policy, scan
 from prismify.checkpoint import Source, open_source
 from prismify.scanning import build_report
 
-CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 
 
 def on_meta(name: str) -> torch.nn.Module:

@@ -18,7 +18,7 @@ from prismify import convert, convert_, load, save, scan
 from prismify.errors import ConversionError
 from prismify.plan import Plan
 from tests.graph import nets
-from tests.test_rewrite import snapshot, unchanged
+from tests.rewrite.test_rewrite import snapshot, unchanged
 
 _CALLS: dict[str, nn.Module] = {}
 
@@ -147,7 +147,7 @@ def test_a_refused_conversion_in_place_leaves_what_holds_a_layer_as_it_was(how, 
 def test_a_folder_loaded_into_a_model_reaches_what_holds_a_layer(how, tmp_path):
     torch.manual_seed(1)
     small, x = convert(Stored(how), args=(torch.randn(1, 3, 8, 8),)), torch.randn(1, 3, 8, 8)
-    save(small, tmp_path / "small", reference="tests.test_copying:Stored", arguments={"how": how})
+    save(small, tmp_path / "small", reference="tests.rewrite.test_copying:Stored", arguments={"how": how})
     with torch.no_grad():
         assert torch.equal(load(tmp_path / "small", model=Stored(how))(x), small(x))
 
