@@ -158,42 +158,36 @@ def convolution_base(layer: nn.Module) -> type[nn.Module] | None:
     return next((base for base in _BY_CONVOLUTION if isinstance(layer, base)), None)
 
 
+def _prism(operator: Operator, layer: nn.Module) -> nn.Module | None:
+    """In the place of a linear layer, of transformers' transposed one, or of a pointwise convolution; else None."""
+    asked: dict[str, Any] = {
+        "volumes": operator.volumes,
+        "topology": operator.topology,
+        "bias": operator.bias_kind,
+        "interleave": operator.interleave,
+    }
+    if isinstance(layer, nn.Linear):
+        return Prism.from_linear(layer, kernel_size=operator.channel_kernel_size, **asked)
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return Prism.from_conv(layer, kernel_size=operator.channel_kernel_size, **asked)
+    if not is_transposed_linear(layer):
+        return None
+    weight = cast(Tensor, layer.weight)
+    if layer._parameters.get("bias") is None:
+        asked["bias"] = None
+    channels_in, channels_out = weight.shape
+    made = Prism(
+        channels_in, channels_out, operator.channel_kernel_size, **asked, device=weight.device, dtype=weight.dtype
+    )
+    made.__dict__.update(nx=channels_in, nf=channels_out)  # what callers of a Conv1D read
+    return made.train(layer.training)
+
+
 def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
     if operator.is_own:
         return build_own(operator.type, operator.options, layer)
-    if operator.type == "Prism" and isinstance(layer, nn.Linear):
-        return Prism.from_linear(
-            layer,
-            kernel_size=operator.channel_kernel_size,
-            volumes=operator.volumes,
-            topology=operator.topology,
-            bias=operator.bias_kind,
-            interleave=operator.interleave,
-        )
-    if operator.type == "Prism" and is_transposed_linear(layer):
-        weight, has_bias = cast(Tensor, layer.weight), layer._parameters.get("bias") is not None
-        made = Prism(
-            weight.shape[0],
-            weight.shape[1],
-            operator.channel_kernel_size,
-            volumes=operator.volumes,
-            topology=operator.topology,
-            bias=operator.bias_kind if has_bias else None,
-            interleave=operator.interleave,
-            device=weight.device,
-            dtype=weight.dtype,
-        )
-        made.__dict__.update(nx=weight.shape[0], nf=weight.shape[1])  # what callers of a Conv1D read
-        return made.train(layer.training)
-    if operator.type == "Prism" and isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return Prism.from_conv(
-            layer,
-            kernel_size=operator.channel_kernel_size,
-            volumes=operator.volumes,
-            topology=operator.topology,
-            bias=operator.bias_kind,
-            interleave=operator.interleave,
-        )
+    if operator.type == "Prism" and (made := _prism(operator, layer)) is not None:
+        return made
     if operator.type == "PrismMultihead" and isinstance(layer, nn.MultiheadAttention):
         if layer.embed_dim % operator.volumes[1] or operator.volumes[0] != operator.volumes[1]:
             raise ShapeError(f"{layer.embed_dim} channels are not {operator.volumes} volumes of one depth")
