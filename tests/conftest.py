@@ -34,5 +34,6 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The zoo first: its file takes longest, and whoever runs beside it has the rest."""
-    items.sort(key=lambda item: "zoo" not in item.path.parts)
+    """What takes long first, so that processes that run files beside one another end together."""
+    order = ("zoo", "training")
+    items.sort(key=lambda item: next((n for n, room in enumerate(order) if room in item.path.parts), len(order)))
