@@ -116,6 +116,19 @@ def test_a_circle_is_seen():
     assert circle({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["b"]}) == ["b", "d", "b"]
 
 
+def test_modules_imported_by_name_are_there():
+    names = [
+        node.args[0].value
+        for path in sources().values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+        if isinstance(node.args[0], ast.Constant)
+    ]
+    ours = [name for name in names if name.startswith(("prismify", "."))]
+    assert ours
+    assert [name for name in ours if name not in sources()] == []  # by their whole names, so that they can be found
+
+
 def test_rooms_are_small():
     folders = {path.parent for path in (ROOT / "prismify").rglob("*.py")}
     crowded = {str(f.relative_to(ROOT)): n for f in folders if (n := len(list(f.glob("*.py")))) > MOST_FILES}

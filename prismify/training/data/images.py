@@ -171,7 +171,7 @@ def _npz(where: str, data: Data) -> Images:
 def _cifar10(where: str, data: Data) -> Images:
     import importlib
 
-    module = importlib.import_module("..families.torchvision_data", __package__)
+    module = importlib.import_module("prismify.families.torchvision_data")
     array = module.cifar10(Path(where), train=data.split == "train")
     return Images(where, [f"{data.split}/{i}" for i in range(len(array))], array.__getitem__, data)
 
