@@ -49,9 +49,9 @@ def psnr(model: torch.nn.Module, path: Path) -> float:
 @pytest.mark.slow
 @torch.inference_mode()
 def test_the_architecture_is_right(pretrained, shared_data):
-    values = [psnr(pretrained, path) for path in sorted((shared_data / "kodak").glob("*.png"))]
-    assert len(values) == 24
-    assert sum(values) / 24 == pytest.approx(30.2, abs=0.1)
+    """Every fourth of Kodak's pictures: all 24 give 30.2 dB, and take minutes."""
+    values = [psnr(pretrained, path) for path in sorted((shared_data / "kodak").glob("*.png"))[::4]]
+    assert values == pytest.approx([27.18, 28.00, 32.77, 23.60, 32.39, 28.92], abs=0.05)
 
 
 def test_what_is_replaced(pretrained):
