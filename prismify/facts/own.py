@@ -36,8 +36,8 @@ def count_own(what: Operator, layer: Layer, module: nn.Module | None) -> Counted
         (torch.empty(layer.input_shape, dtype=next((p.dtype for p in operator.parameters()), torch.float32)),)
     )
     try:
-        with undisturbed(operator), fake_weights(operator) as (mode, make), mode:
-            graph = record(operator, "forward", inputs.map(make))
+        with undisturbed(operator) as held, fake_weights(operator) as (mode, make), mode:
+            graph = record(operator, "forward", inputs.map(make), held)
     except Exception as error:
         text = "x".join(map(str, layer.input_shape))
         raise ShapeError(f"{what.type} does not run on {text}: {one_line(error)}") from error

@@ -154,8 +154,8 @@ def capture_method(
         failed.append("recorder on real tensors: the model lies on meta, without weights")
     elif best is not None:
         try:
-            with undisturbed(model), cloned_tensors(model):
-                graph = record(model, method, best.map(lambda t: t.to(device_of(model), copy=True)))
+            with undisturbed(model) as held, cloned_tensors(model):
+                graph = record(model, method, best.map(lambda t: t.to(device_of(model), copy=True)), held)
             if output_nodes(graph):
                 return _entry(method, "recorder on real tensors", graph, best, failed)
             failed.append(f"recorder on real tensors: {_NO_OUTPUT}")
@@ -212,7 +212,7 @@ def _first_that_runs(
                 recorder: Recorder | None = None
                 try:
                     inputs = guess.map(fake)
-                    recorder = Recorder(model, inputs.tensors())
+                    recorder = Recorder(model, inputs.tensors(), snapshot.generators)
                     with mode, module_hooks(recorder), torch.inference_mode(), recorder:
                         output = getattr(model, method)(*inputs.args, **inputs.kwargs)
                     return guess, recorder.finish(output), False

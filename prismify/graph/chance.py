@@ -24,12 +24,12 @@ def recorded(
     model: nn.Module, method: str, inputs: ExampleInputs, *, fake: bool, seed: int = 0, training: bool = False
 ) -> fx.Graph:
     """One call of `model.<method>`, on fake tensors or on copies of its own; errors of the model come through."""
-    with undisturbed(model, training=training, seed=seed):
+    with undisturbed(model, training=training, seed=seed) as held:
         if fake:
             with fake_weights(model) as (mode, make), mode:
-                return record(model, method, inputs.map(make))
+                return record(model, method, inputs.map(make), held)
         with cloned_tensors(model):
-            return record(model, method, inputs.map(lambda t: t.to(device_of(model), copy=True)))
+            return record(model, method, inputs.map(lambda t: t.to(device_of(model), copy=True)), held)
 
 
 def chosen_at_random(model: nn.Module, entries: Iterable[EntryPoint]) -> tuple[frozenset[str], frozenset[str]]:

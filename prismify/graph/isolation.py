@@ -46,7 +46,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def undisturbed(model: nn.Module, *, training: bool = False, seed: int = 0) -> Iterator[None]:
+def undisturbed(model: nn.Module, *, training: bool = False, seed: int = 0) -> Iterator[list[Any]]:
     """Evaluation or training mode, no fast paths, no compilation, no chatter; afterwards the model is as it was.
 
     A model that chooses at random what it runs chooses the same each time it is looked at with one seed. Generators of
@@ -55,6 +55,9 @@ def undisturbed(model: nn.Module, *, training: bool = False, seed: int = 0) -> I
     Models cache tensors in attributes, lists and helper objects (rotary tables, video feature maps), and
     register buffers and modules on first use: made under a fake or inference mode these would poison the
     next real call. The values of tensors are `cloned_tensors`' to keep, and the random state's as well.
+
+    Yields:
+        the generators of random numbers that the model draws from beside the process's.
     """
     snapshot = Snapshot(model)
     fastpath, quiet = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
@@ -70,7 +73,7 @@ def undisturbed(model: nn.Module, *, training: bool = False, seed: int = 0) -> I
             for generator in snapshot.generators if seed else ():
                 draws.seed(generator, seed)
             with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the whole graph that it gave up on
-                yield
+                yield snapshot.generators
     finally:
         logging.disable(quiet)
         torch.backends.mha.set_fastpath_enabled(fastpath)

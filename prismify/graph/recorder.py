@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .draws import drawn
 from .inputs import ExampleInputs, tensors_in
-from .isolation import Snapshot
 from .known import KnownValues
 
 _PLAIN = (int, float, bool, str, complex, torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -45,9 +44,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         model: whose module and parameter names the nodes carry.
         inputs: (name, tensor) pairs that become placeholders.
+        held: generators of the model's own, as `undisturbed` finds them: whether they drew is noted on the output.
     """
 
-    def __init__(self, model: nn.Module, inputs: list[tuple[str, Tensor]]) -> None:
+    def __init__(self, model: nn.Module, inputs: list[tuple[str, Tensor]], held: Sequence[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
@@ -65,7 +65,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._buffers.setdefault(id(buffer), name)
         self._memory = {id(p): p.untyped_storage()._cdata for p in model.parameters()}
         self._kept = list(model.parameters())
-        self._held = Snapshot(model).generators
+        self._held = held
         self._drawn = drawn(self._held)
         self._known = KnownValues(model, [tensor for _, tensor in inputs])
         for name, tensor in inputs:
@@ -79,10 +79,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         self._stack.pop()
-
-    def holds(self, tensors: set[int]) -> bool:
-        """Whether one of these tensors, by their ids, was an operand or a result."""
-        return not tensors.isdisjoint(self._nodes)
 
     def finish(self, output: Any) -> fx.Graph:
         """Close the graph on every tensor found in `output`, however nested."""
@@ -177,9 +173,13 @@ def module_hooks(recorder: Recorder) -> Iterator[None]:
             hook.remove()
 
 
-def record(model: nn.Module, method: str, inputs: ExampleInputs) -> fx.Graph:
-    """Run `model.<method>` once and return the operators it ran; errors of the model come through."""
-    recorder = Recorder(model, inputs.tensors())
+def record(model: nn.Module, method: str, inputs: ExampleInputs, held: Sequence[Any]) -> fx.Graph:
+    """Run `model.<method>` once and return the operators it ran; errors of the model come through.
+
+    Args:
+        held: as of a `Recorder`.
+    """
+    recorder = Recorder(model, inputs.tensors(), held)
     with module_hooks(recorder), torch.inference_mode(), recorder:
         output = getattr(model, method)(*inputs.args, **inputs.kwargs)
     return recorder.finish(output)

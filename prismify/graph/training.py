@@ -25,7 +25,7 @@ def with_gradients(
     """
     try:
         with ExitStack() as stack:
-            stack.enter_context(undisturbed(model, training=training))
+            held = stack.enter_context(undisturbed(model, training=training))
             if fake:
                 mode, make = stack.enter_context(fake_weights(model))
                 given = inputs.map(make)
@@ -39,7 +39,7 @@ def with_gradients(
             names: dict[int, list[str]] = {}
             for name, parameter in model.named_parameters(remove_duplicate=False):
                 names.setdefault(id(parameter), []).append(name)
-            recorder = Recorder(model, given.tensors())
+            recorder = Recorder(model, given.tensors(), held)
             with module_hooks(recorder), torch.enable_grad(), recorder:
                 output = getattr(model, method)(*given.args, **given.kwargs)
             reached = _leaves(tensors_in(output))
