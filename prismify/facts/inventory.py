@@ -156,33 +156,39 @@ def _names(modules: dict[str, nn.Module], gathered: dict[str, _Uses]) -> list[st
     return names + [name for name in gathered if name not in modules]
 
 
-def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Layer:
+def _whose(
+    name: str, model: nn.Module, found: _Uses, context: _Context
+) -> tuple[nn.Module | None, list[Tensor], str | None]:
+    """The layer's module where it has one, the parameters that are its own, and what keeps that module in its place."""
     module: nn.Module | None = context.modules.get(name)
+    if not is_layer(module):
+        first = found.uses[0]
+        applied = f"{class_name(module or model)} applies the weight itself ({operator_name(first.node)})"
+        if isinstance(module, LAYERS):
+            applied = f"a {class_name(module)} already"
+        own = _operator_parameters(found.uses, context.parameters)
+        if isinstance(model, fx.GraphModule):
+            module, obstacle = _graph_layer(found.uses, applied)
+            return module, own, obstacle
+        return None, own, applied
+    assert module is not None
+    within = _packed_around(name, context.modules)
+    obstacle = obstacle_of(module if within is None else context.modules[within])
+    if isinstance(context.modules.get(name.rpartition(".")[0]), PrismMultihead) and not name.endswith("out_proj"):
+        obstacle = "an earlier conversion of its attention kept it"
+    if (adapter := _adapter_around(name, context.modules)) is not None:
+        obstacle = f"it is part of the adapter {adapter}: merge that first (peft: merge_and_unload)"
+    if within is not None and obstacle is not None:
+        obstacle = f"{within or 'the model'} applies it and stays: {obstacle}"
+    if found.foreign and obstacle is None:
+        obstacle = f"its weight is used by {found.foreign[0] or 'the model'} without calling it"
+    return module, _own_parameters(module), obstacle or context.outside.get(name)
+
+
+def _layer(name: str, model: nn.Module, found: _Uses, context: _Context) -> Layer:
+    module, own, obstacle = _whose(name, model, found, context)
     within = _packed_around(name, context.modules)
     first = found.uses[0] if found.uses else None
-    if is_layer(module):
-        assert module is not None
-        own = _own_parameters(module)
-        obstacle = obstacle_of(module if within is None else context.modules[within])
-        if isinstance(context.modules.get(name.rpartition(".")[0]), PrismMultihead) and not name.endswith("out_proj"):
-            obstacle = "an earlier conversion of its attention kept it"
-        if (adapter := _adapter_around(name, context.modules)) is not None:
-            obstacle = f"it is part of the adapter {adapter}: merge that first (peft: merge_and_unload)"
-        if within is not None and obstacle is not None:
-            obstacle = f"{within or 'the model'} applies it and stays: {obstacle}"
-        if found.foreign and obstacle is None:
-            obstacle = f"its weight is used by {found.foreign[0] or 'the model'} without calling it"
-        if obstacle is None:
-            obstacle = context.outside.get(name)
-    else:
-        assert first is not None
-        own = _operator_parameters(found.uses, context.parameters)
-        obstacle = f"{class_name(module or model)} applies the weight itself ({operator_name(first.node)})"
-        if isinstance(module, LAYERS):
-            obstacle = f"a {class_name(module)} already"
-        module = None
-        if isinstance(model, fx.GraphModule):
-            module, obstacle = _graph_layer(found.uses, obstacle)
     if first is not None and first.modulated:
         obstacle = "its weight is computed from the data (modulated convolution)"
     if obstacle is None and own and all(id(t) in context.untrained for t in own):
