@@ -1,4 +1,4 @@
-"""What a recipe may say. Every key is a field here; `recipe.py` reads files into these."""
+"""What every recipe may say: its model, its images, the optimisation, the log."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from PIL import ImageColor
 
-from ..errors import RecipeError
-from ..plan import Policy
-from .bounds import MOST, numbers, whole
+from ...errors import RecipeError
+from ...plan import Policy
+from ..bounds import MOST, numbers, whole
 
 
 def _is_colour(text: str) -> bool:
@@ -199,76 +199,6 @@ class Perceptual:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Discriminator:
-    """PatchGAN: `layers` halvings from `channels` wide, with a learning rate of its own (None: the model's)."""
-
-    channels: int = 64
-    layers: int = 3
-    norm: Literal["group", "batch", "none"] = "group"
-    learning_rate: float | None = 2e-4
-
-    def __post_init__(self) -> None:
-        whole("discriminator", self, 2**16, channels=8)
-        whole("discriminator", self, 30, layers=1)
-        numbers("discriminator", self, "a positive number", "learning_rate")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderLoss:
-    """Reconstruction + perceptual + KL + adversarial (Sec. 4.1, Eqs. 6-9).
-
-    Args:
-        reconstruction: "l2", mean squared error as in the paper, or "l1" as in LDM's code.
-        perceptual, kl, adversarial: λ1, λ2, λ3; 0 leaves a term out. The KL is summed over a latent.
-        own: weight of the losses that the model's `encode` and `decode` return themselves, such as a codebook's.
-        adversarial_start: the step from which the discriminator learns and counts.
-        adaptive: scale the adversarial term by the ratio of gradients at the last layer, as LDM does.
-    """
-
-    reconstruction: Literal["l2", "l1"] = "l2"
-    perceptual: float = 1.0
-    kl: float = 1e-6
-    own: float = 1.0
-    adversarial: float = 0.5
-    adversarial_start: int = 0
-    adaptive: bool = True
-    lpips: Perceptual = Perceptual()
-    discriminator: Discriminator = Discriminator()
-
-    def __post_init__(self) -> None:
-        numbers("loss", self, "0 or a positive number", "perceptual", "kl", "adversarial", hint="; 0 leaves it out")
-        whole("loss", self, 2**53, adversarial_start=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillationLoss:
-    """What the student matches, as relative squared error: 1 is as bad as answering the teacher's mean.
-
-    Args:
-        output: what the teacher returns; of an autoencoder, what it decodes from its own latents.
-        latent: the teacher's latents (autoencoders).
-        image: the images themselves, through the student alone (autoencoders).
-        features: the feature maps behind the layers named by `feature_layers`.
-        feature_layers: patterns over layer names; the replaced layers where none is given.
-        perceptual: LPIPS between the two outputs (where those are images).
-    """
-
-    output: float = 1.0
-    latent: float = 1.0
-    image: float = 0.0
-    features: float = 0.0
-    feature_layers: tuple[str, ...] = ()
-    perceptual: float = 0.0
-    lpips: Perceptual = Perceptual()
-
-    def __post_init__(self) -> None:
-        terms = ("output", "latent", "image", "features", "perceptual")
-        numbers("loss", self, "0 or a positive number", *terms, hint="; 0 leaves it out")
-        if not any(getattr(self, name) for name in terms):
-            raise RecipeError(f"loss: {', '.join(terms)} are all 0, so that nothing is trained")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Log:
     """How often a run speaks, in steps: `every` for losses, `validate_every` for measurements and pictures."""
 
@@ -303,28 +233,3 @@ class Recipe:
     output: str
     log: Log = Log()
     checkpoint: Checkpoints = Checkpoints()
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderRecipe(Recipe):
-    """Retrain an autoencoder on images."""
-
-    recipe: Literal["autoencoder"]
-    loss: AutoencoderLoss = AutoencoderLoss()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillationRecipe(Recipe):
-    """Train a converted model to do what its original does.
-
-    Args:
-        teacher: the original; None takes what the converted folder was made from.
-    """
-
-    recipe: Literal["distillation"]
-    teacher: ModelSource | None = None
-    loss: DistillationLoss = DistillationLoss()
-
-
-#: The value of `recipe:` -> what the rest of the file must look like.
-SCHEMAS: dict[str, type[Recipe]] = {"autoencoder": AutoencoderRecipe, "distillation": DistillationRecipe}

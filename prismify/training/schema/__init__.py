@@ -1,0 +1,25 @@
+"""What a recipe may say. Every key is a field here; `training.recipe` reads files into these."""
+
+from .autoencoder import AutoencoderLoss, AutoencoderRecipe, Discriminator
+from .common import Checkpoints, Data, Log, ModelSource, Perceptual, Rates, Recipe, Train
+from .distillation import DistillationLoss, DistillationRecipe
+
+#: The value of `recipe:` -> what the rest of the file must look like.
+SCHEMAS: dict[str, type[Recipe]] = {"autoencoder": AutoencoderRecipe, "distillation": DistillationRecipe}
+
+__all__ = [
+    "SCHEMAS",
+    "AutoencoderLoss",
+    "AutoencoderRecipe",
+    "Checkpoints",
+    "Data",
+    "Discriminator",
+    "DistillationLoss",
+    "DistillationRecipe",
+    "Log",
+    "ModelSource",
+    "Perceptual",
+    "Rates",
+    "Recipe",
+    "Train",
+]
