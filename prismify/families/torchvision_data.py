@@ -10,19 +10,22 @@ from torchvision import datasets, models
 from ..errors import DataError
 
 
-def cifar10(root: Path, *, train: bool) -> Any:
-    """The images of CIFAR-10's Python version as a uint8 array, shape (N, 32, 32, 3); nothing is downloaded.
+def cifar10(root: Path, *, train: bool) -> tuple[Any, list[int], tuple[str, ...]]:
+    """CIFAR-10's Python version: images as uint8 (N, 32, 32, 3), their classes, and the names of those.
+
+    Nothing is downloaded.
 
     Raises:
         DataError: it does not lie at `root`.
     """
     try:
-        return datasets.CIFAR10(str(root), train=train, download=False).data
+        found = datasets.CIFAR10(str(root), train=train, download=False)
     except Exception as error:
         raise DataError(
             f"{root} holds no CIFAR-10 as torchvision unpacks it (cifar-10-batches-py): "
             f"get cifar-10-python.tar.gz and unpack it there ({' '.join(str(error).split())[:120]})"
         ) from error
+    return found.data, list(found.targets), tuple(found.classes)
 
 
 def backbone(name: str) -> dict[str, Any]:

@@ -122,8 +122,8 @@ def test_a_step_has_the_same_images_however_it_is_split(pictures: Path, parts: i
     whole = batches(stream, Shares(16, 1, 1, 0), 0)
     split = [batches(stream, Shares(16, parts, processes, rank), 0) for rank in range(processes)]
     for _ in range(6):  # more than two passes over the images
-        pieces = [next(one) for _ in range(parts) for one in split]
-        assert torch.equal(torch.cat(pieces), next(whole))
+        pieces = [next(one).images for _ in range(parts) for one in split]
+        assert torch.equal(torch.cat(pieces), next(whole).images)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -135,7 +135,48 @@ def test_a_row_goes_on_where_it_stopped(pictures: Path, workers: int) -> None:
     row = batches(stream, shares, 0)
     first = [next(row) for _ in range(9)]
     again = batches(stream, shares, 6)
-    assert all(torch.equal(a, next(again)) for a in first[6:])
+    assert all(torch.equal(a.images, next(again).images) for a in first[6:])
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "npz"])
+def test_labels_go_with_their_images(tmp_path: Path, form: str) -> None:
+    for number, name in enumerate(("cat", "dog", "eel")):
+        for index in range(4):
+            path = tmp_path / "p" / "train" / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (50 * number, 0, 0)).save(path)
+    (tmp_path / "p" / "train" / "cat" / "0.png").write_bytes(b"broken")
+    where = tmp_path / "p"
+    if form == "tar":
+        where = tmp_path / "p.tar"
+        with tarfile.open(where, "w") as tar:
+            tar.add(tmp_path / "p", ".")
+    if form == "npz":
+        where, labels = tmp_path / "p.npz", np.arange(12) // 4
+        np.savez(
+            where, images=np.tile((50 * labels).astype(np.uint8)[:, None, None, None], (1, 8, 8, 3)), labels=labels
+        )
+    stream, held_out = open_data(Data(path=str(where), validation=3, skip_damaged=True, range=(0, 255)), 0)
+    assert stream.images.classes == (("0", "1", "2") if form == "npz" else ("cat", "dog", "eel"))
+    for images, labels in (batch for batch, _ in zip(batches(stream, Shares(8, 1, 1, 0), 0), range(4), strict=False)):
+        assert labels is not None
+        assert torch.equal(images[:, 0, 0, 0], 50.0 * labels)
+    assert held_out is not None
+    assert held_out.images.labels is not None
+    assert len(held_out.images.labels) == 3
+
+
+def test_images_that_no_folder_sorts_have_no_labels(pictures: Path) -> None:
+    assert open_images(Data(path=str(pictures / "a"))).labels is None
+    stream, _ = open_data(Data(path=str(pictures / "a"), validation=0), 0)
+    assert next(batches(stream, Shares(2, 1, 1, 0), 0)).labels is None
+
+
+def test_labels_that_are_no_classes_are_none(tmp_path: Path) -> None:
+    for number, labels in enumerate((np.zeros(2, int), np.full(3, -1), np.full(3, 0.5), np.array(["a", "b", "c"]))):
+        path = tmp_path / f"{number}.npz"
+        np.savez(path, images=np.zeros((3, 4, 4), np.uint8), labels=labels)
+        assert open_images(Data(path=str(path))).labels is None
 
 
 def test_each_pass_takes_every_image_once_in_an_order_of_its_own() -> None:
@@ -208,7 +249,7 @@ def test_a_batch_of_more_than_all_images_passes_over_them_again(tmp_path: Path, 
         Image.new("RGB", (8, 8), (50 * index, 0, 0)).save(tmp_path / f"{index}.png")
     stream, _ = open_data(Data(path=str(tmp_path), size=8, validation=0), 0)
     row = batches(stream, Shares(16, 1, 1, 0), 0)
-    seen = torch.cat([next(row) for _ in range(count)])[:, 0, 0, 0]
+    seen = torch.cat([next(row).images for _ in range(count)])[:, 0, 0, 0]
     assert seen.unique(return_counts=True)[1].tolist() == [16] * count
     with pytest.raises(DataError, match=f"holds {count} images, and data.validation={count} .* at most {count - 1}$"):
         open_data(Data(path=str(tmp_path), size=8, validation=count), 0)
@@ -217,7 +258,7 @@ def test_a_batch_of_more_than_all_images_passes_over_them_again(tmp_path: Path, 
 def test_a_worker_that_is_started_anew_reads_the_same(pictures: Path) -> None:
     stream, _ = open_data(Data(path=str(pictures), size=16, crop="random", flip=True, validation=2), 3)
     again = pickle.loads(pickle.dumps(stream))  # as `spawn` hands it over
-    assert all(torch.equal(again[position], stream[position]) for position in (0, 5, 100))
+    assert all(torch.equal(again[position].image, stream[position].image) for position in (0, 5, 100))
 
 
 def test_images_of_different_sizes_need_one(tmp_path: Path) -> None:
@@ -242,4 +283,4 @@ def test_a_damaged_image_is_named_or_skipped(tmp_path: Path, pictures: Path, wor
             pass
     stream, _ = open_data(Data(path=str(tmp_path / "p"), validation=0, workers=workers, skip_damaged=True), 0)
     seen = [b for b, _ in zip(batches(stream, Shares(8, 1, 1, 0), 0), range(6), strict=False)]
-    assert sum(len(b) for b in seen) == 48
+    assert sum(len(b.images) for b in seen) == 48

@@ -2,10 +2,12 @@
 
 from .folders import passed_over_text
 from .images import Images, open_images
-from .stream import Shares, Stream, batches, image_tensor, mixed, open_data, order_of
+from .stream import Batch, Sample, Shares, Stream, batches, image_tensor, mixed, open_data, order_of
 
 __all__ = [
+    "Batch",
     "Images",
+    "Sample",
     "Shares",
     "Stream",
     "batches",

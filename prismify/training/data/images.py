@@ -36,6 +36,8 @@ class Images:
         read: the bytes of the image's file, or a uint8 array (H, W, C), by its number.
         data: how they are read: the background, white, and the bound on their size.
         passed_over: kind of what lies beside them -> how many.
+        labels: the class of each image, from 0; None where they have none.
+        classes: the classes' names, or their numbers in words.
     """
 
     where: str
@@ -43,6 +45,8 @@ class Images:
     read: Callable[[int], Any] = field(repr=False)
     data: Data = field(default_factory=Data)
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    labels: Sequence[int] | None = field(default=None, repr=False)
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,7 +77,8 @@ class Images:
 
     def subset(self, chosen: Sequence[int]) -> Images:
         """Some of the images, in the order given."""
-        return replace(self, names=[self.names[i] for i in chosen], read=_Picked(self.read, chosen))
+        labels = None if self.labels is None else [self.labels[i] for i in chosen]
+        return replace(self, names=[self.names[i] for i in chosen], read=_Picked(self.read, chosen), labels=labels)
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,26 @@ def open_images(data: Data, *, path: str | None = None, select: str | None = Non
     if where is None:
         raise DataError("data.path is not set: name a folder, a tar or an npz of images (--set data.path=...)")
     kind = _kind_of(where) if data.kind == "auto" or path else data.kind
-    images = _OPENERS[kind](where, data)
+    images = _with_classes_of_folders(_OPENERS[kind](where, data))
     if pattern is not None:
         chosen = [i for i, name in enumerate(images.names) if fnmatchcase(name, pattern)]
         if not chosen:
             raise DataError(f"{where}: no image matches select {pattern!r}; names look like {images.names[0]!r}")
         images = images.subset(chosen)
     return images
+
+
+def _with_classes_of_folders(images: Images) -> Images:
+    """Images without labels that all lie in folders below what a person named: the folder's name is the class."""
+    if images.labels is not None:
+        return images
+    folders = [name.rpartition("/")[0] for name in images.names]
+    if not all(folders):
+        return images
+    names = [folder.rpartition("/")[2] for folder in folders]  # train/cat and test/cat are one class
+    classes = tuple(sorted(set(names)))
+    numbers = {name: number for number, name in enumerate(classes)}
+    return replace(images, labels=[numbers[name] for name in names], classes=classes)
 
 
 def _kind_of(where: str) -> str:
@@ -157,6 +175,7 @@ def _npz(where: str, data: Data) -> Images:
         with np.load(where, allow_pickle=False) as content:
             keys = list(content.files)
             array = content["images" if "images" in keys else keys[0]]
+            labels = content["labels"] if "labels" in keys else None
     except Exception as error:
         raise DataError(f"{where} is damaged or no npz file ({' '.join(str(error).split())[:120]})") from error
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3)):
@@ -165,15 +184,25 @@ def _npz(where: str, data: Data) -> Images:
         array = array[..., 0]
     if not len(array):
         raise DataError(f"{where} holds no images")
-    return Images(where, [f"{i}" for i in range(len(array))], array.__getitem__, data)
+    images = Images(where, [f"{i}" for i in range(len(array))], array.__getitem__, data)
+    if labels is None or not _are_classes(labels, len(array)):  # which only conditional models miss
+        return images
+    classes = tuple(map(str, range(int(labels.max()) + 1)))
+    return replace(images, labels=labels.astype(np.int64).tolist(), classes=classes)
+
+
+def _are_classes(labels: Any, count: int) -> bool:
+    """Whether an array holds a whole number from 0 for each image."""
+    return labels.shape == (count,) and labels.dtype.kind in "iuf" and bool(np.all((labels >= 0) & (labels % 1 == 0)))
 
 
 def _cifar10(where: str, data: Data) -> Images:
     import importlib
 
     module = importlib.import_module("prismify.families.torchvision_data")
-    array = module.cifar10(Path(where), train=data.split == "train")
-    return Images(where, [f"{data.split}/{i}" for i in range(len(array))], array.__getitem__, data)
+    array, labels, classes = module.cifar10(Path(where), train=data.split == "train")
+    names = [f"{data.split}/{i}" for i in range(len(array))]
+    return Images(where, names, array.__getitem__, data, labels=labels, classes=classes)
 
 
 def _tar(where: str, data: Data) -> Images:

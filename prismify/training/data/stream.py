@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,6 +58,20 @@ class Shares:
         return range(begin, begin + self.size)
 
 
+class Sample(NamedTuple):
+    """An image as the model sees it, (C, H, W), and its class, where it has one."""
+
+    image: Tensor
+    label: int | None = None
+
+
+class Batch(NamedTuple):
+    """Images (B, C, H, W), and their classes (B,), int64, where they have them."""
+
+    images: Tensor
+    labels: Tensor | None = None
+
+
 @dataclass
 class Stream(Dataset[Any]):
     """An endless row of images: pass after pass, each in an order of its own."""
@@ -76,14 +90,15 @@ class Stream(Dataset[Any]):
         vars(self).update(state)
         self.__post_init__()
 
-    def __getitem__(self, position: int) -> Tensor | DataError:
-        """The image at a position; an error as a value, since raising in a worker loses its message."""
+    def __getitem__(self, position: int) -> Sample | DataError:
+        """What stands at a position; an error as a value, since raising in a worker loses its message."""
         epoch, place = divmod(position, len(self.images))
         try:
             for ahead in range(_MOST_SKIPPED):
                 index = int(self._order(epoch)[(place + ahead) % len(self.images)])
                 try:
-                    return image_tensor(self.images.picture(index), self.data, mixed(self.seed, 1, position))
+                    image = image_tensor(self.images.picture(index), self.data, mixed(self.seed, 1, position))
+                    return Sample(image, None if self.images.labels is None else self.images.labels[index])
                 except DataError:
                     if not self.data.skip_damaged:
                         raise
@@ -93,7 +108,7 @@ class Stream(Dataset[Any]):
 
     def first(self) -> Tensor:
         """The first image as a batch of one: (1, C, H, W)."""
-        return stacked([image_tensor(self.images.picture(0), self.data, None)], self.images.where)
+        return image_tensor(self.images.picture(0), self.data, None)[None]
 
     def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Tensor]:
         """Batches of this process's share of the images, each image once, neither turned nor shifted.
@@ -118,8 +133,8 @@ class Stream(Dataset[Any]):
             raise DataError(f"{self.images.where}: none of the {len(self.images)} images can be read")
 
 
-def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Tensor]:
-    """The parts of this process from `first_step` (from 0) on, endlessly: (size, C, H, W).
+def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Batch]:
+    """The parts of this process from `first_step` (from 0) on, endlessly, of `shares.size` images.
 
     Raises:
         DataError: an image cannot be read; or images differ in size and none was given.
@@ -151,22 +166,23 @@ class _Sampler:
             step += 1
 
 
-def stacked(items: Sequence[Tensor | DataError], where: str) -> Tensor:
-    """One tensor of equal images.
+def stacked(items: Sequence[Sample | DataError], where: str) -> Batch:
+    """Equal images as one batch.
 
     Raises:
         DataError: one of them is an error, or their sizes differ.
     """
-    tensors = []
+    samples = []
     for item in items:
         if isinstance(item, DataError):
             raise item
-        tensors.append(item)
-    sizes = {tuple(t.shape) for t in tensors}
+        samples.append(item)
+    sizes = {tuple(s.image.shape) for s in samples}
     if len(sizes) > 1:
         one, other, *_ = sorted(sizes)
         raise DataError(f"{where}: images differ in size ({one[1:]} and {other[1:]}): set data.size")
-    return torch.stack(tensors)
+    labels = [s.label for s in samples if s.label is not None]
+    return Batch(torch.stack([s.image for s in samples]), torch.tensor(labels) if labels else None)
 
 
 def image_tensor(picture: Image.Image, data: Data, seed: int | None) -> Tensor:

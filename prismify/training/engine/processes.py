@@ -17,11 +17,12 @@ from ..schema import Train
 
 @dataclass(frozen=True)
 class Part:
-    """A process's share of one part of a step's batch."""
+    """A process's share of one part of a step's batch; `labels` are the images' classes, where they have them."""
 
     images: Tensor
     index: int
     last: bool
+    labels: Tensor | None = None
 
 
 class Processes:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...checkpoint import Trust
 from ...errors import PrismifyError, RecipeError, TrainingError
 from ...generators import seed_generators
-from ..data import Shares, Stream, batches, mixed
+from ..data import Batch, Shares, Stream, batches, mixed
 from ..rates import scheduled, set_rate
 from ..recipe import recipe_data
 from ..schema import Recipe
@@ -98,6 +98,12 @@ class Run:
         mine = shares.positions(0, part.index)
         return self._noise[1][mine.start : mine.stop].to(self.device)
 
+    def chances(self, step: int, part: Part, count: int) -> Tensor:
+        """Uniform numbers in [0, 1) for this process's images, shape (B, count): the same whoever computes an image."""
+        drawn = torch.Generator().manual_seed(mixed(self.seed, 4, step))
+        mine = self.shares.positions(0, part.index)
+        return torch.rand((self.shares.batch_size, count), generator=drawn)[mine.start : mine.stop].to(self.device)
+
     def begin(
         self,
         stream: Stream,
@@ -165,9 +171,11 @@ class Run:
                 if self._ended(step):
                     return
 
-    def _parts_of(self, source: Iterator[Tensor]) -> Iterator[Part]:
+    def _parts_of(self, source: Iterator[Batch]) -> Iterator[Part]:
         for index in range(self.shares.parts):
-            yield Part(next(source).to(self.device, non_blocking=True), index, index == self.shares.parts - 1)
+            images, labels = next(source)
+            labels = labels if labels is None else labels.to(self.device, non_blocking=True)
+            yield Part(images.to(self.device, non_blocking=True), index, index == self.shares.parts - 1, labels)
 
     def _ended(self, step: int) -> bool:
         if self.step != step + 1:
