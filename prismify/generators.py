@@ -34,3 +34,13 @@ def seed_generators(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # else it would keep the seed until it is
         torch.cuda.manual_seed_all(seed)
+
+
+def mixed(*numbers: int) -> int:
+    """One seed from several numbers; their order counts.
+
+    Example:
+        >>> mixed(0, 1) != mixed(1, 0)
+        True
+    """
+    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0] >> np.uint64(1))

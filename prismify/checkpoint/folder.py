@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -90,6 +91,7 @@ def save(
     arguments: dict[str, Any] | None = None,
     source: Source | None = None,
     latency: dict[str, Any] | None = None,
+    beside: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> None:
     """Write a converted model as a folder that `load` reads back bit for bit. No generator of random numbers moves.
 
@@ -105,6 +107,7 @@ def save(
         reference, arguments: how to build the original again, such as "package.module:factory".
         source: where the model was loaded from, as the command line knows it.
         latency: what `prismify.bench.latency` measured, for the report.
+        beside: further JSON files of the folder, by their names.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
@@ -120,13 +123,15 @@ def save(
     if isinstance(model, nn.Module) and source.rebuild is None and holds_graph(model):
         model = _exported(model, plan)
     with whole_folder(folder, force=force) as draft:
+        for name, content in beside.items():
+            write_json(draft / name, content)
         write_model(model, plan, source, draft, latency)
 
 
 def write_model(
     model: nn.Module | ExportedProgram, plan: Plan, source: Source, draft: Path, latency: dict[str, Any] | None = None
 ) -> None:
-    """Fill an empty folder with everything about one converted model."""
+    """Fill a folder with everything about one converted model."""
     if isinstance(model, ExportedProgram):
         rebuild: dict[str, Any] = {"kind": "exported"}
         write_program(model, draft / PROGRAM_NAME)

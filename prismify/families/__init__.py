@@ -20,3 +20,8 @@ def family(prefix: str) -> ModuleType:
         KeyError: there is no such family.
     """
     return importlib.import_module(f".{FAMILIES[prefix]}", __name__)
+
+
+def schedulers() -> ModuleType:
+    """The file that makes diffusers' schedulers, imported on first use."""
+    return importlib.import_module("prismify.families.diffusers_schedulers")

@@ -10,8 +10,10 @@ from pathlib import Path
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, files_in, listed, not_listed, read_json
 from ..errors import PrismifyError
 
+#: How a denoiser was trained, in its folder.
+DENOISING_NAME = "denoising.json"
 #: What unconverted models are written as.
-_PLAIN_FILES = (CONFIG_NAME, "model.safetensors", "diffusion_pytorch_model.safetensors")
+_PLAIN_FILES = (CONFIG_NAME, "model.safetensors", "diffusion_pytorch_model.safetensors", DENOISING_NAME)
 
 
 def strange_files(model: Path) -> list[str]:

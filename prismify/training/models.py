@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -109,7 +111,14 @@ def reconstruct(model: nn.Module, images: Tensor) -> Tensor:
     return decode(model, encode(model, images).mean)[0]
 
 
-def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str, trust: Trust = NO_TRUST) -> None:
+def save_model(
+    model: nn.Module,
+    folder: Path,
+    source: ModelSource,
+    trained: str,
+    trust: Trust = NO_TRUST,
+    beside: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> None:
     """Write a trained model as a folder that `prismify` opens again.
 
     A converted model becomes a prismify folder; an unconverted one of diffusers' a diffusers folder; any other its
@@ -117,6 +126,7 @@ def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str
 
     Args:
         trained: how, in words, for the folder's report.
+        beside: further JSON files of the folder, by their names.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -125,17 +135,17 @@ def save_model(model: nn.Module, folder: Path, source: ModelSource, trained: str
     if plan is not None:
         notes = (*(note for note in plan.notes if note != UNTRAINED), trained)
         model.prismify_plan = dataclasses.replace(plan, notes=notes)  # type: ignore[assignment]
-        save(model, folder, force=True, source=_origin(source, trust))
+        save(model, folder, force=True, source=_origin(source, trust), beside=beside)
         return
     if folder.is_dir():
         remove_model(folder)  # it is made again from the state beside it
     with whole_folder(folder) as draft:
         is_diffusers = type(model).__module__.startswith("diffusers.")
         config = family("diffusers").config_of(model) if is_diffusers else None
-        if config is not None:
-            write_json(draft / CONFIG_NAME, config)
-        name = "model.safetensors" if config is None else "diffusion_pytorch_model.safetensors"
-        write_safetensors(separate_state(model), draft / name)
+        for name, content in {**({} if config is None else {CONFIG_NAME: config}), **beside}.items():
+            write_json(draft / name, content)
+        weights = "model.safetensors" if config is None else "diffusion_pytorch_model.safetensors"
+        write_safetensors(separate_state(model), draft / weights)
 
 
 def _origin(source: ModelSource, trust: Trust) -> Source | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ def sheet(rows: Sequence[Any]) -> Any:
             top, left = _GAP + r * (height + _GAP), _GAP + c * (width + _GAP)
             page[top : top + height, left : left + width] = pixels
     return page
+
+
+def grid(pixels: Any) -> Any:
+    """One picture of a uint8 batch (B, H, W, 3), as square as it gets; what is left over stays white."""
+    count = len(pixels)
+    columns = math.isqrt(count - 1) + 1
+    filled = np.full((-(-count // columns) * columns, *pixels.shape[1:]), 255, dtype=np.uint8)
+    filled[:count] = pixels
+    return sheet(filled.reshape(-1, columns, *pixels.shape[1:]))
 
 
 def write_png(path: Path, pixels: Any) -> None:

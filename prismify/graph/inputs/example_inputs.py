@@ -163,13 +163,17 @@ def _class_labels(hints: Any) -> Tensor | None:
     return torch.zeros(1, dtype=torch.long) if wanted else None
 
 
-#: What arguments of these names are, in whatever library.
+#: Names of arguments, whatever the library: of the time of a denoiser, a class, a text's tokens.
+TIME_NAMES = ("timestep", "timesteps", "t", "time", "sigma", "noise_labels", "noise_level")
+CLASS_NAMES = ("class_labels", "class_label", "labels", "y")
+CONTEXT_NAMES = ("encoder_hidden_states", "context", "text_embeds", "txt")
+#: What arguments of these names are.
 RULES: dict[str, Rule] = {
     **ARGUMENTS,
-    **dict.fromkeys(("timestep", "timesteps", "t", "time", "sigma", "noise_labels", "noise_level"), _timestep(5.0)),
+    **dict.fromkeys(TIME_NAMES, _timestep(5.0)),
     **dict.fromkeys(("r", "timestep_ratio"), _timestep(0.5)),
-    **dict.fromkeys(("class_labels", "class_label", "labels", "y"), _class_labels),
-    **dict.fromkeys(("encoder_hidden_states", "context", "text_embeds", "txt"), _context),
+    **dict.fromkeys(CLASS_NAMES, _class_labels),
+    **dict.fromkeys(CONTEXT_NAMES, _context),
     **dict.fromkeys(("encoder_attention_mask", "encoder_hidden_states_mask"), _context_mask),
 }
 #: Optional arguments that are filled in all the same, because models need them though they default to None.

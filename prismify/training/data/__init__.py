@@ -2,7 +2,7 @@
 
 from .folders import passed_over_text
 from .images import Images, open_images
-from .stream import Batch, Sample, Shares, Stream, batches, image_tensor, mixed, open_data, order_of
+from .stream import Batch, Sample, Shares, Stream, batches, image_tensor, open_data, order_of
 
 __all__ = [
     "Batch",
@@ -12,7 +12,6 @@ __all__ = [
     "Stream",
     "batches",
     "image_tensor",
-    "mixed",
     "open_data",
     "open_images",
     "order_of",

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...errors import DataError
+from ...generators import mixed
 from ..schema import Data
 from .images import Images, open_images
 
@@ -23,16 +24,6 @@ _MOST_SKIPPED = 100
 def order_of(count: int, seed: int, epoch: int) -> Tensor:
     """The permutation of one pass over `count` images."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(mixed(seed, epoch)))
-
-
-def mixed(*numbers: int) -> int:
-    """One seed from several numbers; their order counts.
-
-    Example:
-        >>> mixed(0, 1) != mixed(1, 0)
-        True
-    """
-    return int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -16,23 +18,37 @@ from .journal import read_records
 from .run import Run
 from .state import read_state, states
 
-_CURVES = ("reconstruction", "perceptual", "kl", "adversarial", "discriminator", "output", "latent", "features")
+_CURVES = (
+    "reconstruction",
+    "perceptual",
+    "kl",
+    "adversarial",
+    "discriminator",
+    "output",
+    "latent",
+    "features",
+    "error",
+)
 
 
-def end_run(run: Run, averaged: nn.Module) -> None:
-    """Write `model`, the averaged weights as they are now, and `best`, those that measured best; then the report."""
+def end_run(run: Run, averaged: nn.Module, beside: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
+    """Write `model`, the averaged weights as they are now, and `best`, those that measured best; then the report.
+
+    Args:
+        beside: further JSON files of both, by their names.
+    """
     if run.leads:
         source = run.recipe.model
         run.written.note(*(run.folder / name for name in ("model", "report.md", "curves.png")))
-        save_model(averaged, run.folder / "model", source, _trained(run, run.step), run.trust)
+        save_model(averaged, run.folder / "model", source, _trained(run, run.step), run.trust, beside)
         if run.best is not None:
             run.written.note(run.folder / "best")
         if run.best is not None and run.best[1] != run.step and run.best[1] in states(run.folder / "state"):
             state = read_state(run.folder / "state", run.best[1])
             averaged.load_state_dict(state["parts"]["average"])
-            save_model(averaged, run.folder / "best", source, _trained(run, run.best[1]), run.trust)
+            save_model(averaged, run.folder / "best", source, _trained(run, run.best[1]), run.trust, beside)
         elif run.best is not None:
-            save_model(averaged, run.folder / "best", source, _trained(run, run.best[1]), run.trust)
+            save_model(averaged, run.folder / "best", source, _trained(run, run.best[1]), run.trust, beside)
         write_report(run.folder)
         best = "best, " if run.best is not None else ""
         run.say(f"done: {best}model (latest) and report.md are in {run.folder}")

@@ -12,7 +12,18 @@ from ..schema import Recipe
 from .state import read_state, states
 
 #: What a run cannot change on the way and still be the same run.
-_FIXED = ("recipe", "model.", "teacher", "data.size", "data.channels", "data.range", "train.seed")
+_FIXED = (
+    "recipe",
+    "model.",
+    "teacher",
+    "autoencoder",
+    "data.size",
+    "data.channels",
+    "data.range",
+    "train.seed",
+    "noise.",
+    "condition.",
+)
 
 
 def newest_state(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...checkpoint import Trust
 from ...errors import PrismifyError, RecipeError, TrainingError
-from ...generators import seed_generators
-from ..data import Batch, Shares, Stream, batches, mixed
+from ...generators import mixed, seed_generators
+from ..data import Batch, Shares, Stream, batches
 from ..rates import scheduled, set_rate
 from ..recipe import recipe_data
 from ..schema import Recipe

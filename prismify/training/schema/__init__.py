@@ -2,24 +2,35 @@
 
 from .autoencoder import AutoencoderLoss, AutoencoderRecipe, Discriminator
 from .common import Checkpoints, Data, Log, ModelSource, Perceptual, Rates, Recipe, Train
+from .diffusion import Condition, DiffusionLoss, DiffusionRecipe, Latents, Noise, Sampling
 from .distillation import DistillationLoss, DistillationRecipe
 
 #: The value of `recipe:` -> what the rest of the file must look like.
-SCHEMAS: dict[str, type[Recipe]] = {"autoencoder": AutoencoderRecipe, "distillation": DistillationRecipe}
+SCHEMAS: dict[str, type[Recipe]] = {
+    "autoencoder": AutoencoderRecipe,
+    "distillation": DistillationRecipe,
+    "diffusion": DiffusionRecipe,
+}
 
 __all__ = [
     "SCHEMAS",
     "AutoencoderLoss",
     "AutoencoderRecipe",
     "Checkpoints",
+    "Condition",
     "Data",
+    "DiffusionLoss",
+    "DiffusionRecipe",
     "Discriminator",
     "DistillationLoss",
     "DistillationRecipe",
+    "Latents",
     "Log",
     "ModelSource",
+    "Noise",
     "Perceptual",
     "Rates",
     "Recipe",
+    "Sampling",
     "Train",
 ]

@@ -1,0 +1,72 @@
+"""Whether a model can be trained on what a person has: shapes, times and classes, seen before the first step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import RecipeError
+from ..training.data import Images
+from ..training.schema import Condition
+from .denoiser import Denoiser, rows_of_classes
+from .noising import Noising
+from .record import Trained
+
+
+def classes_of(denoiser: Denoiser, images: Images, condition: Condition) -> tuple[tuple[str, ...], int | None]:
+    """The names of the classes that a model is told, and the label that stands for none.
+
+    Raises:
+        RecipeError: the images have no classes; or the model takes none, or has too few rows for them.
+    """
+    if condition.kind == "none":
+        return (), None
+    name = type(denoiser.model).__name__
+    if images.labels is None:
+        raise RecipeError(
+            f"condition.kind=class, and {images.where} has no classes: they are the names of its folders, or `labels` "
+            "of an npz, whole numbers from 0"
+        )
+    if not denoiser.takes_labels:
+        raise RecipeError(f"condition.kind=class, and {name} takes no class: set condition.kind=none")
+    count, rows = max(len(images.classes), max(images.labels) + 1), rows_of_classes(denoiser.model)
+    if rows is not None and rows < count:
+        raise RecipeError(f"{images.where} has {count} classes, and the {name} a table of {rows}")
+    if condition.dropout and rows is not None and rows == count:
+        raise RecipeError(
+            f"the {name} has a table of {rows} classes, all of them in use: guidance needs one more for none, or set "
+            "condition.dropout=0"
+        )
+    return tuple(images.classes), count if condition.dropout else None
+
+
+@torch.no_grad()
+def see_that_it_denoises(denoiser: Denoiser, noising: Noising, probe: Tensor, trained: Trained) -> tuple[Tensor, ...]:
+    """See that a model predicts what has the shape of its input; returns inputs like those of a step.
+
+    Args:
+        probe: one clean picture or latent, (1, C, H, W).
+
+    Raises:
+        RecipeError: it does not; the message says what to set.
+    """
+    name = type(denoiser.model).__name__
+    times = noising.times(torch.full((1,), 0.5, device=probe.device))
+    label = torch.zeros(1, dtype=torch.long, device=probe.device) if trained.classes else None
+    inputs = (probe, times) if label is None else (probe, times, label)
+    shape = "x".join(map(str, probe.shape[1:]))
+    was_training = denoiser.training
+    denoiser.eval()
+    try:
+        made = denoiser(*inputs)
+    except Exception as error:  # whatever somebody's model raises
+        if isinstance(error, (RecipeError, torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
+            raise
+        text = " ".join(str(error).split())[:160]
+        hint = "" if trained.classes or not denoiser.takes_labels else ", or condition.kind=class"
+        raise RecipeError(f"{name} takes no {shape} at a time ({text}): set data.size, data.channels{hint}") from error
+    finally:
+        denoiser.train(was_training)
+    if made.shape != probe.shape:
+        raise RecipeError(f"{name} makes {tuple(made.shape[1:])} of {tuple(probe.shape[1:])}: it is no denoiser of it")
+    return inputs

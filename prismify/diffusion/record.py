@@ -1,0 +1,79 @@
+"""How a denoiser was trained, as a file beside its weights: what sampling from it must know."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.manifest import read_json
+from ..errors import PlanError, SourceError
+from ..training.model_files import DENOISING_NAME
+from ..training.schema import ModelSource, Noise
+from ..validation import build
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpace:
+    """The latents that a denoiser makes.
+
+    Args:
+        autoencoder: which decodes them.
+        hash: SHA-256 of its weights, the first 16 digits.
+        mean, deviation: of a latent's channels over the images; the denoiser makes (latent - mean) / deviation.
+    """
+
+    autoencoder: ModelSource
+    hash: str
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a denoiser makes, and from what noise.
+
+    Args:
+        shape: of one picture or latent, (C, H, W).
+        range: what black and white are, of pixels.
+        classes: names of the classes it was told.
+        null: the label by which it was told none.
+    """
+
+    format_version: int = FORMAT_VERSION
+    noise: Noise
+    shape: tuple[int, ...]
+    range: tuple[float, float] = (-1.0, 1.0)
+    classes: tuple[str, ...] = ()
+    null: int | None = None
+    latents: LatentSpace | None = None
+
+
+def record_files(trained: Trained) -> dict[str, dict[str, Any]]:
+    """The record as a file of a model's folder: name -> JSON."""
+    return {DENOISING_NAME: dataclasses.asdict(trained)}
+
+
+def read_record(folder: Path) -> Trained:
+    """The record in a folder.
+
+    Raises:
+        SourceError: there is none, or it is damaged, or of another version.
+    """
+    path = folder / DENOISING_NAME
+    if not path.is_file():
+        raise SourceError(f"{folder} does not say how its model was trained to denoise: it has no {DENOISING_NAME}")
+    content = read_json(path)
+    if content.get("format_version") != FORMAT_VERSION:
+        version = content.get("format_version")
+        raise SourceError(f"{path} has format version {version!r}; this prismify reads {FORMAT_VERSION}")
+    try:
+        trained = build(Trained, content, str(path))
+    except PlanError as error:
+        raise SourceError(str(error)) from error
+    if len(trained.shape) != 3 or min(trained.shape) < 1:
+        raise SourceError(f"{path}: shape {list(trained.shape)} is not (channels, height, width)")
+    return trained

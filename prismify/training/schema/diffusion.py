@@ -1,0 +1,127 @@
+"""What a recipe for denoisers says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...errors import RecipeError
+from ..bounds import numbers, whole
+from .common import ModelSource, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """How noise is added, and what the model predicts.
+
+    Args:
+        timesteps: how many times there are.
+        schedule: of the betas, as diffusers names it.
+        beta_start, beta_end: the first beta and the last ("linear" and "scaled_linear").
+        prediction: the noise (Ho et al., 2020), v (Salimans & Ho, 2022), the clean picture, or the velocity of a flow
+            along straight lines, which has no betas.
+    """
+
+    timesteps: int = 1000
+    schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    prediction: Literal["epsilon", "v", "x0", "flow"] = "epsilon"
+
+    def __post_init__(self) -> None:
+        whole("noise", self, 2**20, timesteps=2)
+        numbers("noise", self, "a positive number", "beta_start", "beta_end")
+        if not self.beta_start <= self.beta_end < 1:
+            raise RecipeError(f"noise: beta_start {self.beta_start:g} <= beta_end {self.beta_end:g} < 1 must hold")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What the model is told beside the time.
+
+    Args:
+        kind: "class" gives it the label of each image.
+        dropout: how often it is told nothing instead, so that sampling can be guided; its table of classes then needs
+            one row more.
+    """
+
+    kind: Literal["none", "class"] = "none"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        numbers("condition", self, "0 or a number below 1", "dropout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionLoss:
+    """The error of what the model predicts.
+
+    Args:
+        distance: squared ("l2") or absolute ("l1") error.
+        weighting: of the times: all alike, or by min(SNR, gamma) (Hang et al., 2023), for the squared error.
+        gamma: of min-SNR.
+    """
+
+    distance: Literal["l2", "l1"] = "l2"
+    weighting: Literal["none", "min_snr"] = "none"
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        numbers("loss", self, "a positive number", "gamma")
+        if self.weighting == "min_snr" and self.distance != "l2":
+            raise RecipeError("loss: min_snr weights the squared error: set loss.distance=l2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the run shows what it has learned, `log.images` pictures of the same seeds each time.
+
+    Args:
+        sampler: "auto" is ddim, or euler for a flow.
+        steps: how many times the model is asked.
+        guidance: away from what the model says without a class; 1 is none.
+        seed: of the pictures.
+    """
+
+    sampler: Literal["auto", "ddpm", "ddim", "dpm++", "euler"] = "auto"
+    steps: int = 50
+    guidance: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole("sampling", self, steps=1)
+        whole("sampling", self, 2**63 - 1, seed=0)
+        numbers("sampling", self, "0 or a positive number", "guidance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """The latents of an autoencoder, made once and kept on disk.
+
+    Args:
+        path: the folder that holds them, for several runs to share; None keeps them in the run's folder.
+        batch_size: images that are encoded at a time.
+    """
+
+    path: str | None = None
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        whole("latents", self, 2**16, batch_size=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionRecipe(Recipe):
+    """Train a denoiser on pixels, or on the latents of an autoencoder (Secs. 4.2, 4.3).
+
+    Args:
+        autoencoder: whose latents are denoised; None denoises pixels.
+    """
+
+    recipe: Literal["diffusion"]
+    autoencoder: ModelSource | None = None
+    latents: Latents = Latents()
+    noise: Noise = Noise()
+    condition: Condition = Condition()
+    loss: DiffusionLoss = DiffusionLoss()
+    sampling: Sampling = Sampling()
