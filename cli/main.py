@@ -14,12 +14,13 @@ from .evaluate import evaluate
 from .recipes import recipes
 from .reconstruct import reconstruct
 from .report import report
+from .sample import sample
 from .scan import scan
 from .terminal import show_anything
 from .train import train
 
 app = typer.Typer(
-    help="Make generative models hundreds of times smaller: scan, convert, retrain, evaluate.",
+    help="Make generative models hundreds of times smaller: scan, convert, retrain, sample, evaluate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,6 +32,7 @@ app.command()(report)
 app.command()(train)
 app.command()(evaluate)
 app.command()(reconstruct)
+app.command()(sample)
 app.add_typer(recipes)
 app.command()(bench)
 app.command()(doctor)
@@ -48,5 +50,5 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Make generative models hundreds of times smaller: scan, convert, retrain, evaluate."""
+    """Make generative models hundreds of times smaller: scan, convert, retrain, sample, evaluate."""
     show_anything()

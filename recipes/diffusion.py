@@ -5,7 +5,7 @@ Reads from top to bottom: what is denoised, one step, what is measured and shown
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from prismify.checkpoint import Trust
 from prismify.diffusion import Denoiser, Noising, sample
 from prismify.diffusion.fitting import classes_of, see_that_it_denoises
-from prismify.diffusion.record import Trained, record_files
+from prismify.diffusion.latents import LatentStream, check_cacheable, decoded, open_latents, weights_hash
+from prismify.diffusion.record import LatentSpace, Trained, record_files
 from prismify.diffusion.sampling import check_sampler, default_sampler, picture_seed
+from prismify.errors import RecipeError
 from prismify.generators import mixed
 from prismify.training.average import Average
 from prismify.training.data import Stream, open_data
-from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run
-from prismify.training.models import NO_TRUST, fuse_if, open_model
+from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run, see_that_it_fits
+from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model
 from prismify.training.pictures import grid, to_pixels
 from prismify.training.rates import adam
 from prismify.training.schema import DiffusionRecipe
@@ -36,6 +38,7 @@ class Players:
     average: Average
     noising: Noising
     trained: Trained
+    autoencoder: nn.Module | None
 
 
 def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust: Trust = NO_TRUST) -> Path:
@@ -45,10 +48,20 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         model = open_model(recipe.model, run.trust).to(run.device)
         denoiser, noising = Denoiser(model), Noising(recipe.noise)
         check_sampler(noising, default_sampler(noising, recipe.sampling.sampler), recipe.sampling.steps)
-        probe = images.first().to(run.device)
         classes, null = classes_of(denoiser, images.images, recipe.condition)
+
+        # What is denoised: pixels, or latents.
+        autoencoder, space = None, None
+        if recipe.autoencoder is not None:
+            autoencoder, space, images, held_out = in_latents(run, recipe, images, held_out)
+        probe = images.first().to(run.device)
         trained = Trained(
-            noise=recipe.noise, shape=tuple(probe.shape[1:]), range=recipe.data.range, classes=classes, null=null
+            noise=recipe.noise,
+            shape=tuple(probe.shape[1:]),
+            range=recipe.data.range,
+            classes=classes,
+            null=null,
+            latents=space,
         )
         inputs = see_that_it_denoises(denoiser, noising, probe, trained)
         freeze_unused(run, denoiser, inputs)
@@ -57,8 +70,8 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         optimizer = adam(model, recipe.train)
 
         run.begin(images, {"model": model, "average": average.model, "optimizer": optimizer}, [optimizer])
-        introduce(run, model, images.images, {"classes": list(classes)})
-        players = Players(*run.processes.prepare(denoiser, optimizer), average, noising, trained)
+        introduce(run, model, images.images, {"classes": list(classes)}, record_files(trained))
+        players = Players(*run.processes.prepare(denoiser, optimizer), average, noising, trained, autoencoder)
 
         for step, batch in run.parts_of_steps(images):
             take_step(run, recipe, players, step, batch)
@@ -67,6 +80,27 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
             run.save_if_due()
         end_run(run, average.model, record_files(trained))
     return run.folder
+
+
+def in_latents(
+    run: Run, recipe: DiffusionRecipe, images: Stream, held_out: Stream | None
+) -> tuple[nn.Module, LatentSpace, LatentStream, LatentStream | None]:
+    """The autoencoder, what its latents are, and the latents of the images."""
+    assert recipe.autoencoder is not None
+    check_cacheable(recipe.data)
+    autoencoder = open_model(recipe.autoencoder, run.trust).to(run.device).eval().requires_grad_(False)
+    if not is_autoencoder(autoencoder):
+        raise RecipeError(f"autoencoder: {type(autoencoder).__name__} has no encode and decode")
+    see_that_it_fits(autoencoder, images.first().to(run.device), whole=True)
+    hashed = weights_hash(autoencoder)
+    latents = open_latents(run, autoencoder, hashed, images, recipe.latents, flips=recipe.data.flip)
+    held = None
+    if held_out is not None:
+        held = open_latents(run, autoencoder, hashed, held_out, recipe.latents, flips=False)
+        held = replace(held, mean=latents.mean, deviation=latents.deviation)
+    mean, deviation = (tuple(v.flatten().tolist()) for v in (latents.mean, latents.deviation))
+    space = LatentSpace(autoencoder=recipe.autoencoder, hash=hashed, mean=mean, deviation=deviation)
+    return autoencoder, space, latents, held
 
 
 def take_step(run: Run, recipe: DiffusionRecipe, players: Players, step: int, batch: Any) -> None:
@@ -162,7 +196,9 @@ def pictures(recipe: DiffusionRecipe, players: Players, denoiser: Denoiser, devi
         labels=labels,
         null=trained.null,
         guidance=how.guidance,
-        clip=True,
+        clip=trained.latents is None,
         device=device,
     )
+    if trained.latents is not None and players.autoencoder is not None:
+        made = decoded(players.autoencoder, made, trained.latents.mean, trained.latents.deviation)
     return grid(to_pixels(made, trained.range))

@@ -32,6 +32,7 @@ ORDER = (
     "bench",
     "checkpoint",
     "training",
+    "diffusion",
     "metrics",
     "recipes",
     "cli",

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..errors import RecipeError, one_line
-from ..graph.inputs import noise
+from ..graph.inputs import CLASS_NAMES, TIME_NAMES, noise
 from ..graph.isolation import cloned_tensors, device_of, fake_weights, undisturbed
 from ..graph.latents import decode, encode, first_tensor
 from ..plan import Plan
 from ..scanning import inputs_text
 
-RecipeName = Literal["autoencoder", "latent_diffusion", "single_image", "distillation"]
+RecipeName = Literal["autoencoder", "diffusion", "distillation"]
 #: Where a manifest's origin leads to a model again that can teach; see `training.models.teacher_of`.
 _TEACHERS = ("reference", "diffusers folder", "prismify folder", "weights")
 
@@ -36,10 +36,9 @@ class Handoff:
 def choose_recipe(plan: Plan, model: nn.Module | ExportedProgram) -> Handoff:
     """The recipe for a converted model, from what its capture shows, and from what it makes of an image.
 
-    A model with `encode` and `decode` is an autoencoder; one that takes a time beside an image and returns the
-    image's shape is a denoiser (of latents when it attends, of a single image when it is purely
-    convolutional); anything else is distilled from its original. Recipes give models images: what does not take
-    one, or what its `encode` returns cannot be read, gets none.
+    A model with `encode` and `decode` is an autoencoder; one that takes a time beside an image, and at most a class,
+    and returns the image's shape is a denoiser; anything else is distilled from its original. Recipes give models
+    images: what does not take one, or what its `encode` returns cannot be read, gets none.
     """
     if isinstance(model, ExportedProgram):
         return Handoff(
@@ -47,12 +46,10 @@ def choose_recipe(plan: Plan, model: nn.Module | ExportedProgram) -> Handoff:
         )
     rows = {row["method"]: row for row in plan.capture}
     is_autoencoder = all(callable(getattr(model, name, None)) for name in ("encode", "decode"))
-    if not is_autoencoder:
-        denoises = _denoises(rows.get("forward", {"inputs": [], "outputs": []}))
-        if denoises and plan.attention:
-            return Handoff("latent_diffusion", "it takes a time beside an image, returns the image's size, and attends")
-        if denoises:
-            return Handoff("single_image", "it takes a time beside an image, and is purely convolutional")
+    if not is_autoencoder and _denoises(rows.get("forward", {"inputs": [], "outputs": []})):
+        if (reason := _undenoisable(model, rows["forward"])) is not None:
+            return Handoff(None, reason)
+        return Handoff("diffusion", "it takes a time beside an image, and returns the image's size")
     if (reason := _refusal(model, plan, is_autoencoder)) is not None:
         return Handoff(None, reason)
     if is_autoencoder:
@@ -65,6 +62,17 @@ def needed_arguments(model: nn.Module) -> list[str]:
     parameters = inspect.signature(model.forward).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
     return [p.name for p in parameters if p.default is p.empty and p.kind in kinds]
+
+
+def _undenoisable(model: nn.Module, row: dict[str, Any]) -> str | None:
+    """Why the recipe for denoisers could not train one; None where it can."""
+    if not any(len(i["shape"]) == 4 for i in row["inputs"]):
+        return f"it takes {inputs_text(row)}, and the recipe for denoisers gives a model images or their latents"
+    unknown = [name for name in needed_arguments(model)[1:] if name not in (*TIME_NAMES, *CLASS_NAMES)]
+    unknown = [name for name in unknown if name not in needed_arguments(model)[1:2]]  # the second is its time
+    if unknown:
+        return f"its forward needs {', '.join(unknown)}, and the recipe for denoisers gives a time and a class"
+    return None
 
 
 def _refusal(model: nn.Module, plan: Plan, is_autoencoder: bool) -> str | None:
@@ -149,10 +157,17 @@ def recipe_text(
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
         size=_image_size(first),
         channels=_image_channels(first),
+        condition="class" if _is_told_classes(model) else "none",
         inputs=inputs_text(first),
         teacher=teacher,
         flags="".join(f" {flag}" for flag in flags),
     )
+
+
+def _is_told_classes(model: nn.Module) -> bool:
+    """Whether a model has a table of classes and an argument for one."""
+    takes = any(name in CLASS_NAMES for name in inspect.signature(model.forward).parameters)
+    return takes and any(isinstance(m, nn.Embedding) and "class" in n for n, m in model.named_modules())
 
 
 def _image_size(row: dict[str, Any]) -> int:

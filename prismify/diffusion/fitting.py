@@ -63,8 +63,11 @@ def see_that_it_denoises(denoiser: Denoiser, noising: Noising, probe: Tensor, tr
         if isinstance(error, (RecipeError, torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
             raise
         text = " ".join(str(error).split())[:160]
-        hint = "" if trained.classes or not denoiser.takes_labels else ", or condition.kind=class"
-        raise RecipeError(f"{name} takes no {shape} at a time ({text}): set data.size, data.channels{hint}") from error
+        hint = (
+            "set data.size, data.channels" if trained.latents is None else "build it for such latents, or set data.size"
+        )
+        hint += "" if trained.classes or not denoiser.takes_labels else ", or condition.kind=class"
+        raise RecipeError(f"{name} takes no {shape} at a time ({text}): {hint}") from error
     finally:
         denoiser.train(was_training)
     if made.shape != probe.shape:

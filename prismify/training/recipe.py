@@ -15,19 +15,20 @@ from ..errors import PlanError, RecipeError
 from ..validation import build, shown
 from .own import is_own, own_recipe, schema_of
 from .plain_yaml import Word, as_declared, meant, read_text, read_yaml, yaml_text
-from .schema import SCHEMAS, Data, DistillationRecipe, Recipe
+from .schema import SCHEMAS, Data, Recipe
 
 #: Where a recipe names a file or folder: section, key.
 _PATHS = (
     ("data", "path"),
     ("data", "validation_path"),
     ("loss.lpips", "weights"),
+    ("latents", "path"),
 )
-_MODELS = ("model", "teacher")
+_MODELS = ("model", "teacher", "autoencoder")
 #: What only a person grants, and how.
 _TRUST = {"trust_code": "--trust-code", "trust_pickle": "--trust-pickle", "allow": "--allow CLASS"}
-#: What `convert` writes settings for already.
-_PLANNED = ("latent_diffusion", "single_image")
+#: What earlier versions called recipes of denoisers.
+_EARLIER = ("latent_diffusion", "single_image")
 NO_TRUST = Trust()
 #: What stands for the bytes of a file's name that is no text.
 _NO_TEXT = re.compile("[\ud800-\udfff]")
@@ -82,9 +83,10 @@ def recipe_from(content: dict[str, Any], where: str, *, schema: type[Recipe] | N
         RecipeError: a key is unknown, missing, or holds something else than it may.
     """
     name = content.get("recipe")
-    if name in _PLANNED:
+    if name in _EARLIER:
         raise RecipeError(
-            f"{where}: this release does not train denoisers (recipe {name}); it has {', '.join(SCHEMAS)}"
+            f"{where}: recipe {name} was a sketch of recipe diffusion, with other settings: convert the model again "
+            "for a recipe.yaml that trains it"
         )
     if not (is_own(name) and schema is not None):
         schema = SCHEMAS.get(name) if isinstance(name, str) else None
@@ -149,10 +151,12 @@ def changed_data(data: Data, sets: Iterable[str]) -> Data:
 
 def named_references(sets: Iterable[str]) -> frozenset[str]:
     """The model references that a person wrote at the command line, as `read_recipe` resolves them."""
-    changes = as_declared(_changes(sets), DistillationRecipe)  # which has a key for every model
-    _resolve_paths(changes, Path.cwd())
-    tables = (changes[key] for key in _MODELS if isinstance(changes.get(key), dict))
-    found = [changes.get("recipe"), *(table.get(name) for table in tables for name in ("source", "architecture"))]
+    found: list[Any] = []
+    for schema in SCHEMAS.values():  # which of them is not known yet
+        changes = as_declared(_changes(sets), schema)
+        _resolve_paths(changes, Path.cwd())
+        tables = (changes[key] for key in _MODELS if isinstance(changes.get(key), dict))
+        found += [changes.get("recipe"), *(table.get(name) for table in tables for name in ("source", "architecture"))]
     return frozenset(text for text in found if isinstance(text, str))
 
 

@@ -58,9 +58,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: diffusers.VQModel(block_out_channels=(16,), norm_num_groups=4, sample_size=8),
         "autoencoder",
     ),
-    "latent denoiser": (latent_denoiser, "latent_diffusion"),
-    "convolutional denoiser": (conv_denoiser, "single_image"),
-    "denoiser by hand": (SingleImage, "single_image"),
+    "convolutional denoiser": (conv_denoiser, "diffusion"),
+    "denoiser by hand": (SingleImage, "diffusion"),
     "classifier": (
         lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 10, 1)),
         "distillation",

@@ -64,7 +64,7 @@ def test_the_distillation_recipe_runs_as_it_is(tmp_path: Path, pictures: Path, r
     assert ran.code == 0, ran.err
 
 
-def test_denoisers_are_said_not_to_be_trained_yet(tmp_path: Path, run: Run) -> None:
+def test_a_converted_denoiser_trains_and_is_sampled(tmp_path: Path, run: Run, pictures: Path) -> None:
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
         block_out_channels=(16,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), layers_per_block=1,
@@ -72,9 +72,15 @@ def test_denoisers_are_said_not_to_be_trained_yet(tmp_path: Path, run: Run) -> N
     )  # fmt: skip
     unet.save_pretrained(tmp_path / "unet")
     assert run("convert", tmp_path / "unet", "-o", tmp_path / "small").code == 0
-    ran = run("train", tmp_path / "small" / "recipe.yaml")
-    assert ran.code == 1
-    assert "this release does not train denoisers (recipe single_image)" in ran.line
+    recipe, short = tmp_path / "small" / "recipe.yaml", [*SHORT[:-2], "--set", "sampling.steps=2"]
+    ran = run("train", recipe, "--set", f"data.path={pictures}", "--set", f"output={tmp_path / 'run'}", *short)
+    assert ran.code == 0, ran.err
+    assert f"next: prismify sample {tmp_path / 'run'} -o samples" in ran.err
+    ran = run("sample", tmp_path / "run", "-n", "3", "--steps", "2", "-o", tmp_path / "made")
+    assert ran.code == 0, ran.err
+    assert "3 pictures of 8x8 by best, 2 steps of ddim" in ran.out
+    assert {p.name for p in (tmp_path / "made").iterdir()} == {"0000.png", "0001.png", "0002.png", "grid.png",
+                                                               "samples.json"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -49,11 +51,18 @@ def make_accelerator(train: Train) -> Any:
     return accelerator
 
 
-def introduce(run: Run, model: nn.Module, images: Images, notes: dict[str, Any]) -> None:
+def introduce(
+    run: Run,
+    model: nn.Module,
+    images: Images,
+    notes: dict[str, Any],
+    beside: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> None:
     """Say what is about to happen, and write what the run uses beside its results.
 
     Args:
         notes: further facts for `run.json`.
+        beside: further JSON files of the folder, by their names.
     """
     train, shares = run.recipe.train, run.shares
     kinds = {k: sum(p.numel() for p in ps) for k, ps in parameters_by_kind(model).items()}
@@ -69,6 +78,10 @@ def introduce(run: Run, model: nn.Module, images: Images, notes: dict[str, Any])
     run.say(f"learning rate {train.rate:.4g} = {train.rate / train.batch_size:.4g} x {train.batch_size}")
     run.say(f"{run.steps:,} steps ({run.steps * shares.batch_size / len(images):.3g} passes over the images)")
     if run.leads:
+        for name, content in beside.items():
+            run.written.note(run.folder / name)
+            with whole_file(run.folder / name) as draft:
+                write_json(draft, content)
         _write_facts(run, model, images, notes)
 
 

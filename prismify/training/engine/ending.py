@@ -52,7 +52,7 @@ def end_run(run: Run, averaged: nn.Module, beside: Mapping[str, dict[str, Any]] 
         write_report(run.folder)
         best = "best, " if run.best is not None else ""
         run.say(f"done: {best}model (latest) and report.md are in {run.folder}")
-        run.say(f"next: {run.measuring}")
+        run.say(f"next: {run.judging}")
     run.processes.wait()
 
 

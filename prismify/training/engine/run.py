@@ -81,9 +81,10 @@ class Run:
         return self.recipe.train.seed
 
     @property
-    def measuring(self) -> str:
-        """The command that measures this run, for a shell."""
-        return f"prismify evaluate {shlex.quote(str(self.folder))} --data IMAGES"
+    def judging(self) -> str:
+        """The command that shows how good the run's model is, for a shell."""
+        command, options = self.recipe.judging
+        return f"{command} {shlex.quote(str(self.folder))} {options}"
 
     def say(self, text: str) -> None:
         """Tell a line to whoever watches."""
@@ -183,7 +184,7 @@ class Run:
         if self.stopping.signal:
             self.save()
             self.say(f"stopped at step {self.step}; the same command goes on from there")
-            self.say(f"until then: {self.measuring}")
+            self.say(f"until then: {self.judging}")
             raise SystemExit(128 + self.stopping.signal)
         if self.stopping.time_is_up and self.step < self.steps:
             self.say(f"{self.recipe.train.max_minutes:g} minutes are up at step {self.step} of {self.steps}")

@@ -10,16 +10,28 @@ from pathlib import Path
 from ...checkpoint.atomic import clear_drafts
 from ...checkpoint.manifest import read_json
 from ...errors import OutputError, PrismifyError
-from ..model_files import is_inside, remove_model, strange_files
+from ..model_files import DENOISING_NAME, is_inside, remove_model, strange_files
 from .state import states
 
 #: One relative path a line, noted before the file is written.
 RECORD_NAME = ".prismify-run"
 LOCK_NAME = ".lock"
 #: Folders in a run's folder; a link in the place of one would lead out.
-FOLDERS = ("state", "images", "tensorboard", "model", "best")
+FOLDERS = ("state", "images", "tensorboard", "model", "best", "latents")
+#: What a run that never started may leave, for the next one to go on with: latents take hours.
+_KEPT = {LOCK_NAME, "latents"}
 #: What a run writes at its end, or once.
-_ONCE = ("model", "best", "report.md", "curves.png", "recipe.yaml", "run.json", "plan.json", "metrics.jsonl")
+_ONCE = (
+    "model",
+    "best",
+    "report.md",
+    "curves.png",
+    "recipe.yaml",
+    "run.json",
+    "plan.json",
+    "metrics.jsonl",
+    DENOISING_NAME,
+)
 #: What runs wrote before there was a record.
 _EARLIER = re.compile(
     r"(recipe\.yaml|run\.json|plan\.json|metrics\.jsonl|report\.md|curves\.png|images/step-\d{8,}\.png"
@@ -80,7 +92,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         OutputError: it holds something else, or a link where a run has a folder.
     """
-    entries = {entry.name for entry in os.scandir(folder)} - {LOCK_NAME}
+    entries = {entry.name for entry in os.scandir(folder)} - _KEPT
     if entries and RECORD_NAME not in entries and not _is_earlier_run(folder):
         shown = sorted(entries)[0]
         raise OutputError(f"{folder} holds {shown} and is not the folder of a run: name a new output")

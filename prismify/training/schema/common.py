@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import ImageColor
 
@@ -225,6 +225,9 @@ class Checkpoints:
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What every recipe says. `output` is the run's folder."""
+
+    #: What shows how good a run's model is, for a shell, around the run's folder.
+    judging: ClassVar[tuple[str, str]] = ("prismify evaluate", "--data IMAGES")
 
     recipe: str
     model: ModelSource

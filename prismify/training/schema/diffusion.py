@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...errors import RecipeError
 from ..bounds import numbers, whole
@@ -117,6 +117,8 @@ class DiffusionRecipe(Recipe):
     Args:
         autoencoder: whose latents are denoised; None denoises pixels.
     """
+
+    judging: ClassVar[tuple[str, str]] = ("prismify sample", "-o samples")
 
     recipe: Literal["diffusion"]
     autoencoder: ModelSource | None = None

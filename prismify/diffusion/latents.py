@@ -1,0 +1,256 @@
+"""Latents of an autoencoder, made once: shards on disk, whole or not there, from which any image's latent is read."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ..checkpoint.atomic import clear_drafts, whole_file
+from ..checkpoint.formats import write_safetensors
+from ..checkpoint.manifest import read_json, write_json
+from ..errors import DataError, OutputError, RecipeError, SourceError, TrainingError
+from ..generators import mixed
+from ..graph.latents import decode, encode
+from ..training.data import Sample, Stream, image_tensor
+from ..training.engine import Run
+from ..training.schema import Data, Latents
+
+_RECORD, _LOCK = "latents.json", ".lock"
+#: Images in a shard.
+_SHARD = 2048
+
+
+def weights_hash(model: nn.Module) -> str:
+    """The first 16 digits of the SHA-256 of a model's weights and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class LatentStream(Stream):
+    """An endless row of latents, each as `(latent - mean) / deviation` with one number a channel.
+
+    A latent that its autoencoder gives as a distribution is drawn anew each time.
+
+    Args:
+        folder: with the shards.
+        mean, deviation: shape (C, 1, 1).
+    """
+
+    folder: Path = field(kw_only=True)
+    mean: Tensor = field(kw_only=True)
+    deviation: Tensor = field(kw_only=True)
+
+    def __getitem__(self, position: int) -> Sample | DataError:
+        epoch, place = divmod(position, len(self.images))
+        index = int(self._order(epoch)[place])
+        drawn = torch.Generator().manual_seed(mixed(self.seed, 1, position))
+        flipped = self.data.flip and bool(torch.rand((), generator=drawn) < 0.5)
+        try:
+            latent = self._latent(index, int(flipped), drawn)
+        except DataError as error:
+            return error
+        return Sample(latent, None if self.images.labels is None else self.images.labels[index])
+
+    def first(self) -> Tensor:
+        return self._latent(0, 0, None)[None]
+
+    def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Tensor]:
+        mine = range(rank, len(self.images), processes)
+        for first in range(0, len(mine), size):
+            yield torch.stack([self._latent(index, 0, None) for index in mine[first : first + size]])
+
+    def _latent(self, index: int, flipped: int, drawn: torch.Generator | None) -> Tensor:
+        shard, row = divmod(index, _SHARD)
+        path = shard_path(self.folder, shard)
+        try:
+            with safe_open(path, framework="pt") as file:
+                latent: Tensor = file.get_slice("mean")[row, flipped]
+                if drawn is not None and "log_variance" in file.keys():  # noqa: SIM118 - it is no dict
+                    spread = (0.5 * file.get_slice("log_variance")[row, flipped]).exp()
+                    latent = latent + spread * torch.randn(latent.shape, generator=drawn)
+        except Exception as error:  # the file is somebody's disk
+            raise DataError(f"{path} is damaged or gone ({' '.join(str(error).split())[:100]}): remove it") from error
+        return (latent - self.mean) / self.deviation
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """The file of shard number `number`."""
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def check_cacheable(data: Data) -> None:
+    """See that images are the same each time.
+
+    Raises:
+        RecipeError: they are cut anew each time.
+    """
+    if data.crop == "random":
+        raise RecipeError(
+            "data.crop=random cuts images anew each time, and latents are made once: set data.crop=center"
+        )
+    if data.size is None:
+        raise RecipeError("latents of one size are needed: set data.size")
+    if data.skip_damaged:
+        raise RecipeError("latents are made of every image: set data.skip_damaged=false, and remove damaged images")
+
+
+def open_latents(
+    run: Run, autoencoder: nn.Module, hashed: str, stream: Stream, settings: Latents, *, flips: bool
+) -> LatentStream:
+    """The latents of a stream's images, made where they are not there yet.
+
+    Every process makes its share of the shards; one that is there is not made again, so that a killed run goes on.
+
+    Args:
+        autoencoder: on the run's device, in evaluation mode.
+        hashed: of its weights.
+        flips: also of the images mirrored.
+
+    Raises:
+        RecipeError: the folder holds latents of something else.
+        TrainingError: another run is making them.
+    """
+    images, data = stream.images, stream.data
+    facts = {
+        "autoencoder": hashed,
+        "images": f"{len(images)} {images.fingerprint()}",
+        "data": {key: getattr(data, key) for key in ("size", "channels", "background", "white")}
+        | {"range": list(data.range)},
+        "flips": flips,
+        "shard": _SHARD,
+    }
+    key = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:8]
+    folder = Path(settings.path or run.folder / "latents") / f"{hashed}-{key}"
+    with _held(folder, run) if run.leads else _nothing():
+        if run.leads:
+            _check(folder, facts)
+        run.processes.wait()
+        shards = range(run.shares.rank, -(-len(images) // _SHARD), run.shares.processes)
+        for number in shards:
+            if not _is_whole(shard_path(folder, number)):
+                run.say(f"making latents: shard {number + 1} of {-(-len(images) // _SHARD)}")
+                tensors = _encoded(autoencoder, stream, number, settings.batch_size, flips, run.device)
+                with whole_file(shard_path(folder, number)) as draft:
+                    write_safetensors(tensors, draft)
+        run.processes.wait()
+    mean, deviation = _statistics(folder, -(-len(images) // _SHARD))
+    found = LatentStream(images, data, stream.seed, folder=folder, mean=mean, deviation=deviation)
+    found.data = data if flips else _without_flips(data)
+    return found
+
+
+@torch.no_grad()
+def decoded(autoencoder: nn.Module, latents: Tensor, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
+    """Images (B, C, H, W) from what a denoiser makes of the latents (B, c, h, w) of an autoencoder."""
+    scale, shift = (torch.tensor(v, device=latents.device).reshape(1, -1, 1, 1) for v in (deviation, mean))
+    return decode(autoencoder, latents * scale + shift)[0]
+
+
+def _without_flips(data: Data) -> Data:
+    import dataclasses
+
+    return dataclasses.replace(data, flip=False)
+
+
+@torch.no_grad()
+def _encoded(
+    model: nn.Module, stream: Stream, number: int, size: int, flips: bool, device: torch.device
+) -> dict[str, Tensor]:
+    """A shard: `mean` and, of a distribution, `log_variance`, each (N, 1 or 2, c, h, w); the second is mirrored."""
+    mine = range(number * _SHARD, min((number + 1) * _SHARD, len(stream.images)))
+    parts: dict[str, list[Tensor]] = {}
+    for first in range(0, len(mine), size):
+        pictures = [stream.images.picture(index) for index in mine[first : first + size]]
+        batch = torch.stack([image_tensor(p, stream.data, None) for p in pictures]).to(device)
+        both = [encode(model, batch)] + ([encode(model, batch.flip(-1))] if flips else [])
+        for name in ("mean", "log_variance"):
+            values = [getattr(one, name) for one in both]
+            if values[0] is not None:
+                parts.setdefault(name, []).append(torch.stack([v.float().cpu() for v in values], 1))
+    made = {name: torch.cat(tensors).contiguous() for name, tensors in parts.items()}
+    if not all(bool(torch.isfinite(t).all()) for t in made.values()):
+        names = f"{stream.images.names[mine[0]]} ... {stream.images.names[mine[-1]]}"
+        raise DataError(f"{stream.images.where}: latents of {names} are not all numbers: look at the autoencoder")
+    return made
+
+
+def _statistics(folder: Path, shards: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel over all latents, variances of their distributions included: (C, 1, 1)."""
+    sums: Any = 0
+    for number in range(shards):
+        with safe_open(shard_path(folder, number), framework="pt") as file:
+            mean = file.get_tensor("mean").double()
+            spread = file.get_tensor("log_variance").double().exp() if "log_variance" in file.keys() else 0  # noqa: SIM118
+        over = [axis for axis in range(mean.dim()) if axis != 2]
+        squares = mean.square() + spread
+        count = torch.full((mean.shape[2],), mean.numel() / mean.shape[2], dtype=torch.float64)
+        sums = sums + torch.stack([mean.sum(over), squares.sum(over), count])
+    mean = sums[0] / sums[2]
+    deviation = (sums[1] / sums[2] - mean.square()).clamp_min(1e-12).sqrt()
+    return mean.float().reshape(-1, 1, 1), deviation.float().reshape(-1, 1, 1)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "mean" in file.keys()  # noqa: SIM118
+    except Exception:  # not there, or damaged: made again
+        return False
+
+
+def _check(folder: Path, facts: dict[str, Any]) -> None:
+    """See that a folder is empty or holds what is wanted; drafts of a killed run are cleared."""
+    clear_drafts(folder)
+    record = folder / _RECORD
+    if not record.is_file():
+        if strange := sorted(p.name for p in folder.iterdir() if p.name != _LOCK):
+            raise RecipeError(f"{folder} holds {strange[0]} and no {_RECORD}: set latents.path to another folder")
+        with whole_file(record) as draft:
+            write_json(draft, facts)
+    try:
+        found = read_json(record)
+    except SourceError as error:
+        raise RecipeError(f"{error}: remove {folder}") from error
+    for name, wanted in facts.items():
+        if found.get(name) != wanted:
+            raise RecipeError(
+                f"{folder} holds latents of another {name} ({found.get(name)}, not {wanted}): set latents.path"
+            )
+
+
+@contextmanager
+def _held(folder: Path, run: Run) -> Iterator[None]:
+    """Hold a folder of latents while they are made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise TrainingError(f"another run is making the latents in {folder}: wait for it") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

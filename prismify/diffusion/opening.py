@@ -1,0 +1,58 @@
+"""A trained denoiser, opened for sampling: its weights, how it was trained, and what turns its latents into pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..checkpoint import Trust
+from ..checkpoint.shipped import folder_of
+from ..errors import SourceError
+from ..training.finished import run_model, run_of
+from ..training.models import NO_TRUST, is_autoencoder, open_model
+from ..training.schema import ModelSource
+from .denoiser import Denoiser
+from .record import Trained, read_record
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A denoiser in evaluation mode.
+
+    Args:
+        trained: how it was trained.
+        autoencoder: decodes what it makes; None where that is pixels.
+        which: of a run's models.
+    """
+
+    denoiser: Denoiser
+    trained: Trained
+    autoencoder: nn.Module | None = None
+    which: str = ""
+
+
+def open_denoiser(name: str, trust: Trust = NO_TRUST) -> Opened:
+    """The denoiser that a person names: a run's folder, a model's, or one that comes along.
+
+    Raises:
+        SourceError: nothing was trained there; or it runs code that is not trusted.
+    """
+    path = folder_of(name)
+    run = run_of(path)
+    if run is not None:
+        model, which = run_model(path, trust)
+        trained = read_record(run)
+    else:
+        if not path.is_dir():
+            raise SourceError(f"{name}: no such folder, and no model that comes with prismify")
+        trained = read_record(path)
+        model, which = open_model(ModelSource(source=name), trust), ""
+    model.eval().requires_grad_(False)
+    autoencoder = None
+    if trained.latents is not None:
+        autoencoder = open_model(trained.latents.autoencoder, trust, str(path)).eval().requires_grad_(False)
+        if not is_autoencoder(autoencoder):
+            source = trained.latents.autoencoder.source
+            raise SourceError(f"{source} holds a {type(autoencoder).__name__}, which has no encode and decode")
+    return Opened(Denoiser(model), trained, autoencoder, which)

@@ -1,0 +1,93 @@
+"""Samples on disk: a picture each, a grid of all, and what made them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checkpoint.atomic import whole_file
+from ..checkpoint.manifest import write_json
+from ..errors import OutputError
+from ..training.engine.begin import hardware, versions
+from ..training.pictures import check_replaceable, grid, write_png
+from ..validation import read_json_file
+from .making import Wanted, make_pictures
+from .noising import Noising
+from .opening import Opened
+from .sampling import default_sampler
+
+GRID_NAME, FACTS_NAME = "grid.png", "samples.json"
+
+
+def picture_name(index: int, count: int) -> str:
+    """The file of picture number `index` of `count`."""
+    return f"{index:0{max(4, len(str(count - 1)))}d}.png"
+
+
+def check_place(folder: Path, count: int) -> None:
+    """See that samples take the place of nothing but earlier ones, before they are made.
+
+    Raises:
+        OutputError: they would.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is not a folder; choose another output")
+    check_replaceable(folder, [folder / GRID_NAME, *(folder / picture_name(i, count) for i in range(count))])
+    facts = folder / FACTS_NAME
+    try:
+        earlier = read_json_file(facts) if facts.exists() else {"sampler": "", "seed": 0}
+    except (OSError, ValueError):
+        earlier = None
+    if facts.is_symlink() or not isinstance(earlier, dict) or not {"sampler", "seed"} <= earlier.keys():
+        raise OutputError(f"{facts} exists and was not written by prismify; choose another output")
+
+
+def write_samples(
+    opened: Opened,
+    wanted: Wanted,
+    folder: Path,
+    name: str,
+    device: torch.device,
+    watch: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Make pictures and write them; returns the facts that are written beside them.
+
+    Args:
+        name: what the person called the model.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        RecipeError: see `make_pictures`.
+    """
+    made, classes = [], []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for pixels, labels in make_pictures(opened, wanted, device, watch):
+            for index, picture in enumerate(pixels, len(classes)):
+                write_png(folder / picture_name(index, wanted.count), picture)
+            made.append(pixels)
+            classes += labels
+        everything = np.concatenate(made)
+        write_png(folder / GRID_NAME, grid(everything))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+    facts = {
+        "model": name,
+        "weights": opened.which,
+        **dataclasses.asdict(wanted),
+        "sampler": default_sampler(Noising(opened.trained.noise), wanted.sampler),
+        "width": everything.shape[2],
+        "height": everything.shape[1],
+        "classes": classes if opened.trained.classes else [],
+        "trained": dataclasses.asdict(opened.trained),
+        "hardware": hardware(device),
+        "versions": versions(),
+    }
+    with whole_file(folder / FACTS_NAME) as draft:
+        write_json(draft, facts)
+    return facts
