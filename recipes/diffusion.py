@@ -1,11 +1,11 @@
 """Train a denoiser: a model that tells noise from pictures, or from the latents of an autoencoder (Secs. 4.2, 4.3).
 
-Reads from top to bottom: what is denoised, one step, what is measured and shown.
+Reads from top to bottom: what is denoised, who teaches, one step, what is measured and shown.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,92 +15,96 @@ from torch import Tensor, nn
 from prismify.checkpoint import Trust
 from prismify.diffusion import Denoiser, Noising, sample
 from prismify.diffusion.fitting import classes_of, see_that_it_denoises
-from prismify.diffusion.latents import LatentStream, check_cacheable, decoded, open_latents, weights_hash
-from prismify.diffusion.record import LatentSpace, Trained, record_files
+from prismify.diffusion.latents import decoded
+from prismify.diffusion.material import Material, open_material
+from prismify.diffusion.record import Trained, record_files
 from prismify.diffusion.sampling import check_sampler, default_sampler, picture_seed
-from prismify.errors import RecipeError
+from prismify.diffusion.teaching import Learner, make_adapters, taught_layers, teaching_terms
 from prismify.generators import mixed
+from prismify.training import losses
 from prismify.training.average import Average
-from prismify.training.data import Stream, open_data
-from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run, see_that_it_fits
-from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model
+from prismify.training.data import Stream
+from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run
+from prismify.training.models import NO_TRUST, fuse_if, open_model, teacher_of
 from prismify.training.pictures import grid, to_pixels
 from prismify.training.rates import adam
-from prismify.training.schema import DiffusionRecipe
+from prismify.training.schema import DiffusionRecipe, Teaching
 
 
 @dataclass
 class Players:
     """What a step moves, and what it goes by."""
 
-    denoiser: Any
+    learner: Any
     optimizer: Any
     average: Average
+    teacher: Learner | None
     noising: Noising
+    material: Material
     trained: Trained
-    autoencoder: nn.Module | None
 
 
 def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust: Trust = NO_TRUST) -> Path:
     """Carry out the recipe; returns the run's folder."""
     with open_run(recipe, watch, restart=restart, trust=trust) as run:
-        images, held_out = open_data(recipe.data, recipe.train.seed)
         model = open_model(recipe.model, run.trust).to(run.device)
         denoiser, noising = Denoiser(model), Noising(recipe.noise)
         check_sampler(noising, default_sampler(noising, recipe.sampling.sampler), recipe.sampling.steps)
-        classes, null = classes_of(denoiser, images.images, recipe.condition)
-
-        # What is denoised: pixels, or latents.
-        autoencoder, space = None, None
-        if recipe.autoencoder is not None:
-            autoencoder, space, images, held_out = in_latents(run, recipe, images, held_out)
-        probe = images.first().to(run.device)
+        material = open_material(run, recipe)
+        images = material.stream.images
+        probe = material.stream.first().to(run.device)
+        classes, null = classes_of(denoiser, images, recipe.condition)
         trained = Trained(
             noise=recipe.noise,
             shape=tuple(probe.shape[1:]),
             range=recipe.data.range,
             classes=classes,
             null=null,
-            latents=space,
+            latents=material.space,
         )
         inputs = see_that_it_denoises(denoiser, noising, probe, trained)
-        freeze_unused(run, denoiser, inputs)
+        learner, teacher, said = pair(run, recipe, denoiser, noising, inputs, trained)
+        freeze_unused(run, learner, inputs)
         average = Average(model, recipe.train.ema)
         fuse_if(model, recipe.train.fuse)
-        optimizer = adam(model, recipe.train)
+        optimizer = adam(learner, recipe.train)
 
-        run.begin(images, {"model": model, "average": average.model, "optimizer": optimizer}, [optimizer])
-        introduce(run, model, images.images, {"classes": list(classes)}, record_files(trained))
-        players = Players(*run.processes.prepare(denoiser, optimizer), average, noising, trained, autoencoder)
+        parts: dict[str, Any] = {"model": model, "average": average.model, "optimizer": optimizer}
+        parts |= {"adapters": learner.adapters} if len(learner.adapters) else {}
+        run.begin(material.stream, parts, [optimizer])
+        introduce(run, model, images, {"classes": list(classes), "teacher": said}, record_files(trained))
+        prepared = run.processes.prepare(learner, optimizer)
+        players = Players(*prepared, average, teacher, noising, material, trained)
 
-        for step, batch in run.parts_of_steps(images):
+        for step, batch in run.parts_of_steps(material.stream):
             take_step(run, recipe, players, step, batch)
             if run.measures_now:
-                measure(run, recipe, players, held_out)
+                measure(run, recipe, players)
             run.save_if_due()
         end_run(run, average.model, record_files(trained))
     return run.folder
 
 
-def in_latents(
-    run: Run, recipe: DiffusionRecipe, images: Stream, held_out: Stream | None
-) -> tuple[nn.Module, LatentSpace, LatentStream, LatentStream | None]:
-    """The autoencoder, what its latents are, and the latents of the images."""
-    assert recipe.autoencoder is not None
-    check_cacheable(recipe.data)
-    autoencoder = open_model(recipe.autoencoder, run.trust).to(run.device).eval().requires_grad_(False)
-    if not is_autoencoder(autoencoder):
-        raise RecipeError(f"autoencoder: {type(autoencoder).__name__} has no encode and decode")
-    see_that_it_fits(autoencoder, images.first().to(run.device), whole=True)
-    hashed = weights_hash(autoencoder)
-    latents = open_latents(run, autoencoder, hashed, images, recipe.latents, flips=recipe.data.flip)
-    held = None
-    if held_out is not None:
-        held = open_latents(run, autoencoder, hashed, held_out, recipe.latents, flips=False)
-        held = replace(held, mean=latents.mean, deviation=latents.deviation)
-    mean, deviation = (tuple(v.flatten().tolist()) for v in (latents.mean, latents.deviation))
-    space = LatentSpace(autoencoder=recipe.autoencoder, hash=hashed, mean=mean, deviation=deviation)
-    return autoencoder, space, latents, held
+def pair(
+    run: Run,
+    recipe: DiffusionRecipe,
+    denoiser: Denoiser,
+    noising: Noising,
+    inputs: tuple[Tensor, ...],
+    trained: Trained,
+) -> tuple[Learner, Learner | None, str]:
+    """The student with its adapters, its teacher, and what that is."""
+    if recipe.teacher is None and recipe.distil is None:
+        return Learner(denoiser), None, "none"
+    teaching = recipe.distil or Teaching()
+    source = recipe.teacher or teacher_of(Path(recipe.model.source))
+    where = "the recipe" if recipe.teacher else f"the manifest of {recipe.model.source}"
+    model = open_model(source, run.trust, where).to(run.device).eval().requires_grad_(False)
+    teacher = Denoiser(model)
+    see_that_it_denoises(teacher, noising, inputs[0], trained)
+    layers = taught_layers(denoiser.model, model, teaching)
+    layers, adapters = make_adapters(denoiser, teacher, layers, inputs)
+    return Learner(denoiser, layers, adapters), Learner(teacher, layers), source.source
 
 
 def take_step(run: Run, recipe: DiffusionRecipe, players: Players, step: int, batch: Any) -> None:
@@ -108,84 +112,106 @@ def take_step(run: Run, recipe: DiffusionRecipe, players: Players, step: int, ba
     players.optimizer.zero_grad()
     sums: dict[str, Tensor] = {}
     for part in batch:
-        with run.processes.share_gradients(part, players.denoiser):
+        with run.processes.share_gradients(part, players.learner):
             terms = denoising_terms(run, recipe, players, step, part)
             run.processes.backward(terms["total"])
         for name, value in terms.items():
             sums[name] = sums.get(name, 0) + value.detach() / run.shares.parts
     values = run.checked(sums)
-    norm = run.processes.clip(players.denoiser, recipe.train.clip)
+    norm = run.processes.clip(players.learner, recipe.train.clip)
     players.optimizer.step()
-    players.average.update(run.processes.bare(players.denoiser).model, step + 1)
+    players.average.update(run.processes.bare(players.learner).model, step + 1)
     rate = players.optimizer.param_groups[0]["lr"]
     run.finished(lambda: {**values, "gradient_norm": float(norm), "learning_rate": rate})
 
 
 def denoising_terms(run: Run, recipe: DiffusionRecipe, players: Players, step: int, part: Part) -> dict[str, Tensor]:
-    """The error of what the denoiser says of one part of a batch, and what is minimised of it as "total"."""
-    noise = run.noise(step, part, players.trained.shape)
+    """Every term of the loss on one part of a batch, and what is minimised of them as "total"."""
+    noising, trained = players.noising, players.trained
+    noise = run.noise(step, part, trained.shape)
     chances = run.chances(step, part, 2)
     labels = part.labels if recipe.condition.kind == "class" else None
-    if labels is not None and players.trained.null is not None:
-        labels = labels.masked_fill(chances[:, 1] < recipe.condition.dropout, players.trained.null)
-    times = players.noising.times(chances[:, 0])
-    error = errors(players.denoiser, players.noising, recipe, part.images, noise, times, labels)
-    terms = {"error": error.mean(), "total": error.mean()}
+    if labels is not None and trained.null is not None:
+        labels = labels.masked_fill(chances[:, 1] < recipe.condition.dropout, trained.null)
+    times = noising.times(chances[:, 0])
+    noised = noising.noised(part.images, noise, times)
+    said = players.learner(noised, times, labels)
+    error = errors(said["output"], noising.target(part.images, noise, times), recipe)
+    terms = {"error": error.mean()}
+    task = error.mean()
     if recipe.loss.weighting == "min_snr":
-        terms["total"] = (players.noising.weights(times, recipe.loss.gamma) * error).mean()
-    return terms
+        task = (noising.weights(times, recipe.loss.gamma) * error).mean()
+    if players.teacher is None:
+        return {**terms, "total": task}
+    teaching = recipe.distil or Teaching()
+    with torch.no_grad():
+        taught = players.teacher(noised, times, labels)
+    terms |= teaching_terms(said, taught, teaching)
+    weighted = [(getattr(teaching, name), terms[name]) for name in ("output", "features") if name in terms]
+    if teaching.task:
+        weighted.append((teaching.task, task))
+    return {**terms, "total": losses.weighted_sum(weighted)}
 
 
-def errors(
-    denoiser: nn.Module,
-    noising: Noising,
-    recipe: DiffusionRecipe,
-    clean: Tensor,
-    noise: Tensor,
-    times: Tensor,
-    labels: Tensor | None,
-) -> Tensor:
-    """The mean error of each picture: shape (B,)."""
-    predicted = denoiser(noising.noised(clean, noise, times), times, labels)
-    difference = predicted.float() - noising.target(clean, noise, times)
+def errors(predicted: Tensor, target: Tensor, recipe: DiffusionRecipe) -> Tensor:
+    """The mean error of each picture's prediction: shape (B,)."""
+    difference = predicted.float() - target
     each = difference.square() if recipe.loss.distance == "l2" else difference.abs()
     return each.flatten(1).mean(1)
 
 
-def measure(run: Run, recipe: DiffusionRecipe, players: Players, held_out: Stream | None) -> None:
+def measure(run: Run, recipe: DiffusionRecipe, players: Players) -> None:
     """The error on held-out images, at times and with noise that are the same each time; and pictures of it."""
     denoiser = Denoiser(players.average.model)
-    if held_out is not None:
-        run.measured({"error": held_out_error(run, recipe, players, denoiser, held_out)}, "error", higher=False)
+    if players.material.held_out is not None:
+        values = held_out_errors(run, recipe, players, denoiser, players.material.held_out)
+        run.measured(values, "error_to_teacher" if players.teacher else "error", higher=False)
     if run.leads and recipe.log.images:
         run.show(pictures(recipe, players, denoiser, run.device))
 
 
 @torch.no_grad()
-def held_out_error(run: Run, recipe: DiffusionRecipe, players: Players, denoiser: Denoiser, held_out: Stream) -> float:
-    """The mean error, each image at one time, the times spread evenly over all of them."""
-    total = torch.zeros(2, device=run.device)
+def held_out_errors(
+    run: Run, recipe: DiffusionRecipe, players: Players, denoiser: nn.Module, held_out: Stream
+) -> dict[str, float]:
+    """The mean error, each image at one time, the times spread evenly over all; and the same to the teacher."""
+    noising, sums = players.noising, torch.zeros(4, dtype=torch.float64, device=run.device)
     count, rank, processes = len(held_out.images), run.shares.rank, run.shares.processes
     index = rank
     for images in held_out.in_order(run.shares.size, rank, processes):
         mine = range(index, count, processes)[: len(images)]
         index = mine[-1] + processes
+        images = images.to(run.device)
         drawn = [torch.Generator().manual_seed(mixed(run.seed, 5, i)) for i in mine]
         noise = torch.stack([torch.randn(players.trained.shape, generator=g) for g in drawn]).to(run.device)
-        times = players.noising.times(torch.tensor([(i + 0.5) / count for i in mine], device=run.device))
+        times = noising.times(torch.tensor([(i + 0.5) / count for i in mine], device=run.device))
         labels = None
         if recipe.condition.kind == "class" and held_out.images.labels is not None:
             labels = torch.tensor([held_out.images.labels[i] for i in mine], device=run.device)
-        error = errors(denoiser, players.noising, recipe, images.to(run.device), noise, times, labels)
-        total += torch.stack([error.sum(), torch.tensor(float(len(images)), device=run.device)])
-    summed, number = run.processes.average(total).tolist()
-    return float(summed / number)
+        noised = noising.noised(images, noise, times)
+        predicted = denoiser(noised, times, labels)
+        error = errors(predicted, noising.target(images, noise, times), recipe).sum()
+        sums += torch.stack(
+            [error.double(), *_to_teacher(players, predicted, noised, times, labels), sums.new_tensor(len(images))]
+        )
+    error, apart, power, number = run.processes.average(sums.float()).tolist()
+    return {"error": error / number, **({"error_to_teacher": apart / power} if players.teacher else {})}
+
+
+def _to_teacher(
+    players: Players, predicted: Tensor, noised: Tensor, times: Tensor, labels: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Summed over a batch: the squared error of a prediction to the teacher's, and the square of that; else zeros."""
+    if players.teacher is None:
+        nothing = torch.zeros((), dtype=torch.float64, device=noised.device)
+        return nothing, nothing
+    its = players.teacher.denoiser(noised, times, labels).double()
+    return (predicted.double() - its).square().sum(), its.square().sum()
 
 
 def pictures(recipe: DiffusionRecipe, players: Players, denoiser: Denoiser, device: torch.device) -> Any:
     """A grid of samples, of the same seeds each time."""
     count, trained, how = recipe.log.images, players.trained, recipe.sampling
-    labels = torch.arange(count) % len(trained.classes) if trained.classes else None
     made = sample(
         denoiser,
         players.noising,
@@ -193,12 +219,12 @@ def pictures(recipe: DiffusionRecipe, players: Players, denoiser: Denoiser, devi
         [picture_seed(how.seed, index) for index in range(count)],
         steps=how.steps,
         sampler=default_sampler(players.noising, how.sampler),
-        labels=labels,
+        labels=torch.arange(count) % len(trained.classes) if trained.classes else None,
         null=trained.null,
         guidance=how.guidance,
         clip=trained.latents is None,
         device=device,
     )
-    if trained.latents is not None and players.autoencoder is not None:
-        made = decoded(players.autoencoder, made, trained.latents.mean, trained.latents.deviation)
+    if trained.latents is not None and players.material.autoencoder is not None:
+        made = decoded(players.material.autoencoder, made, trained.latents.mean, trained.latents.deviation)
     return grid(to_pixels(made, trained.range))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,10 +83,14 @@ def make_pictures(
             guidance=wanted.guidance,
             clip=trained.latents is None,
             device=device,
-            watch=lambda step, before=before: watch(before + step, all_steps),
+            watch=partial(_told, watch, before, all_steps),
         )
         names = ["" for _ in mine] if told is None else [trained.classes[int(i)] for i in told]
         yield to_pixels(_images(opened, made), trained.range), names
+
+
+def _told(watch: Callable[[int, int], None], before: int, all_steps: int, step: int) -> None:
+    watch(before + step, all_steps)
 
 
 def labels_of(opened: Opened, wanted: Wanted) -> Tensor | None:

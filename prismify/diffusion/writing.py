@@ -64,7 +64,8 @@ def write_samples(
         OutputError: the folder cannot be written.
         RecipeError: see `make_pictures`.
     """
-    made, classes = [], []
+    made: list[Any] = []
+    classes: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for pixels, labels in make_pictures(opened, wanted, device, watch):

@@ -46,7 +46,7 @@ def grid(pixels: Any) -> Any:
     columns = math.isqrt(count - 1) + 1
     filled = np.full((-(-count // columns) * columns, *pixels.shape[1:]), 255, dtype=np.uint8)
     filled[:count] = pixels
-    return sheet(filled.reshape(-1, columns, *pixels.shape[1:]))
+    return sheet(list(filled.reshape(-1, columns, *pixels.shape[1:])))
 
 
 def write_png(path: Path, pixels: Any) -> None:

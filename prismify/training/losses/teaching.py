@@ -37,7 +37,7 @@ class Answering(nn.Module):
 
     def forward(self, images: Tensor, latents: Tensor | None = None) -> Answers:
         answers: Answers = {}
-        with _recorded(self.model, self.layers, answers):
+        with recorded(self.model, self.layers, answers):
             if not is_autoencoder(self.model):
                 answers["output"] = first_tensor(self.model(images), type(self.model).__name__)
                 return answers
@@ -52,7 +52,7 @@ class Answering(nn.Module):
 
 
 @contextmanager
-def _recorded(model: nn.Module, layers: Sequence[str], answers: Answers) -> Iterator[None]:
+def recorded(model: nn.Module, layers: Sequence[str], answers: Answers) -> Iterator[None]:
     """Collect what layers return while the model runs; of a layer that runs twice, the last."""
 
     def note(name: str) -> object:

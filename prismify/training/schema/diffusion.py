@@ -111,17 +111,47 @@ class Latents:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """What a denoiser learns from a teacher, as squared error over the teacher's power.
+
+    Args:
+        output: what the teacher predicts.
+        features: what its modules return on the way, matched through 1x1 adapters that are thrown away.
+        feature_layers: patterns over names of those modules; the ones that hold replaced layers where none is given.
+        task: the error that a denoiser without a teacher learns from (`loss`).
+        most_deviations: features of the teacher are cut there, so that a few outliers do not take over; None cuts none.
+    """
+
+    output: float = 1.0
+    features: float = 1.0
+    feature_layers: tuple[str, ...] = ()
+    task: float = 0.0
+    most_deviations: float | None = 6.0
+
+    def __post_init__(self) -> None:
+        terms = ("output", "features", "task")
+        numbers("distil", self, "0 or a positive number", *terms, hint="; 0 leaves it out")
+        numbers("distil", self, "a positive number", "most_deviations", hint="; null cuts none")
+        if not any(getattr(self, name) for name in terms):
+            raise RecipeError(f"distil: {', '.join(terms)} are all 0, so that nothing is trained")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiffusionRecipe(Recipe):
     """Train a denoiser on pixels, or on the latents of an autoencoder (Secs. 4.2, 4.3).
 
     Args:
         autoencoder: whose latents are denoised; None denoises pixels.
+        teacher: a denoiser to learn from, which sees the same noise.
+        distil: what is learned from it. Set without `teacher`, that is what the converted folder was made from.
     """
 
     judging: ClassVar[tuple[str, str]] = ("prismify sample", "-o samples")
 
     recipe: Literal["diffusion"]
     autoencoder: ModelSource | None = None
+    teacher: ModelSource | None = None
+    distil: Teaching | None = None
     latents: Latents = Latents()
     noise: Noise = Noise()
     condition: Condition = Condition()
