@@ -94,8 +94,8 @@ def evaluate(
     o.import_all(import_)
     with steps() as begin:
         begin("loading libraries")
-        from ..metrics.evaluation import Judges
         from ..metrics.evaluation import evaluate as measure
+        from ..metrics.judges import Judges
         from ..metrics.ranges import InRange
 
         where = device_of(device)

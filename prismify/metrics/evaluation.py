@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,20 +16,10 @@ from ..training.losses import LPIPS
 from ..training.measure import psnr, unit_range
 from ..training.models import reconstruct
 from ..training.pictures import sheet, to_pixels
-from .networks import FeatureNetwork
+from .distances import Spread
+from .judges import NO_LPIPS, Judges, compare, judged, not_measured, pixels_of, score
 
-#: Least images for a subset of KID, and for the splits of IS, to say anything.
-_LEAST_SUBSET = 10
 _SSIM_WINDOW = 11
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A measurement: its mean and its standard deviation, over images, splits or subsets; None where it has none."""
-
-    mean: float
-    deviation: float | None
-    over: str
 
 
 @dataclass(frozen=True)
@@ -50,22 +39,6 @@ class Evaluation:
     missing: dict[str, str]
     pictures: Any
     images: int
-
-
-@dataclass(frozen=True)
-class Judges:
-    """What measures: LPIPS and a feature network, or why there is none.
-
-    Args:
-        splits: of the inception score.
-        subsets, subset_size: of KID.
-    """
-
-    lpips: LPIPS | None = None
-    network: FeatureNetwork | None = None
-    splits: int = 10
-    subsets: int = 100
-    subset_size: int = 1000
 
 
 def evaluate(
@@ -93,8 +66,9 @@ def evaluate(
     count = 0
     if judges.network is not None:
         watch("features of the originals")
-        originals = _features(judges.network, _batches(images, batch_size, device), value_range)
-        rows["originals"] = _inception_score(judges, originals[1])
+        batches = (pixels_of(batch, value_range) for batch in _batches(images, batch_size, device))
+        originals = judged(judges.network, batches)
+        rows["originals"] = score(judges, originals[1])
     for name, model in models.items():
         watch(f"reconstructing with {name}")
         model = model.to(device).eval()
@@ -106,7 +80,7 @@ def evaluate(
             for key, values in per_image(output, batch, value_range, judges.lpips).items():
                 each[key].append(values.cpu())
             if judges.network is not None:
-                made.append(_judged(judges.network, output, value_range))
+                made.append(judged(judges.network, [pixels_of(output, value_range)]))
             if not page:
                 page = [to_pixels(batch[:shown], value_range), to_pixels(output[:shown], value_range)]
         count = sum(len(v) for v in each["PSNR"])
@@ -114,10 +88,10 @@ def evaluate(
         rows[name] = {k: _over_images(torch.cat(v), count) for k, v in each.items() if v}
         if originals is not None:
             features, logits = (torch.cat(part) for part in zip(*made, strict=True))
-            rows[name] |= _inception_score(judges, logits) | _distances(judges, originals[0], features)
+            rows[name] |= score(judges, logits) | compare(judges, originals[0], features)
         model.to("cpu")
     parameters = {name: parameter_count(model) for name, model in models.items()}
-    missing = _missing(judges, count)
+    missing = ({"LPIPS": NO_LPIPS} if judges.lpips is None else {}) | not_measured(judges, count)
     if not any("SSIM" in row for row in rows.values()):
         missing = {"SSIM": f"images are smaller than its window of {_SSIM_WINDOW} pixels", **missing}
     return Evaluation(rows, parameters, missing, sheet(pages), count)
@@ -167,19 +141,6 @@ def _same_size(name: str, output: Tensor, images: Tensor) -> Tensor:
     return output
 
 
-def _judged(network: FeatureNetwork, images: Tensor, value_range: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    pixels = torch.from_numpy(to_pixels(images, value_range)).permute(0, 3, 1, 2).to(images.device)
-    with torch.no_grad():
-        features, logits = network.run(pixels)
-    return features.float().cpu(), logits.float().cpu()
-
-
-def _features(network: FeatureNetwork, batches: Any, value_range: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    parts = [_judged(network, batch, value_range) for batch in batches]
-    features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
-    return features, logits
-
-
 def _over_images(values: Tensor, count: int) -> Spread:
     deviation = float(values.double().std()) if len(values) > 1 else None
     return Spread(
@@ -187,49 +148,3 @@ def _over_images(values: Tensor, count: int) -> Spread:
         deviation,
         "images" if len(values) == count else f"{len(values)} of {count} images",
     )
-
-
-def _inception_score(judges: Judges, logits: Tensor) -> dict[str, Spread]:
-    from torch_fidelity.metric_isc import isc_features_to_metric
-
-    assert judges.network is not None
-    if len(logits) < judges.splits:
-        return {}
-    found = isc_features_to_metric(logits, splits=judges.splits)
-    mean, deviation = found["inception_score_mean"], found["inception_score_std"]
-    return {judges.network.metric("IS"): Spread(mean, deviation, f"{judges.splits} splits")}
-
-
-def _distances(judges: Judges, originals: Tensor, made: Tensor) -> dict[str, Spread]:
-    """KID and the Fréchet distance between two sets of features."""
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
-    assert judges.network is not None
-    found: dict[str, Spread] = {}
-    size = min(judges.subset_size, len(made) // 2)  # subsets of all the images would have no spread
-    if size >= _LEAST_SUBSET:
-        kid = kid_features_to_metric(
-            made, originals, kid_subsets=judges.subsets, kid_subset_size=size, rng_seed=2020, verbose=False
-        )
-        mean, deviation = (float(np.asarray(kid[f"kernel_inception_distance_{k}"])) for k in ("mean", "std"))
-        found[judges.network.metric("KID")] = Spread(mean, deviation, f"{judges.subsets} subsets of {size}")
-    if len(made) >= 2:
-        statistics = [fid_features_to_statistics(f.double()) for f in (made, originals)]
-        distance = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-        found[judges.network.metric("FID")] = Spread(float(distance), None, f"{len(made)} images")
-    return found
-
-
-def _missing(judges: Judges, count: int) -> dict[str, str]:
-    missing = {}
-    if judges.lpips is None:
-        missing["LPIPS"] = "no weights: give --lpips FILE"
-    if judges.network is None:
-        missing |= dict.fromkeys(("IS", "KID", "FID"), "no feature network: give --features FILE")
-        return missing
-    if count < judges.splits:
-        missing[judges.network.metric("IS")] = f"{count} images are fewer than its {judges.splits} splits"
-    if count // 2 < _LEAST_SUBSET:
-        missing[judges.network.metric("KID")] = f"{count} images are fewer than {2 * _LEAST_SUBSET}"
-    return missing

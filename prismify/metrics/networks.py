@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoint.formats import read_state, sha256
 from ..errors import SourceError
+from .classifiers import CifarResNet
 
 #: How the SHA-256 of the InceptionV3 that FID is defined by begins, in torch-fidelity's conversion
 #: (weights-inception-2015-12-05-6726825d.pth).
 _INCEPTION_SHA256 = "6726825d"
-#: ImageNet's mean and deviation of images in [0, 1]; the CIFAR-10 networks were trained with them.
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: Pictures that an FID is reported of (Heusel et al., 2017); of fewer it is another number, and a larger one.
+_LEAST_OF_FID = 50_000
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,13 @@ class FeatureNetwork:
     sha256: str
     run: Callable[[Tensor], tuple[Tensor, Tensor]] = field(repr=False)
 
-    def metric(self, kind: str) -> str:
-        """The name of an IS, KID or FID by this network: only FID's own network makes an FID."""
-        kind = "FD" if kind == "FID" and self.name != "Inception" else kind
-        return f"{kind}-{self.name}"
+    def metric(self, kind: str, count: int) -> str:
+        """The name of a number by this network over `count` pictures, such as "KID (resnet56-cifar10, N=1000)".
+
+        A Fréchet distance, "FD", is an FID only by FID's own network and of as many pictures as FID is reported of.
+        """
+        kind = "FID" if kind == "FD" and self.name == "Inception" and count >= _LEAST_OF_FID else kind
+        return f"{kind} ({self.name}, N={count})"
 
 
 def load_network(path: Path, device: torch.device) -> FeatureNetwork:
@@ -80,45 +83,3 @@ def _inception(path: Path, state: dict[str, Tensor], device: torch.device) -> Ca
         return features, logits
 
     return run
-
-
-class CifarResNet(nn.Module):
-    """The ResNet of 6n + 2 layers for CIFAR-10 (He et al., 2016, Sec. 4.2), shortcuts without weights.
-
-    uint8 images (B, 3, H, W), resized to 32×32, to features (B, 64) and logits (B, 10).
-    """
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(*(_Block(16, 16) for _ in range(blocks)))
-        self.layer2 = nn.Sequential(_Block(16, 32), *(_Block(32, 32) for _ in range(blocks - 1)))
-        self.layer3 = nn.Sequential(_Block(32, 64), *(_Block(64, 64) for _ in range(blocks - 1)))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = images.float() / 255
-        if x.shape[-2:] != (32, 32):
-            x = F.interpolate(x, (32, 32), mode="bilinear", antialias=True)
-        x = (x - x.new_tensor(_MEAN)[:, None, None]) / x.new_tensor(_DEVIATION)[:, None, None]
-        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
-        features = x.mean((2, 3))
-        return features, self.linear(features)
-
-
-class _Block(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.stride = 1 if in_channels == out_channels else 2
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, self.stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.stride == 2:  # every second pixel, and new channels of zeros on both sides
-            more = (y.shape[1] - x.shape[1]) // 2
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, more, more))
-        return F.relu(x + y)

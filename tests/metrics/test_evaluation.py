@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from prismify.errors import DataError, SourceError
-from prismify.metrics.evaluation import Judges, evaluate, per_image
-from prismify.metrics.networks import CifarResNet, FeatureNetwork, load_network
+from prismify.metrics.classifiers import CifarResNet
+from prismify.metrics.evaluation import evaluate, per_image
+from prismify.metrics.judges import Judges
+from prismify.metrics.networks import FeatureNetwork, load_network
 from prismify.metrics.pairs import padded_reconstruction, reduction
 from prismify.training.data import Images, Stream, open_images
 from prismify.training.schema import Data
@@ -72,14 +74,20 @@ def test_every_metric_has_its_spread_and_the_networks_name(stream: Stream, netwo
     found = evaluate(models, stream, judges, batch_size=16, shown=3)
     assert found.images == 40
     assert set(found.rows) == {"originals", "dim", "bright"}
-    assert set(found.rows["dim"]) == {"PSNR", "SSIM", "IS-resnet8-test", "KID-resnet8-test", "FD-resnet8-test"}
+    assert set(found.rows["dim"]) == {
+        "PSNR",
+        "SSIM",
+        "IS (resnet8-test, N=40)",
+        "KID (resnet8-test, N=40)",
+        "FD (resnet8-test, N=40)",
+    }
     assert not [name for row in found.rows.values() for name in row if "Inception" in name or "FID" in name]
     assert found.missing == {"LPIPS": "no weights: give --lpips FILE"}
     for name in ("PSNR", "SSIM"):
         assert found.rows["bright"][name].mean > found.rows["dim"][name].mean
-    assert found.rows["bright"]["FD-resnet8-test"].mean < found.rows["dim"]["FD-resnet8-test"].mean
+    assert found.rows["bright"]["FD (resnet8-test, N=40)"].mean < found.rows["dim"]["FD (resnet8-test, N=40)"].mean
     assert found.rows["dim"]["PSNR"].deviation
-    assert found.rows["dim"]["KID-resnet8-test"].over == "5 subsets of 10"
+    assert found.rows["dim"]["KID (resnet8-test, N=40)"].over == "5 subsets of 10"
     assert found.pictures.shape == (3 * 34 + 2, 3 * 34 + 2, 3)
     assert found.parameters == {"dim": 1, "bright": 1}
 
@@ -94,16 +102,16 @@ def test_the_distances_of_a_set_to_itself_are_nothing(stream: Stream, network: F
 
     found = evaluate({"same": Same()}, stream, Judges(network=network, splits=4, subsets=5, subset_size=15))
     row = found.rows["same"]
-    assert row["FD-resnet8-test"].mean == pytest.approx(0, abs=1e-3)
-    assert abs(row["KID-resnet8-test"].mean) < 0.05
-    assert row["IS-resnet8-test"].mean == pytest.approx(found.rows["originals"]["IS-resnet8-test"].mean)
+    assert row["FD (resnet8-test, N=40)"].mean == pytest.approx(0, abs=1e-3)
+    assert abs(row["KID (resnet8-test, N=40)"].mean) < 0.05
+    assert row["IS (resnet8-test, N=40)"].mean == pytest.approx(found.rows["originals"]["IS (resnet8-test, N=40)"].mean)
     assert row["PSNR"].mean > 100
 
 
 def test_without_weights_metrics_are_said_to_be_missing(stream: Stream) -> None:
     found = evaluate({"m": Blurring()}, stream, Judges())
     assert set(found.rows["m"]) == {"PSNR", "SSIM"}
-    assert set(found.missing) == {"LPIPS", "IS", "KID", "FID"}
+    assert set(found.missing) == {"LPIPS", "IS", "KID", "FD"}
 
 
 def test_a_model_that_changes_the_size_is_one_line(stream: Stream) -> None:
@@ -118,7 +126,9 @@ def test_a_model_that_changes_the_size_is_one_line(stream: Stream) -> None:
 def test_only_fids_own_network_makes_an_fid(tmp_path: Path) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    assert FeatureNetwork("Inception", "", "", lambda x: (x, x)).metric("FID") == "FID-Inception"
+    inception = FeatureNetwork("Inception", "", "", lambda x: (x, x))
+    assert inception.metric("FD", 50_000) == "FID (Inception, N=50000)"
+    assert inception.metric("FD", 49_999) == "FD (Inception, N=49999)"  # of fewer pictures it is another number
     empty = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
     assert isinstance(empty, nn.Module)
     # The right architecture with other weights is still another network.
@@ -126,7 +136,7 @@ def test_only_fids_own_network_makes_an_fid(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"other.pth is not torch-fidelity's InceptionV3"):
         load_network(tmp_path / "other.pth", torch.device("cpu"))
     named = FeatureNetwork("inception-01234567", "", "", lambda x: (x, x))
-    assert named.metric("FID") == "FD-inception-01234567"
+    assert named.metric("FD", 50_000) == "FD (inception-01234567, N=50000)"
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
