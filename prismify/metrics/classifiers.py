@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 #: ImageNet's mean and deviation of images in [0, 1]; the CIFAR-10 networks were trained with them.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: What red, green and blue add to grey (ITU-R BT.601), as where Pillow makes grey of RGB.
+_GREY = (0.299, 0.587, 0.114)
 
 
 class CifarResNet(nn.Module):
@@ -32,6 +34,30 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
         features = x.mean((2, 3))
         return features, self.linear(features)
+
+
+class LeNet(nn.Module):
+    """LeNet-5 for MNIST (LeCun et al., 1998) with max pooling and rectifiers.
+
+    uint8 images (B, 3, H, W), in grey, resized to 32×32, white strokes on black, to features (B, 84) and logits
+    (B, 10).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convnet = nn.ModuleDict({"c1": nn.Conv2d(1, 6, 5), "c3": nn.Conv2d(6, 16, 5), "c5": nn.Conv2d(16, 120, 5)})
+        self.fc = nn.ModuleDict({"f6": nn.Linear(120, 84), "f7": nn.Linear(84, 10)})
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = images.float() / 255
+        x = (x * x.new_tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
+        if x.shape[-2:] != (32, 32):
+            x = F.interpolate(x, (32, 32), mode="bilinear", antialias=True)
+        for name in ("c1", "c3"):
+            x = F.max_pool2d(F.relu(self.convnet[name](x)), 2)
+        x = F.relu(self.convnet["c5"](x)).flatten(1)
+        features = F.relu(self.fc["f6"](x))
+        return features, self.fc["f7"](features)
 
 
 class _Block(nn.Module):

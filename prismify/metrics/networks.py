@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint.formats import read_state, sha256
 from ..errors import SourceError
-from .classifiers import CifarResNet
+from ..training.losses import LPIPS
+from .classifiers import CifarResNet, LeNet
 
 #: How the SHA-256 of the InceptionV3 that FID is defined by begins, in torch-fidelity's conversion
 #: (weights-inception-2015-12-05-6726825d.pth).
 _INCEPTION_SHA256 = "6726825d"
 #: Pictures that an FID is reported of (Heusel et al., 2017); of fewer it is another number, and a larger one.
 _LEAST_OF_FID = 50_000
+#: Which features of LPIPS' networks stand for patches: those that see 11 and 14 pixels, as Inception's 11 do.
+_PATCHES = {"alex": (0, "relu1"), "vgg": (1, "relu2_2")}
+
+
+@dataclass(frozen=True)
+class PatchNetwork:
+    """The first layers of a network: what they say of the patch around every position.
+
+    Args:
+        name: of the network, such as "Inception" or "LPIPS alex".
+        layer: whose output it is.
+        run: uint8 images (B, 3, H, W) to features (B, D, h, w), at the images' own size.
+    """
+
+    name: str
+    layer: str
+    run: Callable[[Tensor], Tensor] = field(repr=False)
+
+    @property
+    def metric(self) -> str:
+        """The name of a Fréchet distance of patches by this network: only FID's own makes a SIFID."""
+        return f"{'SIFID' if self.name == 'Inception' else 'patch FD'} ({self.name}, {self.layer})"
 
 
 @dataclass(frozen=True)
@@ -28,12 +52,14 @@ class FeatureNetwork:
         name: such as "Inception" or "resnet56-cifar10".
         file, sha256: of the weights.
         run: uint8 images (B, 3, H, W) to features (B, D) and class logits (B, K).
+        patches: its first layers; None where they say little of patches.
     """
 
     name: str
     file: str
     sha256: str
     run: Callable[[Tensor], tuple[Tensor, Tensor]] = field(repr=False)
+    patches: PatchNetwork | None = field(default=None, repr=False)
 
     def metric(self, kind: str, count: int) -> str:
         """The name of a number by this network over `count` pictures, such as "KID (resnet56-cifar10, N=1000)".
@@ -45,41 +71,67 @@ class FeatureNetwork:
 
 
 def load_network(path: Path, device: torch.device) -> FeatureNetwork:
-    """The feature network whose weights a file holds: FID's InceptionV3, or a CIFAR-10 ResNet (He et al., Sec. 4.2).
+    """The feature network whose weights a file holds: FID's InceptionV3, a CIFAR-10 ResNet (He et al., Sec. 4.2), or
+    MNIST's LeNet-5.
 
     Raises:
-        SourceError: the file is missing or damaged, or holds neither.
+        SourceError: the file is missing or damaged, or holds none of them.
     """
     state = {name.removeprefix("module."): value for name, value in read_state(path).items()}
     digest = sha256(path)
     if "Mixed_7c.branch_pool.conv.weight" in state:
-        published = digest.startswith(_INCEPTION_SHA256)
-        name = "Inception" if published else f"inception-{digest[:8]}"
-        return FeatureNetwork(name, path.name, digest, _inception(path, state, device))
+        name = "Inception" if digest.startswith(_INCEPTION_SHA256) else f"inception-{digest[:8]}"
+        network = _inception(path).to(device)
+        patches = PatchNetwork(name, "Conv2d_2b_3x3", lambda images: before_pooling(network, images))
+        return FeatureNetwork(name, path.name, digest, lambda images: tuple(network(images)), patches)
     if "layer3.0.conv1.weight" in state and "linear.weight" in state:
         blocks = len({name.split(".")[1] for name in state if name.startswith("layer1.")})
-        network = CifarResNet(blocks).eval().requires_grad_(False)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            text = " ".join(str(error).split())[:160]
-            raise SourceError(f"{path} is not a CIFAR-10 ResNet-{6 * blocks + 2}: {text}") from error
-        return FeatureNetwork(f"resnet{6 * blocks + 2}-cifar10", path.name, digest, network.to(device))
-    raise SourceError(f"{path} holds neither FID's InceptionV3 (as torch-fidelity has it) nor a CIFAR-10 ResNet")
+        name = f"resnet{6 * blocks + 2}-cifar10"
+        return FeatureNetwork(name, path.name, digest, _filled(CifarResNet(blocks), state, path, name).to(device))
+    if "convnet.c5.weight" in state and "fc.f6.weight" in state:
+        return FeatureNetwork("lenet5-mnist", path.name, digest, _filled(LeNet(), state, path, "LeNet-5").to(device))
+    raise SourceError(
+        f"{path} holds neither FID's InceptionV3 (as torch-fidelity has it), nor a CIFAR-10 ResNet, nor MNIST's LeNet-5"
+    )
 
 
-def _inception(path: Path, state: dict[str, Tensor], device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def patches_of_lpips(lpips: LPIPS) -> PatchNetwork:
+    """The first layers of LPIPS' network."""
+    tap, layer = _PATCHES[lpips.net]
+    return PatchNetwork(f"LPIPS {lpips.net}", layer, lambda images: lpips.taps_of(signed(images))[tap])
+
+
+def signed(pixels: Tensor) -> Tensor:
+    """uint8 pixels as LPIPS takes them: float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def before_pooling(network: Any, images: Tensor) -> Tensor:
+    """What InceptionV3 says of patches, up to its first max pooling and without resizing: (B, 64, h, w).
+
+    These are the 64 features that the code of SinGAN (Shaham et al., 2019) calls its first, and that GPDM's
+    (Elnekave & Weiss, 2022) measures by; SinGAN's paper and later code take the 192 before the second pooling. Both
+    have torchvision's weights.
+    """
+    x = (images.float() - 128) / 128
+    found: Tensor = network.Conv2d_2b_3x3(network.Conv2d_2a_3x3(network.Conv2d_1a_3x3(x)))
+    return found
+
+
+def _filled(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> nn.Module:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:160]
+        raise SourceError(f"{path} is no {name}: {text}") from error
+    return network.eval().requires_grad_(False)
+
+
+def _inception(path: Path) -> Any:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     try:
-        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(path))
+        return FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(path)).eval()
     except Exception as error:
         text = " ".join(str(error).split())[:160]
         raise SourceError(f"{path} is not torch-fidelity's InceptionV3: {text}") from error
-    network = network.eval().to(device)
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = network(images)
-        return features, logits
-
-    return run

@@ -2,7 +2,7 @@
 
 from .discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
 from .divergence import Divergence
-from .perceptual import LPIPS, load_lpips
+from .perceptual import LPIPS, load_lpips, unit_length
 from .teaching import Answering, Answers, answer, check_pair, distances, matched_layers
 from .terms import (
     adaptive_weight,
@@ -35,5 +35,6 @@ __all__ = [
     "relative_error",
     "set_trainable",
     "smallest_side",
+    "unit_length",
     "weighted_sum",
 ]

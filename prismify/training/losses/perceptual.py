@@ -33,10 +33,14 @@ class LPIPS(nn.Module):
     """The perceptual distance of two batches of images in [-1, 1], (B, 3, H, W): shape (B,).
 
     Grey images are taken as three equal channels. No weight of it ever learns.
+
+    Args:
+        net: "alex" or "vgg".
     """
 
     def __init__(self, net: str) -> None:
         super().__init__()
+        self.net = net
         plan, _ = _BACKBONES[net]
         layers: list[nn.Module] = []
         self.taps: list[int] = []
@@ -64,13 +68,14 @@ class LPIPS(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         distance = torch.zeros(len(first), device=first.device)
-        pairs = zip(self._taps(first), self._taps(second), self.heads, strict=True)
+        pairs = zip(self.taps_of(first), self.taps_of(second), self.heads, strict=True)
         for one, other, head in pairs:
-            difference = (_unit(one) - _unit(other)).square()
+            difference = (unit_length(one) - unit_length(other)).square()
             distance = distance + (difference * head).sum(1).mean((1, 2))
         return distance
 
-    def _taps(self, images: Tensor) -> list[Tensor]:
+    def taps_of(self, images: Tensor) -> list[Tensor]:
+        """The features that are compared, each (B, D, h, w), of images in [-1, 1]."""
         shift, scale = self.get_buffer("shift"), self.get_buffer("scale")
         x = (images.float().expand(-1, 3, -1, -1) - shift) / scale
         found, begin = [], 0
@@ -81,7 +86,7 @@ class LPIPS(nn.Module):
         return found
 
 
-def _unit(features: Tensor) -> Tensor:
+def unit_length(features: Tensor) -> Tensor:
     """Each position's features at length one."""
     return features / (features.square().sum(1, keepdim=True).add(1e-20).sqrt() + 1e-10)
 
