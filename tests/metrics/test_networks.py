@@ -21,11 +21,11 @@ def test_the_lenet_knows_mnist(shared_data: Path) -> None:
     network = load_network(shared_data / "mnist_lenet" / "lenet.pth", torch.device("cpu"))
     assert network.name == "lenet5-mnist"
     content = np.load(shared_data / "mnist" / "test.npz")
-    images = torch.from_numpy(content["images"][:2000])[:, None].expand(-1, 3, -1, -1)
+    images = torch.from_numpy(content["images"][::5])[:, None].expand(-1, 3, -1, -1)
     features, logits = network.run(images)
     assert features.shape == (2000, 84)
     assert float(features.min()) == 0
-    assert (logits.argmax(1).numpy() == content["labels"][:2000]).mean() > 0.98
+    assert (logits.argmax(1).numpy() == content["labels"][::5]).mean() > 0.98
 
 
 def test_the_lenet_takes_colour_and_any_size() -> None:
