@@ -10,6 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
+from .judged import (
+    FeaturesOption,
+    LpipsOption,
+    ResultsOption,
+    SplitsOption,
+    SubsetSizeOption,
+    SubsetsOption,
+    check_results_place,
+    opened_judges,
+    plain_judges,
+    plain_row,
+    print_judges,
+    print_missing,
+    print_rows,
+    write_results,
+)
 from .terminal import one_line_errors, steps
 
 if TYPE_CHECKING:
@@ -17,9 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..metrics.evaluation import Evaluation
-    from ..metrics.networks import FeatureNetwork
     from ..training.data import Stream
-    from ..training.losses import LPIPS
     from ..training.schema import Data
 
 MODEL_HELP = (
@@ -69,21 +83,15 @@ def evaluate(
     set_: DataSetOption = None,
     select: Annotated[str | None, typer.Option(metavar="PATTERN", help="Names to take, as 'test/*'.")] = None,
     count: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure on N images, drawn by --seed.")] = None,
-    lpips: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of LPIPS (alex or vgg).")] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Weights of a feature network: FID's InceptionV3, or a CIFAR-10 ResNet."),
-    ] = None,
-    splits: Annotated[int, typer.Option(metavar="N", min=1, help="Splits of the inception score.")] = 10,
-    subsets: Annotated[int, typer.Option(metavar="N", min=1, help="Subsets of KID.")] = 100,
-    subset_size: Annotated[int, typer.Option(metavar="N", min=10, help="Images in a subset of KID.")] = 1000,
+    lpips: LpipsOption = None,
+    features: FeaturesOption = None,
+    splits: SplitsOption = 10,
+    subsets: SubsetsOption = 100,
+    subset_size: SubsetSizeOption = 1000,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1)] = 64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Write evaluation.json and pictures.png here."),
-    ] = None,
+    output: ResultsOption = None,
     trust_code: o.TrustCodeOption = False,
     import_: o.ImportOption = None,
     allow: o.AllowOption = None,
@@ -100,13 +108,13 @@ def evaluate(
 
         where = device_of(device)
         if output is not None:
-            _check_place(output)
+            check_results_place(output)
         opened = {}
         for name in models:
             begin(f"opening {name}")
             opened[name] = autoencoder(name, trust_code, allow or (), trust_pickle)
-        images = images_of(data, opened, size, range_, set_ or (), select, count, seed)
-        judged, network = _judges(lpips, features, where)
+        images = images_of(data, runs_of(opened), size, range_, set_ or (), select, count, seed)
+        judged, network = opened_judges(lpips, features, where)
         is_set = range_ is not None or any(change.startswith("data.range=") for change in set_ or ())
         own = {name: _own_range(one, is_set, images.data.range) for name, one in opened.items()}
         judges = Judges(judged and judged[0], network, splits, subsets, subset_size)
@@ -127,12 +135,13 @@ def evaluate(
         },
         "ranges": own,
         "weights": {name: one.which for name, one in opened.items() if one.which},
-        "lpips": judged and judged[1],
-        "features": network and {"network": network.name, "file": network.file, "sha256": network.sha256},
-        **_plain(found),
+        **plain_judges(judged, network),
+        "models": {model: plain_row(row) for model, row in found.rows.items()},
+        "parameters": found.parameters,
+        "missing": found.missing,
     }
     if output is not None:
-        _write(output, content, found)
+        write_results(output, content, found.pictures)
     from .render import print_json
 
     if json_:
@@ -143,7 +152,7 @@ def evaluate(
 
 def images_of(
     path: str,
-    opened: Mapping[str, Opened],
+    runs: Mapping[str, Data],
     size: int | None,
     range_: str | None,
     sets: Sequence[str],
@@ -151,13 +160,16 @@ def images_of(
     count: int | None,
     seed: int,
 ) -> Stream:
-    """The images that a command names, in order, as the models' runs saw images; what a person sets goes first."""
+    """The images that a command names, in order, as the models' runs saw images; what a person sets goes first.
+
+    Args:
+        runs: name -> the `data` of its run's recipe.
+    """
     from ..training.data import Stream, open_images, order_of
     from ..training.finished import shared_settings
     from ..training.recipe import changed_data
     from ..training.schema import Data
 
-    runs = {name: one.data for name, one in opened.items() if one.data is not None}
     sets = [*sets, *([f"data.size={size}"] if size is not None else [])]
     settled = {change.partition("=")[0].removeprefix("data.") for change in sets}
     # What the person sets need not be the same in all runs.
@@ -170,6 +182,11 @@ def images_of(
     if count is not None and count < len(images):
         images = images.subset(order_of(len(images), seed, 0)[:count].sort().values.tolist())
     return Stream(images, settings, seed)
+
+
+def runs_of(opened: Mapping[str, Opened]) -> dict[str, Data]:
+    """How the runs of models saw images: name -> data."""
+    return {name: one.data for name, one in opened.items() if one.data is not None}
 
 
 def _own_range(opened: Opened, is_set: bool, given: tuple[float, float]) -> tuple[float, float]:
@@ -221,76 +238,14 @@ def _range(text: str) -> tuple[float, float]:
     return black, white
 
 
-def _judges(
-    lpips: Path | None, features: Path | None, device: torch.device
-) -> tuple[tuple[LPIPS, str] | None, FeatureNetwork | None]:
-    from ..checkpoint.formats import read_state
-    from ..metrics.networks import load_network
-    from ..training.losses import load_lpips
-    from ..training.schema import Perceptual
-
-    judged = None
-    if lpips is not None:
-        first = read_state(lpips, shapes=True).get("features.0.weight")
-        net = "alex" if first is not None and tuple(first.shape) == (64, 3, 11, 11) else "vgg"
-        judged = load_lpips(Perceptual(net=net, weights=str(lpips)), "--lpips")  # type: ignore[arg-type]
-    return judged, None if features is None else load_network(features, device)
-
-
-def _plain(found: Evaluation) -> dict[str, Any]:
-    rows = {
-        model: {metric: {"mean": s.mean, "deviation": s.deviation, "over": s.over} for metric, s in row.items()}
-        for model, row in found.rows.items()
-    }
-    return {"models": rows, "parameters": found.parameters, "missing": found.missing}
-
-
-def _check_place(output: Path) -> None:
-    """See that the results take the place of nothing but earlier ones, before hours are spent on them."""
-    from ..errors import OutputError
-    from ..training.pictures import check_replaceable
-    from ..validation import read_json_file
-
-    check_replaceable(output, [output / "pictures.png"])
-    table = output / "evaluation.json"
-    try:
-        earlier = read_json_file(table) if table.exists() else {"models": {}, "data": {}}
-    except (OSError, ValueError):
-        earlier = None
-    if table.is_symlink() or not isinstance(earlier, dict) or not {"models", "data"} <= earlier.keys():
-        raise OutputError(f"{table} exists and was not written by prismify; choose another output")
-
-
-def _write(output: Path, content: dict[str, Any], found: Evaluation) -> None:
-    from ..checkpoint.atomic import whole_file
-    from ..checkpoint.manifest import write_json
-    from ..training.pictures import write_png
-
-    output.mkdir(parents=True, exist_ok=True)
-    with whole_file(output / "evaluation.json") as draft:
-        write_json(draft, content)
-    write_png(output / "pictures.png", found.pictures)
-
-
 def _print(found: Evaluation, content: dict[str, Any], output: Path | None) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from ..training.data import passed_over_text
 
     console = Console(highlight=False, soft_wrap=True)
-    metrics = list(dict.fromkeys(m for row in found.rows.values() for m in row))
-    order = ["PSNR", "SSIM", "LPIPS"]
-    metrics.sort(key=lambda m: order.index(m) if m in order else len(order))
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("", no_wrap=True)
-    for model in found.rows:
-        table.add_column(escape(model), justify="right", overflow="fold")
-    for metric in metrics:
-        table.add_row(metric, *(_cell(row.get(metric)) for row in found.rows.values()))
-    table.add_row("parameters", *(f"{found.parameters[m]:,}" if m in found.parameters else "" for m in found.rows))
-    console.print(table)
+    print_rows(console, found.rows, {"parameters": {name: f"{count:,}" for name, count in found.parameters.items()}})
     images = escape(str(content["data"]["path"]))
     size = content["data"]["size"]
     cut = f" cut to {size}x{size}" if size is not None else ""
@@ -302,23 +257,7 @@ def _print(found: Evaluation, content: dict[str, Any], output: Path | None) -> N
         which = f", {content['weights'][model]}" if model in content["weights"] else ""
         if which or (black, white) != (-1.0, 1.0):
             console.print(f"[dim]{escape(model)}: black {black:g}, white {white:g}{which}[/]")
-    for key in ("lpips", "features"):
-        if content[key]:
-            said = content[key]
-            said = said if isinstance(said, str) else f"{said['network']}: {said['file']}, SHA-256 {said['sha256']}"
-            console.print(f"[dim]{key}: {escape(said)}[/]")
-    if found.missing:
-        reasons: dict[str, list[str]] = {}
-        for metric, why in found.missing.items():
-            reasons.setdefault(why, []).append(metric)
-        said = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
-        console.print(f"[yellow]Not measured: {escape(said)}[/]")
+    print_judges(console, content)
+    print_missing(console, found.missing)
     if output is not None:
         console.print(f"Pictures, originals in the first row: {escape(str(output / 'pictures.png'))}")
-
-
-def _cell(spread: Any) -> str:
-    if spread is None:
-        return ""
-    text = f"{spread.mean:.4g}"
-    return text if spread.deviation is None else f"{text} ± {spread.deviation:.2g}"

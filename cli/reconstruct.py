@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .evaluate import MODEL_HELP, DataSetOption, RangeOption, SizeOption, autoencoder, device_of, images_of
+from .evaluate import MODEL_HELP, DataSetOption, RangeOption, SizeOption, autoencoder, device_of, images_of, runs_of
 from .terminal import one_line_errors, steps
 
 
@@ -41,7 +41,7 @@ def reconstruct(
         where = device_of(device)
         begin(f"opening {model}")
         opened = autoencoder(model, trust_code, allow or (), trust_pickle)
-        stream = images_of(images, {model: opened}, size, range_, set_ or (), None, count, seed)
+        stream = images_of(images, runs_of({model: opened}), size, range_, set_ or (), None, count, seed)
         lines = []
         for name, decibels in write_pairs(opened.model.to(where), stream, output, where):
             begin(name)
