@@ -57,9 +57,7 @@ class Run:
         self._parts: dict[str, Stateful] = {}
         self._idle: dict[str, int] = {}
         self._optimizers: list[Any] = []
-        self._saved = -1
-        self._updating = False
-        self._fingerprint = ""
+        self._saved, self._updating, self._fingerprint = -1, False, ""
         self._noise: tuple[int, Tensor] | None = None
 
     @property
