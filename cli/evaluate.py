@@ -199,6 +199,7 @@ def _own_range(opened: Opened, is_set: bool, given: tuple[float, float]) -> tupl
 def autoencoder(name: str, trust_code: bool, allow: Sequence[str] = (), trust_pickle: bool = False) -> Opened:
     """The autoencoder that a command names."""
     from ..checkpoint import Trust
+    from ..diffusion.opening import is_denoiser
     from ..errors import SourceError
     from ..training.finished import run_model, run_of, run_recipe
     from ..training.models import is_autoencoder, open_model
@@ -213,7 +214,8 @@ def autoencoder(name: str, trust_code: bool, allow: Sequence[str] = (), trust_pi
         opened = Opened(open_model(ModelSource(source=name), trust))
     opened.model.eval().requires_grad_(False)
     if not is_autoencoder(opened.model):
-        raise SourceError(f"{name} holds a {type(opened.model).__name__}, which has no encode and decode")
+        also = "; what a denoiser makes is measured by `prismify judge`" if is_denoiser(name) else ""
+        raise SourceError(f"{name} holds a {type(opened.model).__name__}, which has no encode and decode{also}")
     return opened
 
 

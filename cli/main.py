@@ -11,6 +11,7 @@ from .bench import bench
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
+from .judge import judge
 from .recipes import recipes
 from .reconstruct import reconstruct
 from .report import report
@@ -33,6 +34,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(reconstruct)
 app.command()(sample)
+app.command()(judge)
 app.add_typer(recipes)
 app.command()(bench)
 app.command()(doctor)

@@ -22,6 +22,12 @@ MODEL_HELP = (
     "A run's folder (its best weights, or as far as it came), the folder of a denoiser that a run trained, or the name "
     "of one that comes along."
 )
+StepsOption = Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How often the model is asked.")]
+SamplerOption = Annotated[str, typer.Option(help="ddpm, ddim, dpm++ or euler; auto: ddim, or euler for a flow.")]
+ClassOption = Annotated[
+    str | None, typer.Option("--class", metavar="NAME", help="Of all pictures, by name or number; else in turn.")
+]
+GuidanceOption = Annotated[float, typer.Option(metavar="W", min=0, help="Towards the class; 1 is none.")]
 _SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 
 
@@ -32,15 +38,13 @@ def sample(
         Path, typer.Option("--output", "-o", metavar="OUT", help="The folder to write to.", show_default=False)
     ],
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", min=1, help="How many pictures.")] = 16,
-    steps_: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How often the model is asked.")] = 50,
-    sampler: Annotated[str, typer.Option(help="ddpm, ddim, dpm++ or euler; auto: ddim, or euler for a flow.")] = "auto",
+    steps_: StepsOption = 50,
+    sampler: SamplerOption = "auto",
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, help="The same seed gives the same pictures, at any batch size.")
     ] = 0,
-    class_: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="Of all pictures, by name or number; else in turn.")
-    ] = None,
-    guidance: Annotated[float, typer.Option(metavar="W", min=0, help="Towards the class; 1 is none.")] = 1.0,
+    class_: ClassOption = None,
+    guidance: GuidanceOption = 1.0,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="In pixels, as 256x128; else as the model was trained.")
     ] = None,

@@ -10,6 +10,7 @@ from ..checkpoint import Trust
 from ..checkpoint.shipped import folder_of
 from ..errors import SourceError
 from ..training.finished import run_model, run_of
+from ..training.model_files import DENOISING_NAME
 from ..training.models import NO_TRUST, is_autoencoder, open_model
 from ..training.schema import ModelSource
 from .denoiser import Denoiser
@@ -30,6 +31,12 @@ class Opened:
     trained: Trained
     autoencoder: nn.Module | None = None
     which: str = ""
+
+
+def is_denoiser(name: str) -> bool:
+    """Whether a person names a run, or the folder of a denoiser."""
+    path = folder_of(name)
+    return run_of(path) is not None or (path / DENOISING_NAME).is_file()
 
 
 def open_denoiser(name: str, trust: Trust = NO_TRUST) -> Opened:

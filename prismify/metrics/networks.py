@@ -20,7 +20,7 @@ from .classifiers import CifarResNet, LeNet
 _INCEPTION_SHA256 = "6726825d"
 #: Pictures that an FID is reported of (Heusel et al., 2017); of fewer it is another number, and a larger one.
 _LEAST_OF_FID = 50_000
-#: Which features of LPIPS' networks stand for patches: those that see 11 and 14 pixels, as Inception's 11 do.
+#: Which features of LPIPS' networks stand for patches: those that see 11 and 14 pixels a side.
 _PATCHES = {"alex": (0, "relu1"), "vgg": (1, "relu2_2")}
 
 
@@ -82,7 +82,7 @@ def load_network(path: Path, device: torch.device) -> FeatureNetwork:
     if "Mixed_7c.branch_pool.conv.weight" in state:
         name = "Inception" if digest.startswith(_INCEPTION_SHA256) else f"inception-{digest[:8]}"
         network = _inception(path).to(device)
-        patches = PatchNetwork(name, "Conv2d_2b_3x3", lambda images: before_pooling(network, images))
+        patches = PatchNetwork(name, "Conv2d_4a_3x3", lambda images: before_second_pooling(network, images))
         return FeatureNetwork(name, path.name, digest, lambda images: tuple(network(images)), patches)
     if "layer3.0.conv1.weight" in state and "linear.weight" in state:
         blocks = len({name.split(".")[1] for name in state if name.startswith("layer1.")})
@@ -106,15 +106,14 @@ def signed(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def before_pooling(network: Any, images: Tensor) -> Tensor:
-    """What InceptionV3 says of patches, up to its first max pooling and without resizing: (B, 64, h, w).
+def before_second_pooling(network: Any, images: Tensor) -> Tensor:
+    """What InceptionV3 says of patches, up to its second max pooling and without resizing: (B, 192, h, w).
 
-    These are the 64 features that the code of SinGAN (Shaham et al., 2019) calls its first, and that GPDM's
-    (Elnekave & Weiss, 2022) measures by; SinGAN's paper and later code take the 192 before the second pooling. Both
-    have torchvision's weights.
+    That is where SinGAN, its paper (Shaham et al., 2019, Sec. 3) and its code, takes the features of SIFID; its code
+    has torchvision's weights.
     """
-    x = (images.float() - 128) / 128
-    found: Tensor = network.Conv2d_2b_3x3(network.Conv2d_2a_3x3(network.Conv2d_1a_3x3(x)))
+    x = network.Conv2d_2b_3x3(network.Conv2d_2a_3x3(network.Conv2d_1a_3x3((images.float() - 128) / 128)))
+    found: Tensor = network.Conv2d_4a_3x3(network.Conv2d_3b_1x1(network.MaxPool_1(x)))
     return found
 
 

@@ -16,6 +16,7 @@ from .samples import Counted, Measured, page_of
 
 _DIVERSITY, _DEVIATION = "LPIPS diversity", "pixel deviation"
 _NO_PATCHES = "no network for patches: give --lpips FILE, or FID's InceptionV3 by --features FILE"
+_WHOLE = "it judges whole pictures: give --lpips FILE, or FID's InceptionV3 by --features FILE"
 
 
 class Sums(Protocol):
@@ -49,7 +50,9 @@ def measure_one_image(
     reference = reference.to(device)
     rows: dict[str, dict[str, Spread]] = {}
     missing = {} if judges.lpips is not None else {_DIVERSITY: NO_LPIPS}
-    if not _patch_networks(judges):
+    if judges.network is not None and judges.network.patches is None:
+        missing[f"patch FD ({judges.network.name})"] = _WHOLE
+    elif not _patch_networks(judges):
         missing["patch FD"] = _NO_PATCHES
     pages = [reference.permute(0, 2, 3, 1).cpu().numpy()]
     count = 0

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from prismify.errors import SourceError
 from prismify.metrics.classifiers import LeNet
-from prismify.metrics.networks import FeatureNetwork, PatchNetwork, before_pooling, load_network, patches_of_lpips
+from prismify.metrics.networks import (
+    FeatureNetwork,
+    PatchNetwork,
+    before_second_pooling,
+    load_network,
+    patches_of_lpips,
+)
 from prismify.training.losses import LPIPS, load_lpips
 from prismify.training.schema import Perceptual
 
@@ -47,7 +53,7 @@ def test_a_damaged_lenet_is_one_line(tmp_path: Path) -> None:
 
 
 def test_only_inception_makes_a_sifid() -> None:
-    assert PatchNetwork("Inception", "Conv2d_2b_3x3", lambda x: x).metric == "SIFID (Inception, Conv2d_2b_3x3)"
+    assert PatchNetwork("Inception", "Conv2d_4a_3x3", lambda x: x).metric == "SIFID (Inception, Conv2d_4a_3x3)"
     assert PatchNetwork("LPIPS alex", "relu1", lambda x: x).metric == "patch FD (LPIPS alex, relu1)"
     assert FeatureNetwork("lenet5-mnist", "", "", lambda x: (x, x)).patches is None
 
@@ -59,16 +65,19 @@ def test_inceptions_patches_are_seen_at_the_images_own_size() -> None:
     network.Conv2d_1a_3x3 = BasicConv2d(3, 32, kernel_size=3, stride=2)
     network.Conv2d_2a_3x3 = BasicConv2d(32, 32, kernel_size=3)
     network.Conv2d_2b_3x3 = BasicConv2d(32, 64, kernel_size=3, padding=1)
+    network.MaxPool_1 = nn.MaxPool2d(kernel_size=3, stride=2)
+    network.Conv2d_3b_1x1 = BasicConv2d(64, 80, kernel_size=1)
+    network.Conv2d_4a_3x3 = BasicConv2d(80, 192, kernel_size=3)
     network.eval()
-    pixels = torch.randint(0, 256, (1, 3, 41, 61), dtype=torch.uint8)
-    found = before_pooling(network, pixels)
-    assert found.shape == (1, 64, 18, 28)
+    pixels = torch.randint(0, 256, (1, 3, 41, 121), dtype=torch.uint8)
+    found = before_second_pooling(network, pixels)
+    assert found.shape == (1, 192, 6, 26)
     # Another pixel changes what is said of the patches around it alone.
     other = pixels.clone()
-    other[..., 20, 30] ^= 255
-    changed = (before_pooling(network, other) != found).any(1)[0].nonzero()
-    assert 0 < len(changed) <= 36  # 11 pixels, every second of which has a position
-    assert (changed.float().mean(0) - torch.tensor([8.5, 13.5])).abs().max() < 1
+    other[..., 20, 60] ^= 255
+    changed = (before_second_pooling(network, other) != found).any(1)[0].nonzero()
+    assert 0 < len(changed) <= 36  # 23 pixels, every fourth of which has a position
+    assert (changed.float().mean(0) - torch.tensor([2.25, 12.25])).abs().max() < 1
 
 
 @pytest.mark.data

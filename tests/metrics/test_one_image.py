@@ -110,8 +110,10 @@ def test_what_one_image_misses_is_named(picture: Tensor, lpips: LPIPS) -> None:
     assert found.rows == {"a": {"pixel deviation": Spread(0.0, None, "2 images")}}
     assert found.missing == {
         "LPIPS diversity": "no weights: give --lpips FILE",
-        "patch FD": "no network for patches: give --lpips FILE, or FID's InceptionV3 by --features FILE",
+        "patch FD (lenet5-mnist)": "it judges whole pictures: give --lpips FILE, or FID's InceptionV3 by "
+        "--features FILE",
     }
+    assert "no network for patches" in measure_one_image({"a": [picture]}, picture, Judges()).missing["patch FD"]
     network = FeatureNetwork("Inception", "", "", LeNet(), COLOURS)
     both = measure_one_image({"a": [picture, picture]}, picture, Judges(lpips, network))
     assert list(both.rows["a"])[:2] == ["SIFID (Inception, colours)", "patch FD (LPIPS alex, relu1)"]
