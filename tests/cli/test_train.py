@@ -140,12 +140,12 @@ def test_models_are_evaluated_side_by_side(trained: tuple[Path, Any], pictures: 
     ran = run("evaluate", folder / "vae", runs, "--data", pictures, "-o", folder / "out", "--json")
     assert ran.code == 0, ran.err
     assert set(ran.json["models"]) == {str(folder / "vae"), str(runs)}
-    assert set(ran.json["missing"]) == {"LPIPS", "IS", "KID", "FID"}
+    assert set(ran.json["missing"]) == {"LPIPS", "IS", "KID", "FD"}
     assert json.loads((folder / "out" / "evaluation.json").read_text()) == ran.json
     with Image.open(folder / "out" / "pictures.png") as page:
         assert page.size == (8 * 18 + 2, 3 * 18 + 2)
     table = run("evaluate", folder / "vae", runs, "--data", pictures)
-    assert "Not measured: LPIPS (no weights: give --lpips FILE); IS, KID, FID (no feature network" in table.out
+    assert "Not measured: LPIPS (no weights: give --lpips FILE); IS, KID, FD (no feature network" in table.out
     assert "PSNR" in table.out
 
 
