@@ -66,6 +66,14 @@ class Noising:
                 return noised - spread * predicted
         return signal * noised - spread * predicted
 
+    def meaning(self, clean: Tensor, noised: Tensor, times: Tensor) -> Tensor:
+        """The prediction that means a clean picture: the other way round than `clean`."""
+        if self.settings.prediction == "x0":
+            return clean
+        signal, spread = self._factors(times, noised)
+        noise = (noised - signal * clean) / spread.clamp_min(1e-6)
+        return self.target(clean, noise, times)
+
     def weights(self, times: Tensor, gamma: float) -> Tensor:
         """Min-SNR weights of the squared error at each time, shape (B,) (Hang et al., 2023)."""
         signal, spread = self._factors(times, times)

@@ -56,20 +56,23 @@ def sample(
     check_sampler(noising, sampler, steps)
     if guidance != 1 and (labels is None or null is None):
         raise RecipeError("guidance goes away from what a model says without a class: it needs a model trained so")
-    scheduler = schedulers().sampling_scheduler(noising.scheduler, sampler, clip)
-    scheduler.set_timesteps(steps, device=device)
+    scheduler = schedulers().sampling_scheduler(noising.scheduler, sampler, steps, clip, device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
     x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
     labels = labels.to(device) if labels is not None else None
+    clips = sampler in ("ddpm", "ddim")  # whose schedulers do it themselves
     steps_noise = {} if noising.is_flow else {"generator": generators}
     for number, time in enumerate(scheduler.timesteps):
         seen = x if noising.is_flow else scheduler.scale_model_input(x, time)
-        times = time.to(device).expand(len(x))
+        times = (time if noising.is_flow else time.long()).to(device).expand(len(x))
         predicted = denoiser(seen, times, labels)
         if guidance != 1 and labels is not None and null is not None:
             without = denoiser(seen, times, torch.full_like(labels, null))
             predicted = without + guidance * (predicted - without)
+        if clip and not clips:
+            within = noising.clean(predicted, seen, times).clamp(-1, 1)
+            predicted = noising.meaning(within, seen, times)
         x = scheduler.step(predicted, time, x, **steps_noise).prev_sample
         watch(number + 1)
     return x.float()

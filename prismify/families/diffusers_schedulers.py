@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 from diffusers import (
@@ -34,14 +35,23 @@ def noise_scheduler(timesteps: int, schedule: str, betas: tuple[float, float], p
     )
 
 
-def sampling_scheduler(trained: Any, sampler: str, clip: bool) -> Any:
-    """A scheduler that samples from what was trained with another.
+def sampling_scheduler(trained: Any, sampler: str, steps: int, clip: bool, device: Any) -> Any:
+    """A scheduler that samples from what was trained with another, its times set.
 
     Args:
         trained: what `noise_scheduler` made.
         sampler: "ddpm", "ddim", "dpm++" or "euler".
-        clip: cut every estimate of the clean picture to [-1, 1].
+        steps: how many times the model is asked.
+        clip: cut every estimate of the clean picture to [-1, 1], where the scheduler does that (`clip_sample`).
     """
+    scheduler = _sampling_scheduler(trained, sampler, clip)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy's, about how diffusers reads tensors
+        scheduler.set_timesteps(steps, device=device)
+    return scheduler
+
+
+def _sampling_scheduler(trained: Any, sampler: str, clip: bool) -> Any:
     config = trained.config
     if isinstance(trained, FlowMatchEulerDiscreteScheduler):
         return FlowMatchEulerDiscreteScheduler.from_config(config)
