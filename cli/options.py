@@ -25,7 +25,8 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)(:?=)(.*)", re.DOTALL)
 SOURCE_HELP = (
     "A diffusers model or pipeline folder; a weights file (.safetensors, .pt, .pth, .ckpt, .bin; with --model); "
     "an exported program (.pt2); "
-    "or a model reference: diffusers:Class, timm:name, torchvision:name, package.module:factory, file.py:factory."
+    "or a model reference: diffusers:Class, timm:name, torchvision:name, prismify:Name, package.module:factory, "
+    "file.py:factory."
 )
 _ARCHITECTURE, _POLICY, _CAPTURE, _OUTPUT = "The model", "What is replaced", "How it is read", "Output"
 

@@ -23,6 +23,7 @@ ORDER = (
     "pretrained",
     "kernels",
     "layers",
+    "networks",
     "families",
     "graph",
     "facts",

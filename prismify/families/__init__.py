@@ -1,4 +1,4 @@
-"""Model libraries: the only files that import diffusers, timm and torchvision. One file a library."""
+"""Model libraries, prismify's own networks too: the only files that import diffusers, timm and torchvision."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ FAMILIES = {
     "diffusers": "diffusers_family",
     "timm": "timm_family",
     "torchvision": "torchvision_family",
+    "prismify": "own_family",
 }
 
 

@@ -58,6 +58,7 @@ def test_what_is_no_reference_is_said_to_be_none(text: str) -> None:
         ("diffusers:__version__", "diffusers has no model"),
         ("timm:resnet19", "timm has no model 'resnet19'; close are resnet"),
         ("torchvision:resnet19", "torchvision has no model 'resnet19'; close are resnet"),
+        ("prismify:SinDM", "prismify has no model 'SinDM'; close are SinDDM"),
         ("no.such.package:make", "cannot import 'no.such.package'"),
         ("numpy:ones", "failed: TypeError"),
         ("numpy:nothing", "has no factory 'nothing'; it has"),

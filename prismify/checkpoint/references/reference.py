@@ -1,6 +1,6 @@
 """Model references: how a person names an architecture.
 
-diffusers:Class    timm:name    torchvision:name    package.module:factory    file.py:factory
+diffusers:Class    timm:name    torchvision:name    prismify:Name    package.module:factory    file.py:factory
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def parse_reference(text: str, arguments: dict[str, Any] | None = None) -> Refer
     if not colon or not prefix or not target:
         raise SourceError(
             f"{text!r} is neither a file nor a model reference; references are diffusers:Class, timm:name, "
-            "torchvision:name, package.module:factory and file.py:factory"
+            "torchvision:name, prismify:Name, package.module:factory and file.py:factory"
         )
     return Reference(prefix, target, dict(arguments or {}))
 

@@ -114,10 +114,10 @@ ROWS = (
     ),
     Row(
         "SinDDM",
-        f"{_NETS}/single_image.py:SinDDM",
+        "prismify:SinDDM",
         {"width": 40},
         {},
-        roles=roles("blocks.0.depthwise blocks.0.around", "final", "time.* *.mlp.*"),
+        roles=roles("blocks.0.depthwise blocks.0.shortcut", "out", "time.* *.time.*"),
     ),
     Row(
         "CompVis autoencoder (LDM)",
