@@ -32,6 +32,12 @@ class Noising:
         """Whether time is continuous, and the model learns a velocity along straight lines."""
         return self.settings.prediction == "flow"
 
+    @property
+    def kept(self) -> Tensor:
+        """The share of the clean picture in the variance at each time, shape (timesteps,), where there are betas."""
+        kept: Tensor = self.scheduler.alphas_cumprod
+        return kept
+
     def times(self, chances: Tensor) -> Tensor:
         """Times as the model sees them, shape (B,), from uniform numbers in [0, 1) of the same shape."""
         scaled = chances * self.settings.timesteps
@@ -92,6 +98,6 @@ class Noising:
         if self.is_flow:
             share = (times.float() / self.settings.timesteps).to(like.dtype if like.is_floating_point() else None)
             return (1 - share).reshape(shape), share.reshape(shape)
-        kept: Tensor = self.scheduler.alphas_cumprod.to(times.device)[times]
+        kept = self.kept.to(times.device)[times]
         dtype = like.dtype if like.is_floating_point() else torch.float32
         return kept.sqrt().to(dtype).reshape(shape), (1 - kept).sqrt().to(dtype).reshape(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,22 @@ class LatentSpace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pyramid:
+    """The sizes at which a denoiser saw its one picture, coarse to fine.
+
+    Args:
+        factor: by which a side shrinks from one to the one before it.
+        sizes: width and height in pixels.
+        distances: of each but the first, from the one before it, enlarged; see `scales.distance`. With the betas they
+            say how blurred a size is at each time, and at which time it starts.
+    """
+
+    factor: float
+    sizes: tuple[tuple[int, int], ...]
+    distances: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """What a denoiser makes, and from what noise.
 
@@ -41,6 +58,7 @@ class Trained:
         range: what black and white are, of pixels.
         classes: names of the classes it was told.
         null: the label by which it was told none.
+        scales: of one picture; None where it was trained at one size.
     """
 
     format_version: int = FORMAT_VERSION
@@ -50,6 +68,7 @@ class Trained:
     classes: tuple[str, ...] = ()
     null: int | None = None
     latents: LatentSpace | None = None
+    scales: Pyramid | None = None
 
 
 def record_files(trained: Trained) -> dict[str, dict[str, Any]]:
@@ -76,4 +95,16 @@ def read_record(folder: Path) -> Trained:
         raise SourceError(str(error)) from error
     if len(trained.shape) != 3 or min(trained.shape) < 1:
         raise SourceError(f"{path}: shape {list(trained.shape)} is not (channels, height, width)")
+    if trained.scales is not None and not _fits_together(trained.scales, trained.noise):
+        raise SourceError(f"{path}: scales are not sizes from coarse to fine with the distances between them")
     return trained
+
+
+def _fits_together(scales: Pyramid, noise: Noise) -> bool:
+    return (
+        noise.prediction != "flow"
+        and len(scales.sizes) == len(scales.distances) + 1
+        and all(side > 0 for size in scales.sizes for side in size)
+        and all(0 <= distance < math.inf for distance in scales.distances)
+        and 1 < scales.factor < math.inf
+    )

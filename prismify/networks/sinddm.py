@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class SinDDM(nn.Module):
-    """Four blocks of convolutions at one resolution, told the time and the scale; it sees 35 pixels a side.
+    """Four blocks of convolutions at one resolution, told the time and the scale; it sees 33 pixels a side.
 
     With the width of the paper, 160, it has 1,106,772 parameters.
 

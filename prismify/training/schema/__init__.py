@@ -2,7 +2,7 @@
 
 from .autoencoder import AutoencoderLoss, AutoencoderRecipe, Discriminator
 from .common import Checkpoints, Data, Log, ModelSource, Perceptual, Rates, Recipe, Train
-from .diffusion import Condition, DiffusionLoss, DiffusionRecipe, Latents, Noise, Sampling, Teaching
+from .diffusion import Condition, DiffusionLoss, DiffusionRecipe, Latents, Noise, Sampling, Scales, Teaching
 from .distillation import DistillationLoss, DistillationRecipe
 
 #: The value of `recipe:` -> what the rest of the file must look like.
@@ -32,6 +32,7 @@ __all__ = [
     "Rates",
     "Recipe",
     "Sampling",
+    "Scales",
     "Teaching",
     "Train",
 ]

@@ -137,6 +137,29 @@ class Teaching:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scales:
+    """The sizes at which one picture is seen, coarse to fine (SinDDM: Kulikov et al., 2023).
+
+    Args:
+        factor: how much larger a side is from one size to the next; rounded so that whole steps lead to the picture.
+        area: pixels of the smallest, of which the 35x35 that SinDDM takes its network to see are 40 %.
+        shortest: bounds of the shorter side of the smallest.
+        max_pixels: a larger picture is made smaller first.
+    """
+
+    factor: float = 1.411
+    area: int = 3110
+    shortest: tuple[int, int] = (42, 55)
+    max_pixels: int = 50_000
+
+    def __post_init__(self) -> None:
+        numbers("scales", self, "a number above 1", "factor")
+        whole("scales", self, area=1, max_pixels=1)
+        if not 1 <= self.shortest[0] <= self.shortest[1]:
+            raise RecipeError(f"scales: shortest {list(self.shortest)} must be [least, most] with 1 <= least <= most")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiffusionRecipe(Recipe):
     """Train a denoiser on pixels, or on the latents of an autoencoder (Secs. 4.2, 4.3).
 
@@ -144,6 +167,7 @@ class DiffusionRecipe(Recipe):
         autoencoder: whose latents are denoised; None denoises pixels.
         teacher: a denoiser to learn from, which sees the same noise.
         distil: what is learned from it. Set without `teacher`, that is what the converted folder was made from.
+        scales: train on one picture at several sizes; None trains on many, at one.
     """
 
     judging: ClassVar[tuple[str, str]] = ("prismify sample", "-o samples")
@@ -157,3 +181,30 @@ class DiffusionRecipe(Recipe):
     condition: Condition = Condition()
     loss: DiffusionLoss = DiffusionLoss()
     sampling: Sampling = Sampling()
+    scales: Scales | None = None
+
+    def __post_init__(self) -> None:
+        if self.scales is not None:
+            _check_one_picture(self)
+
+
+def _check_one_picture(recipe: DiffusionRecipe) -> None:
+    """See that nothing is asked for that one picture at several sizes does not have."""
+    data, sampling, usual = recipe.data, recipe.sampling, Sampling()
+    found = {
+        "autoencoder": (recipe.autoencoder is not None, "one picture is denoised as pixels: drop it"),
+        "teacher": (recipe.teacher is not None or recipe.distil is not None, "drop it, and distil"),
+        "noise.prediction=flow": (recipe.noise.prediction == "flow", "blur follows the betas: set epsilon, v or x0"),
+        "condition.kind=class": (recipe.condition.kind == "class", "one picture has no classes: set none"),
+        "data.validation": (data.validation > 0, "one picture leaves none to measure on: set data.validation=0"),
+        "data.size": (data.size is not None, "the picture keeps its aspect, within scales.max_pixels: set null"),
+        "data.crop=random": (data.crop == "random", "the sizes are made of the picture once: set center"),
+        "data.flip": (data.flip, "the sizes are made of the picture once: set false"),
+        "train.epochs": (recipe.train.epochs is not None, "a pass over one picture says nothing: set train.steps"),
+        "sampling.sampler": (sampling.sampler != usual.sampler, "several sizes are sampled in one way: drop it"),
+        "sampling.steps": (sampling.steps != usual.steps, "several sizes have steps of their own: drop it"),
+        "sampling.guidance": (sampling.guidance != usual.guidance, "one picture has no classes: drop it"),
+    }
+    for key, (is_set, hint) in found.items():
+        if is_set:
+            raise RecipeError(f"{key} does not go with scales: {hint}")
