@@ -75,7 +75,7 @@ def judge(
     splits: SplitsOption = 10,
     subsets: SubsetsOption = 100,
     subset_size: SubsetSizeOption = 1000,
-    steps_: StepsOption = 50,
+    steps_: StepsOption = None,
     sampler: SamplerOption = "auto",
     class_: ClassOption = None,
     guidance: GuidanceOption = 1.0,

@@ -22,7 +22,9 @@ MODEL_HELP = (
     "A run's folder (its best weights, or as far as it came), the folder of a denoiser that a run trained, or the name "
     "of one that comes along."
 )
-StepsOption = Annotated[int, typer.Option("--steps", metavar="N", min=1, help="How often the model is asked.")]
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", metavar="N", min=1, help="How often the model is asked; else 50.")
+]
 SamplerOption = Annotated[str, typer.Option(help="ddpm, ddim, dpm++ or euler; auto: ddim, or euler for a flow.")]
 ClassOption = Annotated[
     str | None, typer.Option("--class", metavar="NAME", help="Of all pictures, by name or number; else in turn.")
@@ -38,7 +40,7 @@ def sample(
         Path, typer.Option("--output", "-o", metavar="OUT", help="The folder to write to.", show_default=False)
     ],
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", min=1, help="How many pictures.")] = 16,
-    steps_: StepsOption = 50,
+    steps_: StepsOption = None,
     sampler: SamplerOption = "auto",
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, help="The same seed gives the same pictures, at any batch size.")

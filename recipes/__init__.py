@@ -27,6 +27,10 @@ def carry_out(
         from . import autoencoder
 
         return autoencoder.train(recipe, watch, restart=restart, trust=trust)
+    if isinstance(recipe, DiffusionRecipe) and recipe.scales is not None:
+        from . import single_image
+
+        return single_image.train(recipe, watch, restart=restart, trust=trust)
     if isinstance(recipe, DiffusionRecipe):
         from . import diffusion
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,7 @@ def classes_of(denoiser: Denoiser, images: Images, condition: Condition) -> tupl
 
 
 @torch.no_grad()
-def see_that_it_denoises(denoiser: Denoiser, noising: Noising, probe: Tensor, trained: Trained) -> tuple[Tensor, ...]:
+def see_that_it_denoises(denoiser: Denoiser, noising: Noising, probe: Tensor, trained: Trained) -> tuple[Any, ...]:
     """See that a model predicts what has the shape of its input; returns inputs like those of a step.
 
     Args:
@@ -51,9 +53,13 @@ def see_that_it_denoises(denoiser: Denoiser, noising: Noising, probe: Tensor, tr
         RecipeError: it does not; the message says what to set.
     """
     name = type(denoiser.model).__name__
+    if trained.scales is not None and not denoiser.takes_scale:
+        raise RecipeError(f"{name} takes no scale: name a model whose forward does, such as prismify:SinDDM")
     times = noising.times(torch.full((1,), 0.5, device=probe.device))
     label = torch.zeros(1, dtype=torch.long, device=probe.device) if trained.classes else None
-    inputs = (probe, times) if label is None else (probe, times, label)
+    inputs: tuple[Any, ...] = (probe, times) if label is None else (probe, times, label)
+    if trained.scales is not None:
+        inputs = (probe, times, None, None, torch.zeros_like(times))
     shape = "x".join(map(str, probe.shape[1:]))
     was_training = denoiser.training
     denoiser.eval()
@@ -66,6 +72,8 @@ def see_that_it_denoises(denoiser: Denoiser, noising: Noising, probe: Tensor, tr
         hint = (
             "set data.size, data.channels" if trained.latents is None else "build it for such latents, or set data.size"
         )
+        if trained.scales is not None:
+            hint = "name a model that takes any size, or set data.channels"
         hint += "" if trained.classes or not denoiser.takes_labels else ", or condition.kind=class"
         raise RecipeError(f"{name} takes no {shape} at a time ({text}): {hint}") from error
     finally:

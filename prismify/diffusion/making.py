@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ..errors import RecipeError
 from ..training.pictures import to_pixels
+from .coarse_to_fine import sample_scales, steps_of
 from .latents import decoded
 from .noising import Noising
 from .opening import Opened
+from .record import Trained
 from .sampling import check_sampler, default_sampler, picture_seed, sample
 
 
@@ -24,7 +26,8 @@ class Wanted:
 
     Args:
         count: how many pictures.
-        steps, sampler: see `sample`; "auto" is DDIM, or the Euler method for a flow.
+        steps, sampler: see `sample`; None is 50, "auto" is DDIM, or the Euler method for a flow. What was trained on
+            one picture has steps of its own.
         seed: of all pictures; each draws from one of its own.
         label: the class of all pictures, by name or number; None takes the classes in turn.
         guidance: away from what the model says without a class; 1 is none.
@@ -33,7 +36,7 @@ class Wanted:
     """
 
     count: int = 16
-    steps: int = 50
+    steps: int | None = None
     sampler: str = "auto"
     seed: int = 0
     label: str | None = None
@@ -57,40 +60,64 @@ def make_pictures(
         RecipeError: the denoiser does not make what is asked for.
     """
     trained, noising = opened.trained, Noising(opened.trained.noise)
-    sampler = default_sampler(noising, wanted.sampler)
-    check_sampler(noising, sampler, wanted.steps)
+    steps, sampler = steps_and_sampler(trained, wanted)
     labels = labels_of(opened, wanted)
     if wanted.guidance != 1 and (labels is None or trained.null is None):
         raise RecipeError("--guidance needs a model that was trained with classes and condition.dropout above 0")
     for module in (opened.denoiser, opened.autoencoder):
         if module is not None:
             module.to(device)
-    shape = shape_for(opened, wanted.size, device)
-    all_steps = wanted.steps * -(-wanted.count // wanted.batch_size)
+    shape = shape_for(opened, wanted.size, device) if trained.scales is None else trained.shape
+    all_steps = steps * -(-wanted.count // wanted.batch_size)
     for first in range(0, wanted.count, wanted.batch_size):
         mine = range(first, min(first + wanted.batch_size, wanted.count))
         told = labels[mine.start : mine.stop] if labels is not None else None
-        before = wanted.steps * (first // wanted.batch_size)
-        made = sample(
-            opened.denoiser,
-            noising,
-            shape,
-            [picture_seed(wanted.seed, index) for index in mine],
-            steps=wanted.steps,
-            sampler=sampler,
-            labels=told,
-            null=trained.null,
-            guidance=wanted.guidance,
-            clip=trained.latents is None,
-            device=device,
-            watch=partial(_told, watch, before, all_steps),
-        )
+        before = steps * (first // wanted.batch_size)
+        seeds = [picture_seed(wanted.seed, index) for index in mine]
+        done = partial(_told, watch, before, all_steps)
+        if trained.scales is not None:
+            how: dict[str, Any] = {"size": wanted.size, "limits": trained.range, "device": device, "watch": done}
+            made = sample_scales(opened.denoiser, noising, trained.scales, shape[0], seeds, **how)
+        else:
+            made = sample(
+                opened.denoiser,
+                noising,
+                shape,
+                seeds,
+                steps=steps,
+                sampler=sampler,
+                labels=told,
+                null=trained.null,
+                guidance=wanted.guidance,
+                clip=trained.latents is None,
+                device=device,
+                watch=done,
+            )
         names = ["" for _ in mine] if told is None else [trained.classes[int(i)] for i in told]
         yield to_pixels(_images(opened, made), trained.range), names
 
 
 def _told(watch: Callable[[int, int], None], before: int, all_steps: int, step: int) -> None:
     watch(before + step, all_steps)
+
+
+def steps_and_sampler(trained: Trained, wanted: Wanted) -> tuple[int, str]:
+    """How often the model is asked for a picture, and the sampler that asks.
+
+    Raises:
+        RecipeError: they do not fit what was trained.
+    """
+    noising = Noising(trained.noise)
+    if trained.scales is None:
+        steps, sampler = 50 if wanted.steps is None else wanted.steps, default_sampler(noising, wanted.sampler)
+        check_sampler(noising, sampler, steps)
+        return steps, sampler
+    for option, is_set in (("steps", wanted.steps is not None), ("sampler", wanted.sampler != "auto")):
+        if is_set:
+            raise RecipeError(
+                f"--{option} is not for a model of one picture, sampled coarse to fine with steps of its own: drop it"
+            )
+    return steps_of(noising, trained.scales), "coarse to fine"
 
 
 def labels_of(opened: Opened, wanted: Wanted) -> Tensor | None:

@@ -16,10 +16,8 @@ from ..errors import OutputError
 from ..training.engine.begin import hardware, versions
 from ..training.pictures import check_replaceable, grid, write_png
 from ..validation import read_json_file
-from .making import Wanted, make_pictures
-from .noising import Noising
+from .making import Wanted, make_pictures, steps_and_sampler
 from .opening import Opened
-from .sampling import default_sampler
 
 GRID_NAME, FACTS_NAME = "grid.png", "samples.json"
 
@@ -64,6 +62,7 @@ def write_samples(
         OutputError: the folder cannot be written.
         RecipeError: see `make_pictures`.
     """
+    steps, sampler = steps_and_sampler(opened.trained, wanted)
     made: list[Any] = []
     classes: list[str] = []
     try:
@@ -81,7 +80,8 @@ def write_samples(
         "model": name,
         "weights": opened.which,
         **dataclasses.asdict(wanted),
-        "sampler": default_sampler(Noising(opened.trained.noise), wanted.sampler),
+        "steps": steps,
+        "sampler": sampler,
         "width": everything.shape[2],
         "height": everything.shape[1],
         "classes": classes if opened.trained.classes else [],

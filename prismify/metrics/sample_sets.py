@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.making import Wanted, make_pictures
-from ..diffusion.noising import Noising
+from ..diffusion.making import Wanted, make_pictures, steps_and_sampler
 from ..diffusion.opening import Opened
-from ..diffusion.sampling import default_sampler
 from ..diffusion.writing import FACTS_NAME, GRID_NAME, picture_name
 from ..errors import DataError
 from ..training.data import Images, Stream, open_images, order_of
@@ -82,7 +80,8 @@ def made_samples(
     made = make_pictures(opened, wanted, device, watch)
     size, batches = _begun(torch.from_numpy(pixels).permute(0, 3, 1, 2) for pixels, _ in made)
     said = {key: getattr(wanted, key) for key in _SAID if hasattr(wanted, key)}
-    said |= {"weights": opened.which, "sampler": default_sampler(Noising(opened.trained.noise), wanted.sampler)}
+    steps, sampler = steps_and_sampler(opened.trained, wanted)
+    said |= {"weights": opened.which, "steps": steps, "sampler": sampler}
     return SampleSet(wanted.count, size, batches, said)
 
 

@@ -36,7 +36,7 @@ def test_every_shipped_config_is_valid(name: str) -> None:
 
 
 def test_no_shipped_config_is_untested() -> None:
-    assert set(shipped_configs()) == {"demo", "cifar10-paper", "cifar10-fast", "imagenet256", "distil"}
+    assert set(shipped_configs()) == {"demo", "cifar10-paper", "cifar10-fast", "imagenet256", "distil", "single-image"}
 
 
 def test_the_papers_rate_is_the_papers() -> None:
