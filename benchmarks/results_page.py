@@ -9,6 +9,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 GAP = ROOT / "benchmarks" / "results" / "gap-cpu.json"
 DISTILLED = ROOT / "benchmarks" / "results" / "distil-cpu.json"
+DIFFUSION = ROOT / "benchmarks" / "results" / "diffusion-cpu.json"
 IMAGES = ROOT / "docs" / "images"
 #: Runs at least this long are results, shorter ones a search.
 FINAL_MINUTES = 10

@@ -12,6 +12,7 @@ from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
 from .judge import judge
+from .new import new
 from .recipes import recipes
 from .reconstruct import reconstruct
 from .report import report
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command()(scan)
 app.command()(convert)
 app.command()(report)
+app.command()(new)
 app.command()(train)
 app.command()(evaluate)
 app.command()(reconstruct)

@@ -33,6 +33,7 @@ ORDER = (
     "bench",
     "checkpoint",
     "training",
+    "fresh",
     "diffusion",
     "metrics",
     "recipes",
