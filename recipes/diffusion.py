@@ -72,7 +72,8 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         parts: dict[str, Any] = {"model": model, "average": average.model, "optimizer": optimizer}
         parts |= {"adapters": learner.adapters} if len(learner.adapters) else {}
         run.begin(material.stream, parts, [optimizer])
-        introduce(run, model, images, {"classes": list(classes), "teacher": said}, record_files(trained))
+        notes = {"classes": list(classes), "teacher": said, "pictures": "Samples of the same seeds as before"}
+        introduce(run, model, images, notes, record_files(trained))
         prepared = run.processes.prepare(learner, optimizer)
         players = Players(*prepared, average, teacher, noising, material, trained)
 

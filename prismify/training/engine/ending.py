@@ -95,7 +95,10 @@ def report_text(folder: Path, facts: dict[str, Any], records: list[dict[str, Any
         keys = [k for k in measured[-1] if k not in ("step", "kind")]
         lines += ["## On held-out images", "", f"| step | {' | '.join(keys)} |", f"|---:|{'---:|' * len(keys)}"]
         lines += [f"| {r['step']:,} | " + " | ".join(_cell(r, k) for k in keys) + " |" for r in _thinned(measured, 20)]
-        lines += ["", f"![Originals above reconstructions](images/step-{measured[-1]['step']:08d}.png)", ""]
+        picture = f"images/step-{measured[-1]['step']:08d}.png"
+        if (folder / picture).is_file():
+            lines += ["", f"![{facts.get('pictures', 'Originals above reconstructions')}]({picture})"]
+        lines += [""]
     if drawn:
         lines += ["## Curves", "", "![Losses and measurements](curves.png)", ""]
     if train:
