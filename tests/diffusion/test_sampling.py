@@ -123,3 +123,23 @@ def test_tables_of_classes_are_found() -> None:
     assert rows_of_classes(unet(num_class_embeds=None)) is None
     made = Denoiser(dit.eval())(torch.randn(2, 4, 8, 8), torch.tensor([3, 4]), torch.tensor([6, 7]))
     assert made.shape == (2, 4, 8, 8)
+
+
+def test_a_table_of_times_and_a_norm_over_pictures_tell_what_a_denoiser_takes() -> None:
+    import prismify
+
+    class Looked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.times, self.norm = nn.Embedding(10, 16), nn.LayerNorm((2, 12, 20))
+            self.enter, self.leave = nn.Conv2d(2, 16, 3, padding=1), nn.Conv2d(16, 2, 3, padding=1)
+            self.inner = nn.Conv2d(16, 16, 3, padding=1)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            told = self.times(t)[:, :, None, None]
+            result: Tensor = self.leave(self.inner((self.enter(self.norm(x)) + told).relu()))
+            return result
+
+    plan = prismify.scan(Looked())
+    assert [(row["name"], row["shape"]) for row in plan.capture[0]["inputs"]] == [("x", [1, 2, 12, 20]), ("t", [1])]
+    assert [layer.name for layer in plan.replaced] == ["inner"]

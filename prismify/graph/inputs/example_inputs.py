@@ -6,7 +6,7 @@ A guess that runs is not proof that it is what the author meant, so what was cho
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -95,7 +95,7 @@ def candidates(
         given: arguments by name that are not to be guessed.
     """
     parameters, given = parameters_of(getattr(model, method)), given or {}
-    hints = Hints(model)
+    hints, special = Hints(model), rules_by_class(model)
     known, unknown = _known(hints, parameters, given)
     if like and not unknown and parameters:  # a rule would guess what is already known
         known.pop(parameters[0][0], None)
@@ -108,9 +108,18 @@ def candidates(
     for data in _data(hints, like or []) if unknown else [noise(1)]:
         guess = ExampleInputs((), {**known, **{n: data for n, _ in unknown}})
         guess = guess.map(lambda t: t.to(dtype) if t.is_floating_point() else t)
-        for version in (guess.map(lambda t: _repeated(t, batch)), guess) if batch > 1 else (guess,):
+        repeated = (guess.map(lambda t: _repeated(t, batch)), guess) if batch > 1 else (guess,)
+        for version in (timed for one in repeated for timed in _with_times(one, {*given, *special})):
             values = {n: {**version.kwargs, **given}.get(n) for n, _ in parameters if n in version.kwargs or n in given}
             yield ExampleInputs(tuple(values.pop(n) for n in positional if n in values), values)
+
+
+def _with_times(guess: ExampleInputs, settled: Collection[str]) -> Iterator[ExampleInputs]:
+    """A guess, and again with whole numbers as times, which models that look times up in a table need."""
+    yield guess
+    times = {n: v for n, v in guess.kwargs.items() if n in TIME_NAMES and n not in settled and isinstance(v, Tensor)}
+    if times:
+        yield ExampleInputs(guess.args, {**guess.kwargs, **{name: value.long() for name, value in times.items()}})
 
 
 def _repeated(tensor: Tensor, batch: int) -> Tensor:
@@ -194,6 +203,9 @@ def _shapes(hints: Hints) -> Iterator[tuple[int, ...]]:
     declared = hints.get("pretrained_cfg") or {}
     if isinstance(declared, dict) and isinstance(declared.get("input_size"), (list, tuple)):
         yield (1, *declared["input_size"])
+    # A norm over whole pictures tells their size.
+    norms = (m.normalized_shape for m in hints.model.modules() if isinstance(m, nn.LayerNorm))
+    yield from ((1, *shape) for shape in dict.fromkeys(norms) if len(shape) == 3)
     named = hints.number("in_channels", "num_channels")
     channels = _unique([named, *map(_in_channels, hints.convolutions[:3]), 3, 4, 1])
     wanted = hints.number("sample_size", "image_size", "img_size")
