@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from prismify.diffusion.making import Wanted, make_pictures
 from prismify.diffusion.opening import open_denoiser
 from prismify.errors import RecipeError, SourceError
+from prismify.metrics.sample_sets import made_samples
 from prismify.training.recipe import read_recipe, recipe_from
 
 BALLOONS = Path(__file__).parents[2] / "examples" / "images" / "balloons.png"
@@ -217,6 +218,9 @@ def test_samples_in_python(trained: Path) -> None:
     made = list(make_pictures(opened, wanted, watch=lambda done, steps: told.append((done, steps))))
     assert [pixels.shape for pixels, _ in made] == [(2, 31, 20, 3), (1, 31, 20, 3)]
     assert told[-1] == (told[-1][1], len(told))
+    judged = made_samples(opened, wanted)
+    made_by = judged.made_by
+    assert (judged.size, made_by["sampler"], made_by["steps"]) == ((20, 31), "coarse to fine", len(told) // 2)
 
 
 def test_the_shipped_settings_are_sinddms() -> None:
