@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoint import open_source, save
+from ..checkpoint import Source, open_source, save
 from ..checkpoint.atomic import whole_folder
 from ..checkpoint.folder import RECIPE_NAME
 from ..checkpoint.formats import write_safetensors
@@ -60,6 +60,7 @@ def make_folder(
         raise SourceError(f"{name} is told no classes: leave --classes out")
     arguments = made.arguments(width, channels, size, classes)
     source = open_source(made.reference, arguments=arguments)
+    assert isinstance(source, Source)  # a reference names one model
     seed_generators(seed)
     model = source.build()
     assert isinstance(model, nn.Module)
