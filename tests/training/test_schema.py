@@ -35,8 +35,23 @@ def test_every_shipped_config_is_valid(name: str) -> None:
     assert recipe.model.convert is not None
 
 
+@pytest.mark.parametrize("name", ["mnist-ddpm", "single-image"])
+def test_every_shipped_config_of_denoisers_is_valid(name: str) -> None:
+    recipe = read_recipe(name)
+    assert recipe.recipe == "diffusion"
+    assert recipe.model.convert is not None
+
+
 def test_no_shipped_config_is_untested() -> None:
-    assert set(shipped_configs()) == {"demo", "cifar10-paper", "cifar10-fast", "imagenet256", "distil", "single-image"}
+    assert set(shipped_configs()) == {
+        "demo",
+        "cifar10-paper",
+        "cifar10-fast",
+        "imagenet256",
+        "distil",
+        "mnist-ddpm",
+        "single-image",
+    }
 
 
 def test_the_papers_rate_is_the_papers() -> None:
