@@ -16,7 +16,7 @@ from prismify.checkpoint import Trust
 from prismify.diffusion import Denoiser, Noising, sample
 from prismify.diffusion.fitting import classes_of, see_that_it_denoises
 from prismify.diffusion.latents import decoded
-from prismify.diffusion.material import Material, open_material
+from prismify.diffusion.material import Material, open_material, teachers_record
 from prismify.diffusion.record import Trained, record_files
 from prismify.diffusion.sampling import check_sampler, default_sampler, picture_seed
 from prismify.diffusion.teaching import Learner, make_adapters, taught_layers, teaching_terms
@@ -50,7 +50,8 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         model = open_model(recipe.model, run.trust).to(run.device)
         denoiser, noising = Denoiser(model), Noising(recipe.noise)
         check_sampler(noising, default_sampler(noising, recipe.sampling.sampler), recipe.sampling.steps)
-        material = open_material(run, recipe)
+        teacher, said = open_teacher(run, recipe)
+        material = open_material(run, recipe, teacher)
         images = material.stream.images
         probe = material.stream.first().to(run.device)
         classes, null = classes_of(denoiser, images, recipe.condition)
@@ -63,7 +64,10 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
             latents=material.space,
         )
         inputs = see_that_it_denoises(denoiser, noising, probe, trained)
-        learner, teacher, said = pair(run, recipe, denoiser, noising, inputs, trained)
+        learner, taught = Learner(denoiser), None
+        if teacher is not None:
+            see_that_it_denoises(teacher, noising, probe, trained)
+            learner, taught = pair(recipe, denoiser, teacher, inputs)
         freeze_unused(run, learner, inputs)
         average = Average(model, recipe.train.ema)
         fuse_if(model, recipe.train.fuse)
@@ -75,7 +79,7 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         notes = {"classes": list(classes), "teacher": said, "pictures": "Samples of the same seeds as before"}
         introduce(run, model, images, notes, record_files(trained))
         prepared = run.processes.prepare(learner, optimizer)
-        players = Players(*prepared, average, teacher, noising, material, trained)
+        players = Players(*prepared, average, taught, noising, material, trained)
 
         for step, batch in run.parts_of_steps(material.stream):
             take_step(run, recipe, players, step, batch)
@@ -86,26 +90,24 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
     return run.folder
 
 
-def pair(
-    run: Run,
-    recipe: DiffusionRecipe,
-    denoiser: Denoiser,
-    noising: Noising,
-    inputs: tuple[Tensor, ...],
-    trained: Trained,
-) -> tuple[Learner, Learner | None, str]:
-    """The student with its adapters, its teacher, and what that is."""
+def open_teacher(run: Run, recipe: DiffusionRecipe) -> tuple[Denoiser | None, str]:
+    """The teacher, where there is one, and what it is."""
     if recipe.teacher is None and recipe.distil is None:
-        return Learner(denoiser), None, "none"
-    teaching = recipe.distil or Teaching()
+        return None, "none"
     source = recipe.teacher or teacher_of(Path(recipe.model.source))
     where = "the recipe" if recipe.teacher else f"the manifest of {recipe.model.source}"
+    teachers_record(source.source, recipe)  # the same noise, or an error
     model = open_model(source, run.trust, where).to(run.device).eval().requires_grad_(False)
-    teacher = Denoiser(model)
-    see_that_it_denoises(teacher, noising, inputs[0], trained)
-    layers = taught_layers(denoiser.model, model, teaching)
+    return Denoiser(model), source.source
+
+
+def pair(
+    recipe: DiffusionRecipe, denoiser: Denoiser, teacher: Denoiser, inputs: tuple[Tensor, ...]
+) -> tuple[Learner, Learner]:
+    """The student with its adapters, and the teacher whose features they are made for."""
+    layers = taught_layers(denoiser.model, teacher.model, recipe.distil or Teaching())
     layers, adapters = make_adapters(denoiser, teacher, layers, inputs)
-    return Learner(denoiser, layers, adapters), Learner(teacher, layers), source.source
+    return Learner(denoiser, layers, adapters), Learner(teacher, layers)
 
 
 def take_step(run: Run, recipe: DiffusionRecipe, players: Players, step: int, batch: Any) -> None:

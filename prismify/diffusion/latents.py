@@ -1,13 +1,10 @@
-"""Latents of an autoencoder, made once: shards on disk, whole or not there, from which any image's latent is read."""
+"""Latents of an autoencoder, or of a teacher: made once, kept in shards, and read in any order."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +12,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..checkpoint.atomic import clear_drafts, whole_file
-from ..checkpoint.formats import write_safetensors
-from ..checkpoint.manifest import read_json, write_json
-from ..errors import DataError, OutputError, RecipeError, SourceError, TrainingError
+from ..errors import DataError, RecipeError
 from ..generators import mixed
 from ..graph.latents import decode, encode
 from ..training.data import Sample, Stream, image_tensor
 from ..training.engine import Run
 from ..training.schema import Data, Latents
-
-_RECORD, _LOCK = "latents.json", ".lock"
-#: Images in a shard.
-_SHARD = 2048
+from .shards import SHARD, made_shards, shard_path
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -74,7 +65,7 @@ class LatentStream(Stream):
             yield torch.stack([self._latent(index, 0, None) for index in mine[first : first + size]])
 
     def _latent(self, index: int, flipped: int, drawn: torch.Generator | None) -> Tensor:
-        shard, row = divmod(index, _SHARD)
+        shard, row = divmod(index, SHARD)
         path = shard_path(self.folder, shard)
         try:
             with safe_open(path, framework="pt") as file:
@@ -85,11 +76,6 @@ class LatentStream(Stream):
         except Exception as error:  # the file is somebody's disk
             raise DataError(f"{path} is damaged or gone ({' '.join(str(error).split())[:100]}): remove it") from error
         return (latent - self.mean) / self.deviation
-
-
-def shard_path(folder: Path, number: int) -> Path:
-    """The file of shard number `number`."""
-    return folder / f"shard-{number:05d}.safetensors"
 
 
 def check_cacheable(data: Data) -> None:
@@ -113,8 +99,6 @@ def open_latents(
 ) -> LatentStream:
     """The latents of a stream's images, made where they are not there yet.
 
-    Every process makes its share of the shards; one that is there is not made again, so that a killed run goes on.
-
     Args:
         autoencoder: on the run's device, in evaluation mode.
         hashed: of its weights.
@@ -131,26 +115,15 @@ def open_latents(
         "data": {key: getattr(data, key) for key in ("size", "channels", "background", "white")}
         | {"range": list(data.range)},
         "flips": flips,
-        "shard": _SHARD,
     }
-    key = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:8]
-    folder = Path(settings.path or run.folder / "latents") / f"{hashed}-{key}"
-    with _held(folder, run) if run.leads else _nothing():
-        if run.leads:
-            _check(folder, facts)
-        run.processes.wait()
-        shards = range(run.shares.rank, -(-len(images) // _SHARD), run.shares.processes)
-        for number in shards:
-            if not _is_whole(shard_path(folder, number)):
-                run.say(f"making latents: shard {number + 1} of {-(-len(images) // _SHARD)}")
-                tensors = _encoded(autoencoder, stream, number, settings.batch_size, flips, run.device)
-                with whole_file(shard_path(folder, number)) as draft:
-                    write_safetensors(tensors, draft)
-        run.processes.wait()
-    mean, deviation = _statistics(folder, -(-len(images) // _SHARD))
-    found = LatentStream(images, data, stream.seed, folder=folder, mean=mean, deviation=deviation)
-    found.data = data if flips else _without_flips(data)
-    return found
+
+    def make(mine: range) -> dict[str, Tensor]:
+        return _encoded(autoencoder, stream, mine, settings.batch_size, flips, run.device)
+
+    folder = made_shards(run, settings.path, hashed, facts, len(images), make)
+    mean, deviation = _statistics(folder, -(-len(images) // SHARD))
+    data = data if flips else replace(data, flip=False)
+    return LatentStream(images, data, stream.seed, folder=folder, mean=mean, deviation=deviation)
 
 
 @torch.no_grad()
@@ -160,18 +133,11 @@ def decoded(autoencoder: nn.Module, latents: Tensor, mean: Sequence[float], devi
     return decode(autoencoder, latents * scale + shift)[0]
 
 
-def _without_flips(data: Data) -> Data:
-    import dataclasses
-
-    return dataclasses.replace(data, flip=False)
-
-
 @torch.no_grad()
 def _encoded(
-    model: nn.Module, stream: Stream, number: int, size: int, flips: bool, device: torch.device
+    model: nn.Module, stream: Stream, mine: range, size: int, flips: bool, device: torch.device
 ) -> dict[str, Tensor]:
     """A shard: `mean` and, of a distribution, `log_variance`, each (N, 1 or 2, c, h, w); the second is mirrored."""
-    mine = range(number * _SHARD, min((number + 1) * _SHARD, len(stream.images)))
     parts: dict[str, list[Tensor]] = {}
     for first in range(0, len(mine), size):
         pictures = [stream.images.picture(index) for index in mine[first : first + size]]
@@ -202,55 +168,3 @@ def _statistics(folder: Path, shards: int) -> tuple[Tensor, Tensor]:
     mean = sums[0] / sums[2]
     deviation = (sums[1] / sums[2] - mean.square()).clamp_min(1e-12).sqrt()
     return mean.float().reshape(-1, 1, 1), deviation.float().reshape(-1, 1, 1)
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return "mean" in file.keys()  # noqa: SIM118
-    except Exception:  # not there, or damaged: made again
-        return False
-
-
-def _check(folder: Path, facts: dict[str, Any]) -> None:
-    """See that a folder is empty or holds what is wanted; drafts of a killed run are cleared."""
-    clear_drafts(folder)
-    record = folder / _RECORD
-    if not record.is_file():
-        if strange := sorted(p.name for p in folder.iterdir() if p.name != _LOCK):
-            raise RecipeError(f"{folder} holds {strange[0]} and no {_RECORD}: set latents.path to another folder")
-        with whole_file(record) as draft:
-            write_json(draft, facts)
-    try:
-        found = read_json(record)
-    except SourceError as error:
-        raise RecipeError(f"{error}: remove {folder}") from error
-    for name, wanted in facts.items():
-        if found.get(name) != wanted:
-            raise RecipeError(
-                f"{folder} holds latents of another {name} ({found.get(name)}, not {wanted}): set latents.path"
-            )
-
-
-@contextmanager
-def _held(folder: Path, run: Run) -> Iterator[None]:
-    """Hold a folder of latents while they are made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise TrainingError(f"another run is making the latents in {folder}: wait for it") from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

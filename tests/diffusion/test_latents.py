@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 import prismify
 from prismify.diffusion import latents as latents_module
+from prismify.diffusion import shards as shards_module
 from prismify.diffusion.latents import LatentStream, weights_hash
 from prismify.diffusion.making import Wanted, make_pictures
 from prismify.diffusion.material import open_material
@@ -67,7 +68,8 @@ def watch(event: Event) -> None:
 def test_a_latent_is_what_the_autoencoder_says_of_its_image(
     latent_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latents_module, "_SHARD", 7)
+    for module in (latents_module, shards_module):
+        monkeypatch.setattr(module, "SHARD", 7)
     read = recipe_from(latent_recipe(), "test")
     with open_run(read, watch) as run:
         material = open_material(run, read)  # type: ignore[arg-type]
@@ -121,8 +123,8 @@ KILLER = """
 import sys
 import prismify
 prismify.__path__.append(sys.argv[1])
-from prismify.diffusion import latents
-latents._SHARD = 2
+from prismify.diffusion import latents, shards
+latents.SHARD = shards.SHARD = 2
 from prismify.recipes import carry_out
 from prismify.training.recipe import read_recipe
 carry_out(read_recipe("recipe.yaml"))

@@ -105,6 +105,30 @@ def test_a_stopped_distillation_goes_on_to_the_last_bit(recipe: Recipe, tmp_path
     assert not any("adapter" in name for name in one["model"])
 
 
+def test_a_teacher_may_make_what_is_learned_from(recipe: Recipe, tmp_path: Path) -> None:
+    teacher = carry_out(recipe_from(recipe(output=str(tmp_path / "teacher")), "test"))
+    said: list[str] = []
+    content = recipe(
+        teacher={"source": str(teacher / "model")},
+        data={"path": None, "size": None, "kind": "teacher", "validation": 3},
+        distil={"samples": 10},
+        latents={"batch_size": 4},
+    )
+    folder = carry_out(recipe_from(content, "test"), lambda event: said.append(event.text))
+    assert "10 images from samples of the teacher" in said
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["classes"] == ["a", "b"]
+    made = {p: p.read_bytes() for p in folder.rglob("shard-*.safetensors")}
+    assert len(made) == 2
+    for content_of, message in (
+        ({"noise": {"prediction": "v"}}, "the teacher was trained with noise.prediction=epsilon, not v: set it so"),
+        ({"teacher": None, "distil": None}, "data.kind=teacher takes what a teacher samples: set teacher"),
+        ({"autoencoder": {"source": "cifar10-ae-64"}}, "does not say that it makes latents: drop autoencoder"),
+    ):
+        with pytest.raises(PrismifyError, match=message):
+            carry_out(recipe_from({**content, **content_of, "output": str(tmp_path / "other")}, "test"))
+
+
 def test_a_trained_model_is_converted_taught_by_itself_and_sampled(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

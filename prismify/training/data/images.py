@@ -99,6 +99,8 @@ def open_images(data: Data, *, path: str | None = None, select: str | None = Non
     Raises:
         DataError: nothing lies there, or no image does.
     """
+    if data.kind == "teacher" and path is None:
+        raise DataError("data.kind=teacher is for the recipe diffusion, whose teacher samples: name images instead")
     where, pattern = path or data.path, select if path else select or data.select
     if where is None:
         raise DataError("data.path is not set: name a folder, a tar or an npz of images (--set data.path=...)")

@@ -46,7 +46,7 @@ class Data:
     Args:
         path: a folder of images, a tar of images, an npz (`images`: N H W C, uint8), WebDataset shards
             (`train-{000..146}.tar`, or a folder of them), or the root of torchvision's CIFAR10.
-        kind: which of these; "auto" tells by the path.
+        kind: which of these; "auto" tells by the path. "teacher" is no path: what the teacher of a denoiser samples.
         split: of CIFAR10.
         select: a pattern that names inside a folder or tar must match, such as "train/*".
         size: side of the square that the model sees, in pixels; None takes the images as they are.
@@ -65,7 +65,7 @@ class Data:
     """
 
     path: str | None = None
-    kind: Literal["auto", "image_folder", "tar", "npz", "webdataset", "cifar10"] = "auto"
+    kind: Literal["auto", "image_folder", "tar", "npz", "webdataset", "cifar10", "teacher"] = "auto"
     split: Literal["train", "test"] = "train"
     select: str | None = None
     size: int | None = None

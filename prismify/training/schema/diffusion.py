@@ -119,6 +119,7 @@ class Teaching:
         features: what its modules return on the way, matched through 1x1 adapters that are thrown away.
         feature_layers: patterns over names of those modules; the ones that hold replaced layers where none is given.
         task: the error that a denoiser without a teacher learns from (`loss`).
+        samples: of the teacher to learn from, where `data.kind` is "teacher".
         most_deviations: features of the teacher are cut there, so that a few outliers do not take over; None cuts none.
     """
 
@@ -126,11 +127,13 @@ class Teaching:
     features: float = 1.0
     feature_layers: tuple[str, ...] = ()
     task: float = 0.0
+    samples: int = 4096
     most_deviations: float | None = 6.0
 
     def __post_init__(self) -> None:
         terms = ("output", "features", "task")
         numbers("distil", self, "0 or a positive number", *terms, hint="; 0 leaves it out")
+        whole("distil", self, samples=1)
         numbers("distil", self, "a positive number", "most_deviations", hint="; null cuts none")
         if not any(getattr(self, name) for name in terms):
             raise RecipeError(f"distil: {', '.join(terms)} are all 0, so that nothing is trained")
