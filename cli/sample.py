@@ -46,6 +46,7 @@ def sample(
         int, typer.Option(metavar="N", min=0, help="The same seed gives the same pictures, at any batch size.")
     ] = 0,
     class_: ClassOption = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Of all pictures.")] = None,
     guidance: GuidanceOption = 1.0,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="In pixels, as 256x128; else as the model was trained.")
@@ -76,6 +77,7 @@ def sample(
         sampler=sampler,
         seed=seed,
         label=class_,
+        prompt=prompt,
         guidance=guidance,
         size=wanted_size,
         batch_size=batch_size,

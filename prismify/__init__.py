@@ -11,7 +11,7 @@ from .version import __version__ as __version__
 find_moved_modules()
 
 if TYPE_CHECKING:
-    from .checkpoint import load, save
+    from .checkpoint import load, load_pipeline, save
     from .errors import PrismifyError
     from .graph import capture
     from .layers import DeepPrism, Prism, PrismAttn, PrismConv, register_operator
@@ -26,6 +26,7 @@ _PUBLIC = {
     "convert_": "rewrite",
     "save": "checkpoint",
     "load": "checkpoint",
+    "load_pipeline": "checkpoint",
     "fuse": "rewrite",
     "unfuse": "rewrite",
     "capture": "graph",
@@ -46,6 +47,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "convert_",
     "save",
     "load",
+    "load_pipeline",
     "fuse",
     "unfuse",
     "capture",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prismify.checkpoint import Trust
 from prismify.diffusion import Denoiser, Noising, sample
-from prismify.diffusion.fitting import classes_of, see_that_it_denoises
+from prismify.diffusion.fitting import classes_of, open_texts, see_that_it_denoises
 from prismify.diffusion.latents import decoded
 from prismify.diffusion.material import Material, open_material, teachers_record
 from prismify.diffusion.record import Trained, record_files
@@ -42,6 +42,7 @@ class Players:
     noising: Noising
     material: Material
     trained: Trained
+    texts: Any
 
 
 def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust: Trust = NO_TRUST) -> Path:
@@ -55,18 +56,21 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         images = material.stream.images
         probe = material.stream.first().to(run.device)
         classes, null = classes_of(denoiser, images, recipe.condition)
+        texts = open_texts(recipe.condition, run.device)
         trained = Trained(
             noise=recipe.noise,
             shape=tuple(probe.shape[1:]),
             range=recipe.data.range,
             classes=classes,
             null=null,
+            texts=recipe.condition.encoder,
             latents=material.space,
         )
-        inputs = see_that_it_denoises(denoiser, noising, probe, trained)
+        context = None if texts is None else texts([""])
+        inputs = see_that_it_denoises(denoiser, noising, probe, trained, context)
         learner, taught = Learner(denoiser), None
         if teacher is not None:
-            see_that_it_denoises(teacher, noising, probe, trained)
+            see_that_it_denoises(teacher, noising, probe, trained, context)
             learner, taught = pair(recipe, denoiser, teacher, inputs)
         freeze_unused(run, learner, inputs)
         average = Average(model, recipe.train.ema)
@@ -79,7 +83,7 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         notes = {"classes": list(classes), "teacher": said, "pictures": "Samples of the same seeds as before"}
         introduce(run, model, images, notes, record_files(trained))
         prepared = run.processes.prepare(learner, optimizer)
-        players = Players(*prepared, average, taught, noising, material, trained)
+        players = Players(*prepared, average, taught, noising, material, trained, texts)
 
         for step, batch in run.parts_of_steps(material.stream):
             take_step(run, recipe, players, step, batch)
@@ -102,7 +106,7 @@ def open_teacher(run: Run, recipe: DiffusionRecipe) -> tuple[Denoiser | None, st
 
 
 def pair(
-    recipe: DiffusionRecipe, denoiser: Denoiser, teacher: Denoiser, inputs: tuple[Tensor, ...]
+    recipe: DiffusionRecipe, denoiser: Denoiser, teacher: Denoiser, inputs: tuple[Any, ...]
 ) -> tuple[Learner, Learner]:
     """The student with its adapters, and the teacher whose features they are made for."""
     layers = taught_layers(denoiser.model, teacher.model, recipe.distil or Teaching())
@@ -133,13 +137,18 @@ def denoising_terms(run: Run, recipe: DiffusionRecipe, players: Players, step: i
     noising, trained = players.noising, players.trained
     noise = run.noise(step, part, trained.shape)
     chances = run.chances(step, part, 2)
+    dropped = chances[:, 1] < recipe.condition.dropout
     labels = part.labels if recipe.condition.kind == "class" else None
     if labels is not None and trained.null is not None:
-        labels = labels.masked_fill(chances[:, 1] < recipe.condition.dropout, trained.null)
+        labels = labels.masked_fill(dropped, trained.null)
+    context = None
+    if players.texts is not None:
+        said = part.captions or [""] * len(part.images)
+        context = players.texts(["" if drop else text for text, drop in zip(said, dropped.tolist(), strict=True)])
     times = noising.times(chances[:, 0])
     noised = noising.noised(part.images, noise, times)
-    said = players.learner(noised, times, labels)
-    error = errors(said["output"], noising.target(part.images, noise, times), recipe)
+    answers = players.learner(noised, times, labels, context)
+    error = errors(answers["output"], noising.target(part.images, noise, times), recipe)
     terms = {"error": error.mean()}
     task = error.mean()
     if recipe.loss.weighting == "min_snr":
@@ -148,8 +157,8 @@ def denoising_terms(run: Run, recipe: DiffusionRecipe, players: Players, step: i
         return {**terms, "total": task}
     teaching = recipe.distil or Teaching()
     with torch.no_grad():
-        taught = players.teacher(noised, times, labels)
-    terms |= teaching_terms(said, taught, teaching)
+        taught = players.teacher(noised, times, labels, context)
+    terms |= teaching_terms(answers, taught, teaching)
     weighted = [(getattr(teaching, name), terms[name]) for name in ("output", "features") if name in terms]
     if teaching.task:
         weighted.append((teaching.task, task))
@@ -188,33 +197,43 @@ def held_out_errors(
         drawn = [torch.Generator().manual_seed(mixed(run.seed, 5, i)) for i in mine]
         noise = torch.stack([torch.randn(players.trained.shape, generator=g) for g in drawn]).to(run.device)
         times = noising.times(torch.tensor([(i + 0.5) / count for i in mine], device=run.device))
-        labels = None
+        labels, context = None, None
         if recipe.condition.kind == "class" and held_out.images.labels is not None:
             labels = torch.tensor([held_out.images.labels[i] for i in mine], device=run.device)
+        if players.texts is not None:
+            context = players.texts([held_out.told(i)[1] or "" for i in mine])
         noised = noising.noised(images, noise, times)
-        predicted = denoiser(noised, times, labels)
+        predicted = denoiser(noised, times, labels, context)
         error = errors(predicted, noising.target(images, noise, times), recipe).sum()
-        sums += torch.stack(
-            [error.double(), *_to_teacher(players, predicted, noised, times, labels), sums.new_tensor(len(images))]
-        )
-    error, apart, power, number = run.processes.average(sums.float()).tolist()
-    return {"error": error / number, **({"error_to_teacher": apart / power} if players.teacher else {})}
+        apart, power = _to_teacher(players, predicted, noised, times, labels, context)
+        sums += torch.stack([error.double(), apart, power, sums.new_tensor(len(images))])
+    total, distance, scale, number = run.processes.average(sums.float()).tolist()
+    return {"error": total / number, **({"error_to_teacher": distance / scale} if players.teacher else {})}
 
 
 def _to_teacher(
-    players: Players, predicted: Tensor, noised: Tensor, times: Tensor, labels: Tensor | None
+    players: Players,
+    predicted: Tensor,
+    noised: Tensor,
+    times: Tensor,
+    labels: Tensor | None,
+    context: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Summed over a batch: the squared error of a prediction to the teacher's, and the square of that; else zeros."""
     if players.teacher is None:
         nothing = torch.zeros((), dtype=torch.float64, device=noised.device)
         return nothing, nothing
-    its = players.teacher.denoiser(noised, times, labels).double()
+    its = players.teacher.denoiser(noised, times, labels, context).double()
     return (predicted.double() - its).square().sum(), its.square().sum()
 
 
 def pictures(recipe: DiffusionRecipe, players: Players, denoiser: Denoiser, device: torch.device) -> Any:
     """A grid of samples, of the same seeds each time."""
     count, trained, how = recipe.log.images, players.trained, recipe.sampling
+    context = None
+    if players.texts is not None:
+        first = players.material.held_out or players.material.stream
+        context = players.texts([first.told(index % len(first.images))[1] or "" for index in range(count)])
     made = sample(
         denoiser,
         players.noising,
@@ -224,6 +243,8 @@ def pictures(recipe: DiffusionRecipe, players: Players, denoiser: Denoiser, devi
         sampler=default_sampler(players.noising, how.sampler),
         labels=torch.arange(count) % len(trained.classes) if trained.classes else None,
         null=trained.null,
+        context=context,
+        empty=None if players.texts is None else players.texts([""]),
         guidance=how.guidance,
         clip=trained.latents is None,
         device=device,

@@ -1,6 +1,6 @@
 """Every source format in; prismify's own folder format in and out."""
 
-from .folder import load, save
+from .folder import load, load_pipeline, save
 from .manifest import read_manifest
 from .origin import Pipeline, Source
 from .original import build_original
@@ -14,6 +14,7 @@ __all__ = [
     "Trust",
     "build_original",
     "load",
+    "load_pipeline",
     "open_source",
     "pipeline_report",
     "read_manifest",

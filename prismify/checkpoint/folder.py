@@ -249,6 +249,27 @@ def load(
     return built.to(device).eval() if device is not None else built.eval()
 
 
+def load_pipeline(folder: str | Path, *, trust_code: bool = False, **parts: Any) -> Any:
+    """The pipeline of diffusers' own class in a folder, with converted parts in place, as `load` opens it.
+
+    Args:
+        parts: by name, what takes the place of the folder's: a module, or a folder of one, such as a run's `model`.
+
+    Raises:
+        SourceError: the folder is no pipeline that prismify converted, or has no such part; see `load`.
+    """
+    folder = folder_of(folder)
+    if read_manifest(folder).get("kind") != "pipeline":
+        raise SourceError(f"{folder} holds one model and no pipeline: open it with prismify.load")
+    pipeline = load(folder, trust_code=trust_code)
+    for name, part in parts.items():
+        if name not in pipeline.components:
+            raise SourceError(f"{folder} has no part {name!r}: it has {', '.join(sorted(pipeline.components))}")
+        module = part if isinstance(part, nn.Module) else load(part, trust_code=trust_code)
+        setattr(pipeline, name, module)
+    return pipeline
+
+
 def _own_names(plan: Plan) -> list[str]:
     return sorted({d.operator.type for d in plan.replaced if d.operator is not None and d.operator.is_own})
 

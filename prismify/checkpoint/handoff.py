@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..errors import RecipeError, one_line
-from ..graph.inputs import CLASS_NAMES, TIME_NAMES, noise
+from ..graph.inputs import CLASS_NAMES, CONTEXT_NAMES, TIME_NAMES, noise
 from ..graph.isolation import cloned_tensors, device_of, fake_weights, undisturbed
 from ..graph.latents import decode, encode, first_tensor
 from ..plan import Plan
@@ -68,10 +68,11 @@ def _undenoisable(model: nn.Module, row: dict[str, Any]) -> str | None:
     """Why the recipe for denoisers could not train one; None where it can."""
     if not any(len(i["shape"]) == 4 for i in row["inputs"]):
         return f"it takes {inputs_text(row)}, and the recipe for denoisers gives a model images or their latents"
-    unknown = [name for name in needed_arguments(model)[1:] if name not in (*TIME_NAMES, *CLASS_NAMES)]
+    known = (*TIME_NAMES, *CLASS_NAMES, *CONTEXT_NAMES)
+    unknown = [name for name in needed_arguments(model)[1:] if name not in known]
     unknown = [name for name in unknown if name not in needed_arguments(model)[1:2]]  # the second is its time
     if unknown:
-        return f"its forward needs {', '.join(unknown)}, and the recipe for denoisers gives a time and a class"
+        return f"its forward needs {', '.join(unknown)}, and the recipe for denoisers gives a time, a class and a text"
     return None
 
 
@@ -157,17 +158,20 @@ def recipe_text(
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
         size=_image_size(first),
         channels=_image_channels(first),
-        condition="class" if _is_told_classes(model) else "none",
+        condition=_told(model),
         inputs=inputs_text(first),
         teacher=teacher,
         flags="".join(f" {flag}" for flag in flags),
     )
 
 
-def _is_told_classes(model: nn.Module) -> bool:
-    """Whether a model has a table of classes and an argument for one."""
+def _told(model: nn.Module) -> str:
+    """What a denoiser is told beside the time: "text" that it needs, "class" where it has a table, or "none"."""
+    if any(name in CONTEXT_NAMES for name in needed_arguments(model)):
+        return "text"
     takes = any(name in CLASS_NAMES for name in inspect.signature(model.forward).parameters)
-    return takes and any(isinstance(m, nn.Embedding) and "class" in n for n, m in model.named_modules())
+    has_table = any(isinstance(m, nn.Embedding) and "class" in n for n, m in model.named_modules())
+    return "class" if takes and has_table else "none"
 
 
 def _image_size(row: dict[str, Any]) -> int:

@@ -48,6 +48,11 @@ class Denoiser(nn.Module):
         return self._label is not None
 
     @property
+    def takes_context(self) -> bool:
+        """Whether the model has an argument for a text."""
+        return self._context is not None
+
+    @property
     def takes_scale(self) -> bool:
         """Whether the model has an argument for the size at which it sees an image."""
         return self._scale is not None

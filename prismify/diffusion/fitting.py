@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import RecipeError
+from ..families import text_encoders
 from ..training.data import Images
 from ..training.schema import Condition
 from .denoiser import Denoiser, rows_of_classes
@@ -21,7 +23,7 @@ def classes_of(denoiser: Denoiser, images: Images, condition: Condition) -> tupl
     Raises:
         RecipeError: the images have no classes; or the model takes none, or has too few rows for them.
     """
-    if condition.kind == "none":
+    if condition.kind != "class":
         return (), None
     name = type(denoiser.model).__name__
     if images.labels is None:
@@ -42,12 +44,26 @@ def classes_of(denoiser: Denoiser, images: Images, condition: Condition) -> tupl
     return tuple(images.classes), count if condition.dropout else None
 
 
+def open_texts(condition: Condition, device: torch.device | str) -> Any:
+    """The encoder of texts that a recipe names, a function of a list of them; None where it tells none.
+
+    Raises:
+        SourceError: see `families.text_encoders.open_text_encoder`.
+    """
+    if condition.encoder is None:
+        return None
+    return text_encoders().open_text_encoder(Path(condition.encoder)).to(device)
+
+
 @torch.no_grad()
-def see_that_it_denoises(denoiser: Denoiser, noising: Noising, probe: Tensor, trained: Trained) -> tuple[Any, ...]:
+def see_that_it_denoises(
+    denoiser: Denoiser, noising: Noising, probe: Tensor, trained: Trained, context: Tensor | None = None
+) -> tuple[Any, ...]:
     """See that a model predicts what has the shape of its input; returns inputs like those of a step.
 
     Args:
         probe: one clean picture or latent, (1, C, H, W).
+        context: a text, (1, L, width).
 
     Raises:
         RecipeError: it does not; the message says what to set.
@@ -57,7 +73,9 @@ def see_that_it_denoises(denoiser: Denoiser, noising: Noising, probe: Tensor, tr
         raise RecipeError(f"{name} takes no scale: name a model whose forward does, such as prismify:SinDDM")
     times = noising.times(torch.full((1,), 0.5, device=probe.device))
     label = torch.zeros(1, dtype=torch.long, device=probe.device) if trained.classes else None
-    inputs: tuple[Any, ...] = (probe, times) if label is None else (probe, times, label)
+    if context is not None and not denoiser.takes_context:
+        raise RecipeError(f"condition.kind=text, and {name} takes no text: set condition.kind=none")
+    inputs: tuple[Any, ...] = (probe, times, label, context)
     if trained.scales is not None:
         inputs = (probe, times, None, None, torch.zeros_like(times))
     shape = "x".join(map(str, probe.shape[1:]))
@@ -75,6 +93,7 @@ def see_that_it_denoises(denoiser: Denoiser, noising: Noising, probe: Tensor, tr
         if trained.scales is not None:
             hint = "name a model that takes any size, or set data.channels"
         hint += "" if trained.classes or not denoiser.takes_labels else ", or condition.kind=class"
+        hint += "" if context is not None or not denoiser.takes_context else ", or condition.kind=text"
         raise RecipeError(f"{name} takes no {shape} at a time ({text}): {hint}") from error
     finally:
         denoiser.train(was_training)

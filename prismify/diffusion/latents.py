@@ -54,7 +54,7 @@ class LatentStream(Stream):
             latent = self._latent(index, int(flipped), drawn)
         except DataError as error:
             return error
-        return Sample(latent, None if self.images.labels is None else self.images.labels[index])
+        return Sample(latent, *self.told(index))
 
     def first(self) -> Tensor:
         return self._latent(0, 0, None)[None]
@@ -94,6 +94,19 @@ def check_cacheable(data: Data) -> None:
         raise RecipeError("latents are made of every image: set data.skip_damaged=false, and remove damaged images")
 
 
+def own_scale(autoencoder: nn.Module) -> tuple[float, float]:
+    """Mean and deviation of latents, as the config of diffusers' autoencoder has them.
+
+    Raises:
+        RecipeError: it has none.
+    """
+    config = getattr(autoencoder, "config", None)
+    factor, shift = getattr(config, "scaling_factor", None), getattr(config, "shift_factor", None)
+    if not isinstance(factor, (int, float)) or factor <= 0:
+        raise RecipeError(f"latents.scale=own: the {type(autoencoder).__name__} has no scaling_factor: set unit")
+    return float(shift or 0.0), 1 / float(factor)
+
+
 def open_latents(
     run: Run, autoencoder: nn.Module, hashed: str, stream: Stream, settings: Latents, *, flips: bool
 ) -> LatentStream:
@@ -109,6 +122,7 @@ def open_latents(
         TrainingError: another run is making them.
     """
     images, data = stream.images, stream.data
+    own = own_scale(autoencoder) if settings.scale == "own" else None
     facts = {
         "autoencoder": hashed,
         "images": f"{len(images)} {images.fingerprint()}",
@@ -122,6 +136,8 @@ def open_latents(
 
     folder = made_shards(run, settings.path, hashed, facts, len(images), make)
     mean, deviation = _statistics(folder, -(-len(images) // SHARD))
+    if own is not None:
+        mean, deviation = (torch.full_like(mean, value) for value in own)
     data = data if flips else replace(data, flip=False)
     return LatentStream(images, data, stream.seed, folder=folder, mean=mean, deviation=deviation)
 

@@ -30,6 +30,7 @@ class Wanted:
             one picture has steps of its own.
         seed: of all pictures; each draws from one of its own.
         label: the class of all pictures, by name or number; None takes the classes in turn.
+        prompt: the text of all pictures.
         guidance: away from what the model says without a class; 1 is none.
         size: width and height in pixels; None is the size of the training.
         batch_size: pictures at a time, which changes none of them.
@@ -40,6 +41,7 @@ class Wanted:
     sampler: str = "auto"
     seed: int = 0
     label: str | None = None
+    prompt: str | None = None
     guidance: float = 1.0
     size: tuple[int, int] | None = None
     batch_size: int = 64
@@ -62,12 +64,15 @@ def make_pictures(
     trained, noising = opened.trained, Noising(opened.trained.noise)
     steps, sampler = steps_and_sampler(trained, wanted)
     labels = labels_of(opened, wanted)
-    if wanted.guidance != 1 and (labels is None or trained.null is None):
+    if wanted.prompt is not None and opened.texts is None:
+        raise RecipeError("--prompt: the model was trained without texts")
+    if wanted.guidance != 1 and opened.texts is None and (labels is None or trained.null is None):
         raise RecipeError("--guidance needs a model that was trained with classes and condition.dropout above 0")
-    for module in (opened.denoiser, opened.autoencoder):
+    for module in (opened.denoiser, opened.autoencoder, opened.texts):
         if module is not None:
             module.to(device)
-    shape = shape_for(opened, wanted.size, device) if trained.scales is None else trained.shape
+    said = None if opened.texts is None else opened.texts([wanted.prompt or "", ""])
+    shape = shape_for(opened, wanted.size, device, said) if trained.scales is None else trained.shape
     all_steps = steps * -(-wanted.count // wanted.batch_size)
     for first in range(0, wanted.count, wanted.batch_size):
         mine = range(first, min(first + wanted.batch_size, wanted.count))
@@ -88,6 +93,8 @@ def make_pictures(
                 sampler=sampler,
                 labels=told,
                 null=trained.null,
+                context=None if said is None else said[:1].expand(len(mine), -1, -1),
+                empty=None if said is None else said[1:],
                 guidance=wanted.guidance,
                 clip=trained.latents is None,
                 device=device,
@@ -144,11 +151,14 @@ def labels_of(opened: Opened, wanted: Wanted) -> Tensor | None:
 
 
 @torch.no_grad()
-def shape_for(opened: Opened, size: tuple[int, int] | None, device: torch.device | str) -> tuple[int, ...]:
+def shape_for(
+    opened: Opened, size: tuple[int, int] | None, device: torch.device | str, said: Tensor | None = None
+) -> tuple[int, ...]:
     """The shape (C, H, W) of what is denoised for pictures of a size.
 
     Args:
         size: width and height in pixels; None is the size of the training.
+        said: texts, for a model that is told one.
 
     Raises:
         RecipeError: no latent makes pictures of that size; or the model does not take it.
@@ -165,8 +175,10 @@ def shape_for(opened: Opened, size: tuple[int, int] | None, device: torch.device
     shape = (trained.shape[0], height // factor, width // factor)
     probe = torch.zeros(1, *shape, device=device)
     label = torch.zeros(1, dtype=torch.long, device=device) if trained.classes else None
+    context = None if said is None else said[:1]
     try:
-        fits = opened.denoiser(probe, torch.zeros(1, dtype=torch.long, device=device), label).shape == probe.shape
+        made = opened.denoiser(probe, torch.zeros(1, dtype=torch.long, device=device), label, context)
+        fits = made.shape == probe.shape
         why = "its result has another size"
     except (RuntimeError, ValueError, TypeError) as error:  # what models raise at a size that does not divide
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -12,8 +13,9 @@ from ..errors import SourceError
 from ..training.finished import run_model, run_of
 from ..training.model_files import DENOISING_NAME
 from ..training.models import NO_TRUST, is_autoencoder, open_model
-from ..training.schema import ModelSource
+from ..training.schema import Condition, ModelSource
 from .denoiser import Denoiser
+from .fitting import open_texts
 from .record import Trained, read_record
 
 
@@ -24,12 +26,14 @@ class Opened:
     Args:
         trained: how it was trained.
         autoencoder: decodes what it makes; None where that is pixels.
+        texts: the encoder of texts that it is told, a function of a list of them; None where it is told none.
         which: of a run's models.
     """
 
     denoiser: Denoiser
     trained: Trained
     autoencoder: nn.Module | None = None
+    texts: Any = None
     which: str = ""
 
 
@@ -62,4 +66,5 @@ def open_denoiser(name: str, trust: Trust = NO_TRUST) -> Opened:
         if not is_autoencoder(autoencoder):
             source = trained.latents.autoencoder.source
             raise SourceError(f"{source} holds a {type(autoencoder).__name__}, which has no encode and decode")
-    return Opened(Denoiser(model), trained, autoencoder, which)
+    texts = open_texts(Condition(kind="text", encoder=trained.texts), "cpu") if trained.texts is not None else None
+    return Opened(Denoiser(model), trained, autoencoder, texts, which)

@@ -58,6 +58,7 @@ class Trained:
         range: what black and white are, of pixels.
         classes: names of the classes it was told.
         null: the label by which it was told none.
+        texts: the folder of the encoder of texts that it was told.
         scales: of one picture; None where it was trained at one size.
     """
 
@@ -67,6 +68,7 @@ class Trained:
     range: tuple[float, float] = (-1.0, 1.0)
     classes: tuple[str, ...] = ()
     null: int | None = None
+    texts: str | None = None
     latents: LatentSpace | None = None
     scales: Pyramid | None = None
 

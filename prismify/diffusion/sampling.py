@@ -28,6 +28,8 @@ def sample(
     sampler: str = "ddim",
     labels: Tensor | None = None,
     null: int | None = None,
+    context: Tensor | None = None,
+    empty: Tensor | None = None,
     guidance: float = 1.0,
     clip: bool = False,
     device: torch.device | str = "cpu",
@@ -46,7 +48,9 @@ def sample(
         sampler: one of `SAMPLERS`.
         labels: the class of each picture, shape (B,).
         null: the label that stands for no class, which guidance needs.
-        guidance: 1 takes the model's word; above it, away from what it says without a class (Ho & Salimans, 2022).
+        context: the text of each picture, shape (B, L, width).
+        empty: the text that says nothing, shape (1, L, width), which guidance needs.
+        guidance: 1 takes the model's word; above it, away from what it says when told nothing (Ho & Salimans, 2022).
         clip: cut estimates of the clean picture to [-1, 1], for pixels.
         watch: is told the number of steps that are done.
 
@@ -54,21 +58,24 @@ def sample(
         RecipeError: the sampler does not fit, or guidance has no class to go by.
     """
     check_sampler(noising, sampler, steps)
-    if guidance != 1 and (labels is None or null is None):
+    untold = {} if labels is None or null is None else {"labels": torch.full_like(labels, null, device=device)}
+    if context is not None and empty is not None:
+        untold["context"] = empty.to(device).expand(len(context), -1, -1)
+    if guidance != 1 and not untold:
         raise RecipeError("guidance goes away from what a model says without a class: it needs a model trained so")
     scheduler = schedulers().sampling_scheduler(noising.scheduler, sampler, steps, clip, device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
     x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
-    labels = labels.to(device) if labels is not None else None
+    told = {name: value.to(device) for name, value in (("labels", labels), ("context", context)) if value is not None}
     clips = sampler in ("ddpm", "ddim")  # whose schedulers do it themselves
     steps_noise = {} if noising.is_flow else {"generator": generators}
     for number, time in enumerate(scheduler.timesteps):
         seen = x if noising.is_flow else scheduler.scale_model_input(x, time)
         times = (time if noising.is_flow else time.long()).to(device).expand(len(x))
-        predicted = denoiser(seen, times, labels)
-        if guidance != 1 and labels is not None and null is not None:
-            without = denoiser(seen, times, torch.full_like(labels, null))
+        predicted = denoiser(seen, times, **told)
+        if guidance != 1:
+            without = denoiser(seen, times, **{**told, **untold})
             predicted = without + guidance * (predicted - without)
         if clip and not clips:
             within = noising.clean(predicted, seen, times).clamp(-1, 1)

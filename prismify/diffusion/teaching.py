@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,12 @@ class Learner(nn.Module):
         """The model within, as it is saved."""
         return self.denoiser.model
 
-    def forward(self, noised: Tensor, times: Tensor, labels: Tensor | None = None) -> Answers:
+    def forward(
+        self, noised: Tensor, times: Tensor, labels: Tensor | None = None, context: Tensor | None = None
+    ) -> Answers:
         answers: Answers = {}
         with recorded(self.denoiser.model, self.layers, answers):
-            output = self.denoiser(noised, times, labels)
+            output = self.denoiser(noised, times, labels, context)
         for name in self.layers:
             key = adapter_key(name)
             if _FEATURES + name in answers and key in self.adapters:
@@ -96,7 +99,7 @@ def taught_layers(student: nn.Module, teacher: nn.Module, teaching: Teaching) ->
 
 @torch.no_grad()
 def make_adapters(
-    student: Denoiser, teacher: Denoiser, layers: tuple[str, ...], inputs: tuple[Tensor, ...]
+    student: Denoiser, teacher: Denoiser, layers: tuple[str, ...], inputs: tuple[Any, ...]
 ) -> tuple[tuple[str, ...], nn.ModuleDict]:
     """The layers whose results can be brought together, and an adapter for each.
 

@@ -26,3 +26,8 @@ def family(prefix: str) -> ModuleType:
 def schedulers() -> ModuleType:
     """The file that makes diffusers' schedulers, imported on first use."""
     return importlib.import_module("prismify.families.diffusers_schedulers")
+
+
+def text_encoders() -> ModuleType:
+    """The file that opens transformers' text encoders, imported on first use."""
+    return importlib.import_module("prismify.families.text_encoders")

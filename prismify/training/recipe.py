@@ -23,6 +23,7 @@ _PATHS = (
     ("data", "validation_path"),
     ("loss.lpips", "weights"),
     ("latents", "path"),
+    ("condition", "encoder"),
 )
 _MODELS = ("model", "teacher", "autoencoder")
 #: What only a person grants, and how.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import diffusers
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 #: A UNet of two levels that is told one of two classes, or none.
@@ -39,6 +41,27 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         whole.crop((9 * i, 5 * i, 9 * i + 8, 5 * i + 8)).save(path)
     return folder
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command gave back."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command() -> Callable[..., Ran]:
+    """`command("sample", folder, ...)` in this process."""
+    from prismify.cli.main import app
+
+    def invoke(*words: object) -> Ran:
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    return invoke
 
 
 @pytest.fixture

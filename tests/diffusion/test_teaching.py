@@ -130,7 +130,7 @@ def test_a_teacher_may_make_what_is_learned_from(recipe: Recipe, tmp_path: Path)
 
 
 def test_a_trained_model_is_converted_taught_by_itself_and_sampled(
-    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_data: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     """The whole way of the command line, on a denoiser of digits that somebody trained."""
     from prismify.cli.main import app

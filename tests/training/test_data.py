@@ -158,7 +158,7 @@ def test_labels_go_with_their_images(tmp_path: Path, form: str) -> None:
         )
     stream, held_out = open_data(Data(path=str(where), validation=3, skip_damaged=True, range=(0, 255)), 0)
     assert stream.images.classes == (("0", "1", "2") if form == "npz" else ("cat", "dog", "eel"))
-    for (images, labels), _ in zip(batches(stream, Shares(8, 1, 1, 0), 0), range(4), strict=False):
+    for (images, labels, _), _ in zip(batches(stream, Shares(8, 1, 1, 0), 0), range(4), strict=False):
         assert labels is not None
         assert torch.equal(images[:, 0, 0, 0], 50.0 * labels)
     assert held_out is not None

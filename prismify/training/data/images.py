@@ -23,6 +23,8 @@ from .folders import image_or_kind, list_images, passed_over_text
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 #: A compressed tar has no random access, so its images are kept in memory, as they are compressed.
 _MOST_BYTES = 4 << 30
+#: Bytes of a caption that are read: text encoders take a few hundred words.
+_MOST_CAPTION = 1 << 16
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -38,6 +40,7 @@ class Images:
         passed_over: kind of what lies beside them -> how many.
         labels: the class of each image, from 0; None where they have none.
         classes: the classes' names, or their numbers in words.
+        captions: what is said of an image, by its number; None where nothing is said of any.
     """
 
     where: str
@@ -47,6 +50,7 @@ class Images:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     labels: Sequence[int] | None = field(default=None, repr=False)
     classes: tuple[str, ...] = ()
+    captions: Callable[[int], str] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,7 +82,9 @@ class Images:
     def subset(self, chosen: Sequence[int]) -> Images:
         """Some of the images, in the order given."""
         labels = None if self.labels is None else [self.labels[i] for i in chosen]
-        return replace(self, names=[self.names[i] for i in chosen], read=_Picked(self.read, chosen), labels=labels)
+        captions = None if self.captions is None else _Picked(self.captions, chosen)
+        names = [self.names[i] for i in chosen]
+        return replace(self, names=names, read=_Picked(self.read, chosen), labels=labels, captions=captions)
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,9 @@ def _folder(where: str, data: Data) -> Images:
     names, passed = list_images(root)
     if not names:
         raise _no_images(where, passed)
-    return Images(where, names, _FileReader(root, names), data, passed)
+    said = [(root / name).with_suffix(".txt").is_file() for name in names]
+    captions = _CaptionReader(root, names, said) if any(said) else None
+    return Images(where, names, _FileReader(root, names), data, passed, captions=captions)
 
 
 def _no_images(where: str, passed: Mapping[str, int]) -> DataError:
@@ -172,12 +180,31 @@ class _FileReader:
         return (self.root / self.names[index]).read_bytes()
 
 
+@dataclass(frozen=True)
+class _CaptionReader:
+    """The text beside an image, under its name: 001.txt beside 001.jpg."""
+
+    root: Path
+    names: Sequence[str]
+    said: Sequence[bool]
+
+    def __call__(self, index: int) -> str:
+        if not self.said[index]:
+            return ""
+        path = (self.root / self.names[index]).with_suffix(".txt")
+        try:
+            return path.read_bytes()[:_MOST_CAPTION].decode("utf-8", "replace").strip()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror})") from error
+
+
 def _npz(where: str, data: Data) -> Images:
     try:
         with np.load(where, allow_pickle=False) as content:
             keys = list(content.files)
             array = content["images" if "images" in keys else keys[0]]
             labels = content["labels"] if "labels" in keys else None
+            captions = content["captions"] if "captions" in keys else None
     except Exception as error:
         raise DataError(f"{where} is damaged or no npz file ({' '.join(str(error).split())[:120]})") from error
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3)):
@@ -187,10 +214,20 @@ def _npz(where: str, data: Data) -> Images:
     if not len(array):
         raise DataError(f"{where} holds no images")
     images = Images(where, [f"{i}" for i in range(len(array))], array.__getitem__, data)
+    if captions is not None and captions.shape == (len(array),) and captions.dtype.kind == "U":
+        images = replace(images, captions=_Texts(captions.tolist()))
     if labels is None or not _are_classes(labels, len(array)):  # which only conditional models miss
         return images
     classes = tuple(map(str, range(int(labels.max()) + 1)))
     return replace(images, labels=labels.astype(np.int64).tolist(), classes=classes)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    texts: Sequence[str]
+
+    def __call__(self, index: int) -> str:
+        return self.texts[index]
 
 
 def _are_classes(labels: Any, count: int) -> bool:

@@ -50,17 +50,19 @@ class Shares:
 
 
 class Sample(NamedTuple):
-    """An image as the model sees it, (C, H, W), and its class, where it has one."""
+    """An image as the model sees it, (C, H, W), and its class and what is said of it, where it has them."""
 
     image: Tensor
     label: int | None = None
+    caption: str | None = None
 
 
 class Batch(NamedTuple):
-    """Images (B, C, H, W), and their classes (B,), int64, where they have them."""
+    """Images (B, C, H, W), and their classes (B,), int64, and captions, where they have them."""
 
     images: Tensor
     labels: Tensor | None = None
+    captions: list[str] | None = None
 
 
 @dataclass
@@ -89,13 +91,19 @@ class Stream(Dataset[Any]):
                 index = int(self._order(epoch)[(place + ahead) % len(self.images)])
                 try:
                     image = image_tensor(self.images.picture(index), self.data, mixed(self.seed, 1, position))
-                    return Sample(image, None if self.images.labels is None else self.images.labels[index])
+                    return Sample(image, *self.told(index))
                 except DataError:
                     if not self.data.skip_damaged:
                         raise
             raise DataError(f"{self.images.where}: {_MOST_SKIPPED} images in a row cannot be read")
         except DataError as error:
             return error
+
+    def told(self, index: int) -> tuple[int | None, str | None]:
+        """The class of image number `index`, and what is said of it."""
+        images = self.images
+        label = None if images.labels is None else images.labels[index]
+        return label, None if images.captions is None else images.captions(index)
 
     def first(self) -> Tensor:
         """The first image as a batch of one: (1, C, H, W)."""
@@ -173,7 +181,8 @@ def stacked(items: Sequence[Sample | DataError], where: str) -> Batch:
         one, other, *_ = sorted(sizes)
         raise DataError(f"{where}: images differ in size ({one[1:]} and {other[1:]}): set data.size")
     labels = [s.label for s in samples if s.label is not None]
-    return Batch(torch.stack([s.image for s in samples]), torch.tensor(labels) if labels else None)
+    captions = [s.caption for s in samples if s.caption is not None]
+    return Batch(torch.stack([s.image for s in samples]), torch.tensor(labels) if labels else None, captions or None)
 
 
 def image_tensor(picture: Image.Image, data: Data, seed: int | None) -> Tensor:

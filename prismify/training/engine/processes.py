@@ -17,12 +17,13 @@ from ..schema import Train
 
 @dataclass(frozen=True)
 class Part:
-    """A process's share of one part of a step's batch; `labels` are the images' classes, where they have them."""
+    """A process's share of one part of a step's batch, with the images' classes and captions, where they have them."""
 
     images: Tensor
     index: int
     last: bool
     labels: Tensor | None = None
+    captions: list[str] | None = None
 
 
 class Processes:

@@ -23,6 +23,7 @@ from ..data import Batch, Shares, Stream, batches
 from ..rates import scheduled, set_rate
 from ..recipe import recipe_data
 from ..schema import Recipe
+from .draws import Draws
 from .events import Watch
 from .processes import Part, Processes
 from .record import Record
@@ -49,6 +50,7 @@ class Run:
         self.folder, self._restart = Path(recipe.output), restart
         self.written: Written  # of the process that leads, from `open_run`
         self.processes = Processes(accelerator, recipe.train)
+        self.draws = Draws(recipe.train.seed, self.processes)
         self.record = Record(self.folder, watch, leads=self.processes.leads)
         self.stopping = Stopping(recipe.train.max_minutes, recipe.train.divergence)
         self.step = 0
@@ -58,7 +60,6 @@ class Run:
         self._idle: dict[str, int] = {}
         self._optimizers: list[Any] = []
         self._saved, self._updating, self._fingerprint = -1, False, ""
-        self._noise: tuple[int, Tensor] | None = None
 
     @property
     def leads(self) -> bool:
@@ -90,18 +91,11 @@ class Run:
 
     def noise(self, step: int, part: Part, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers for this process's images: the same for an image whoever computes it."""
-        shares = self.shares
-        if self._noise is None or self._noise[0] != step:
-            drawn = torch.Generator().manual_seed(mixed(self.seed, 2, step))
-            self._noise = (step, torch.randn((shares.batch_size, *shape), generator=drawn))
-        mine = shares.positions(0, part.index)
-        return self._noise[1][mine.start : mine.stop].to(self.device)
+        return self.draws.noise(step, part, shape)
 
     def chances(self, step: int, part: Part, count: int) -> Tensor:
-        """Uniform numbers in [0, 1) for this process's images, shape (B, count): the same whoever computes an image."""
-        drawn = torch.Generator().manual_seed(mixed(self.seed, 4, step))
-        mine = self.shares.positions(0, part.index)
-        return torch.rand((self.shares.batch_size, count), generator=drawn)[mine.start : mine.stop].to(self.device)
+        """Uniform numbers in [0, 1) likewise, shape (B, count)."""
+        return self.draws.chances(step, part, count)
 
     def begin(
         self,
@@ -172,9 +166,10 @@ class Run:
 
     def _parts_of(self, source: Iterator[Batch]) -> Iterator[Part]:
         for index in range(self.shares.parts):
-            images, labels = next(source)
+            images, labels, captions = next(source)
             labels = labels if labels is None else labels.to(self.device, non_blocking=True)
-            yield Part(images.to(self.device, non_blocking=True), index, index == self.shares.parts - 1, labels)
+            images = images.to(self.device, non_blocking=True)
+            yield Part(images, index, index == self.shares.parts - 1, labels, captions)
 
     def _ended(self, step: int) -> bool:
         if self.step != step + 1:

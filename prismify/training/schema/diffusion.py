@@ -40,16 +40,20 @@ class Condition:
     """What the model is told beside the time.
 
     Args:
-        kind: "class" gives it the label of each image.
-        dropout: how often it is told nothing instead, so that sampling can be guided; its table of classes then needs
-            one row more.
+        kind: "class" gives it the label of each image, "text" what is said of it.
+        encoder: of texts: the folder of a pipeline with `tokenizer` and `text_encoder`.
+        dropout: how often it is told nothing instead, so that sampling can be guided: a table of classes then needs
+            one row more, and a text is empty.
     """
 
-    kind: Literal["none", "class"] = "none"
+    kind: Literal["none", "class", "text"] = "none"
+    encoder: str | None = None
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         numbers("condition", self, "0 or a number below 1", "dropout")
+        if (self.kind == "text") != (self.encoder is not None):
+            raise RecipeError("condition: kind text and encoder, the folder of a pipeline, go together")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +104,13 @@ class Latents:
 
     Args:
         path: the folder that holds them, for several runs to share; None keeps them in the run's folder.
+        scale: "unit" brings each channel to mean 0 and deviation 1 over the images; "own" scales as the autoencoder's
+            config says (`scaling_factor`, `shift_factor`), as the pipelines of trained denoisers do.
         batch_size: images that are encoded at a time.
     """
 
     path: str | None = None
+    scale: Literal["unit", "own"] = "unit"
     batch_size: int = 64
 
     def __post_init__(self) -> None:
