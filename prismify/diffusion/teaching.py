@@ -140,17 +140,21 @@ def teaching_terms(said: Answers, taught: Answers, teaching: Teaching) -> dict[s
 
 
 def error_over_power(said: Tensor, taught: Tensor) -> Tensor:
-    """Mean squared error over the teacher's mean square: 0 is equal, 1 as bad as saying nothing."""
-    taught = taught.detach().float()
-    return (said.float() - taught).square().mean() / (taught.square().mean() + 1e-12)
+    """Squared error over the teacher's mean square: 0 is equal, 1 as bad as saying nothing.
+
+    The power is that of each picture, so that the mean over a batch is the same however the batch is split.
+    """
+    said, taught = said.float().flatten(1), taught.detach().float().flatten(1)
+    return ((said - taught).square().mean(1) / (taught.square().mean(1) + 1e-12)).mean()
 
 
 def without_outliers(features: Tensor, most: float | None) -> Tensor:
-    """Features cut to `most` deviations from their mean: a few huge ones would be all that is learned."""
+    """Features (B, ...) cut to `most` deviations from each picture's mean: a few huge ones would be all that counts."""
     if most is None:
         return features
-    mean, deviation = features.float().mean(), features.float().std()
-    return features.clamp(float(mean - most * deviation), float(mean + most * deviation))
+    over = list(range(1, features.dim()))
+    mean, deviation = features.mean(over, keepdim=True), features.std(over, keepdim=True)
+    return features.clamp(mean - most * deviation, mean + most * deviation)
 
 
 def _without(tensor: Tensor, axis: int) -> list[int]:
