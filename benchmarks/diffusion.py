@@ -23,6 +23,7 @@ from prismify.diffusion.making import Wanted, make_pictures
 from prismify.diffusion.opening import open_denoiser
 from prismify.facts import parameter_count
 from prismify.training.models import fuse_if
+from prismify.training.pictures import sheet, write_png
 
 RESULTS = results_page.DIFFUSION
 IMAGES = results_page.IMAGES
@@ -34,7 +35,7 @@ ROWS: dict[str, list[str]] = {
     "flow": ["noise.prediction=flow"],
 }
 QUIET = ["log.every=50", "log.tensorboard=false", "train.device=cpu"]
-TIMED, TIMED_STEPS = 64, 50
+TIMED, TIMED_STEPS, SHOWN = 64, 50, 40
 
 
 def trained(name: str, seed: int, arguments: argparse.Namespace) -> Path:
@@ -58,6 +59,15 @@ def judged(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, 
     return dict(next(iter(found["models"].values())))
 
 
+def shown(folder: Path, name: str, seed: int) -> None:
+    """A grid of the run's pictures, the ten digits in turn."""
+    opened = open_denoiser(str(folder))
+    (pixels, _), *_ = make_pictures(opened, Wanted(count=SHOWN, seed=seed))
+    write_png(
+        IMAGES / f"mnist-{name.replace(' ', '-')}-{seed}.png", sheet(list(pixels.reshape(-1, 10, *pixels.shape[1:])))
+    )
+
+
 def seconds(folder: Path) -> float:
     """How long a run's model takes to sample 64 pictures in 50 steps, the median of three."""
     opened = open_denoiser(str(folder))
@@ -77,6 +87,7 @@ def row(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     train = [r for r in records if r["kind"] == "train"]
     held = {r["step"]: r["error"] for r in records if r["kind"] == "validation"}
+    shown(folder, name, seed)
     opened = open_denoiser(str(folder))
     time_layers = sum(p.numel() for n, p in opened.denoiser.model.named_parameters() if "time_emb" in n)
     return {
