@@ -63,9 +63,8 @@ def shown(folder: Path, name: str, seed: int) -> None:
     """A grid of the run's pictures, the ten digits in turn."""
     opened = open_denoiser(str(folder))
     (pixels, _), *_ = make_pictures(opened, Wanted(count=SHOWN, seed=seed))
-    write_png(
-        IMAGES / f"mnist-{name.replace(' ', '-')}-{seed}.png", sheet(list(pixels.reshape(-1, 10, *pixels.shape[1:])))
-    )
+    rows = pixels.reshape(-1, 10, *pixels.shape[1:])
+    write_png(IMAGES / f"mnist-{name.replace(' ', '-')}-{seed}.png", sheet(list(rows)))
 
 
 def seconds(folder: Path) -> float:

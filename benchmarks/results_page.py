@@ -120,11 +120,11 @@ def denoised(rows: list[dict[str, Any]]) -> list[str]:
         "",
         "MNIST's pixels at 32×32, class-conditional, a UNet of C = 64 and three levels, the recipe `mnist-ddpm`:",
         f"{first['minutes']:g} minutes each on {first['hardware']}, torch {first['versions']['torch']}.",
-        f"{first['count']:,} pictures of each in 50 steps of DDIM, without guidance, against the 10,000 test images; the",
-        f"features are those of {network.strip('()')}, and compare with nothing but themselves.",
+        f"{first['count']:,} pictures of each in 50 steps of DDIM, without guidance, against the 10,000 test images;",
+        f"the features are those of {network.strip('()')}, and compare with nothing but themselves.",
         "Time layers stay as they are, and are counted.",
         "",
-        f"| model | parameters | of them time layers | seed | images seen | held-out error | {' | '.join(titles)} | 64 pictures, s |",
+        f"| model | parameters | time layers | seed | images | held-out error | {' | '.join(titles)} | 64 pictures, s |",
         f"|---|---:|---:|---:|---:|---:|{'---:|' * len(titles)}---:|",
     ]
     for row in sorted(rows, key=lambda r: (-r["parameters"], r["name"], r["seed"])):
