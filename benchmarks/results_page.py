@@ -122,9 +122,9 @@ def denoised(rows: list[dict[str, Any]]) -> list[str]:
         f"{first['minutes']:g} minutes each on {first['hardware']}, torch {first['versions']['torch']}.",
         f"{first['count']:,} pictures of each in 50 steps of DDIM, without guidance, against the 10,000 test images;",
         f"the features are those of {network.strip('()')}, and compare with nothing but themselves.",
-        "Time layers stay as they are, and are counted.",
+        "Time layers stay as they are, and are counted. The error is that on held-out images.",
         "",
-        f"| model | parameters | time layers | seed | images | held-out error | {' | '.join(titles)} | 64 pictures, s |",
+        f"| model | parameters | time layers | seed | images | error | {' | '.join(titles)} | 64 pictures, s |",
         f"|---|---:|---:|---:|---:|---:|{'---:|' * len(titles)}---:|",
     ]
     for row in sorted(rows, key=lambda r: (-r["parameters"], r["name"], r["seed"])):
