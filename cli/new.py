@@ -58,7 +58,8 @@ def new(
     ratio = made["dense_parameters"] / made["parameters"]
     smaller = f", 1/{ratio:.0f} of the dense {made['dense_parameters']:,}" if policy != "none" else ""
     typer.echo(f"{made['reference']}: {made['parameters']:,} parameters{smaller}")
-    typer.echo(f"next: prismify train {output / 'recipe.yaml'} --set data.path=IMAGES")
+    if made["recipe"]:
+        typer.echo(f"next: prismify train {output / 'recipe.yaml'} --set data.path=IMAGES")
 
 
 def _list() -> None:

@@ -7,16 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import options as o
 from .evaluate import device_of
 from .terminal import one_line_errors, steps
-
-if TYPE_CHECKING:
-    pass
 
 MODEL_HELP = (
     "A run's folder (its best weights, or as far as it came), the folder of a denoiser that a run trained, or the name "
@@ -100,9 +97,10 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     found = _SIZE.fullmatch(text)
-    if found is None or "0" in (width := found[1], height := found[2] or found[1]):
+    width, height = (int(found[1]), int(found[2] or found[1])) if found is not None else (0, 0)
+    if min(width, height) < 1:
         raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT such as 256x128", param_hint="--size")
-    return int(width), int(height)
+    return width, height
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Reads from top to bottom: what is denoised, who teaches, one step, what is measu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from prismify.checkpoint import Trust
 from prismify.diffusion import Denoiser, Noising, sample
-from prismify.diffusion.fitting import classes_of, open_texts, see_that_it_denoises
+from prismify.diffusion.fitting import check_guidance, classes_of, open_texts, see_that_it_denoises
 from prismify.diffusion.latents import decoded
 from prismify.diffusion.material import Material, open_material, teachers_record
 from prismify.diffusion.record import Trained, record_files
@@ -29,6 +30,7 @@ from prismify.training.models import NO_TRUST, fuse_if, open_model, teacher_of
 from prismify.training.pictures import grid, to_pixels
 from prismify.training.rates import adam
 from prismify.training.schema import DiffusionRecipe, Teaching
+from prismify.training.stepping import take_step
 
 
 @dataclass
@@ -57,6 +59,7 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         probe = material.stream.first().to(run.device)
         classes, null = classes_of(denoiser, images, recipe.condition)
         texts = open_texts(recipe.condition, run.device)
+        check_guidance(recipe, null)
         trained = Trained(
             noise=recipe.noise,
             shape=tuple(probe.shape[1:]),
@@ -86,7 +89,14 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         players = Players(*prepared, average, taught, noising, material, trained, texts)
 
         for step, batch in run.parts_of_steps(material.stream):
-            take_step(run, recipe, players, step, batch)
+            take_step(
+                run,
+                batch,
+                players.learner,
+                players.optimizer,
+                players.average,
+                partial(denoising_terms, run, recipe, players, step),
+            )
             if run.measures_now:
                 measure(run, recipe, players)
             run.save_if_due()
@@ -112,24 +122,6 @@ def pair(
     layers = taught_layers(denoiser.model, teacher.model, recipe.distil or Teaching())
     layers, adapters = make_adapters(denoiser, teacher, layers, inputs)
     return Learner(denoiser, layers, adapters), Learner(teacher, layers)
-
-
-def take_step(run: Run, recipe: DiffusionRecipe, players: Players, step: int, batch: Any) -> None:
-    """One step of the denoiser."""
-    players.optimizer.zero_grad()
-    sums: dict[str, Tensor] = {}
-    for part in batch:
-        with run.processes.share_gradients(part, players.learner):
-            terms = denoising_terms(run, recipe, players, step, part)
-            run.processes.backward(terms["total"])
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0) + value.detach() / run.shares.parts
-    values = run.checked(sums)
-    norm = run.processes.clip(players.learner, recipe.train.clip)
-    players.optimizer.step()
-    players.average.update(run.processes.bare(players.learner).model, step + 1)
-    rate = players.optimizer.param_groups[0]["lr"]
-    run.finished(lambda: {**values, "gradient_norm": float(norm), "learning_rate": rate})
 
 
 def denoising_terms(run: Run, recipe: DiffusionRecipe, players: Players, step: int, part: Part) -> dict[str, Tensor]:
@@ -162,6 +154,8 @@ def denoising_terms(run: Run, recipe: DiffusionRecipe, players: Players, step: i
     weighted = [(getattr(teaching, name), terms[name]) for name in ("output", "features") if name in terms]
     if teaching.task:
         weighted.append((teaching.task, task))
+    elif not teaching.output:  # layers behind the last features have a gradient all the same, which processes wait for
+        weighted.append((0.0, answers["output"].float().square().mean()))
     return {**terms, "total": losses.weighted_sum(weighted)}
 
 
@@ -188,11 +182,8 @@ def held_out_errors(
 ) -> dict[str, float]:
     """The mean error, each image at one time, the times spread evenly over all; and the same to the teacher."""
     noising, sums = players.noising, torch.zeros(4, dtype=torch.float64, device=run.device)
-    count, rank, processes = len(held_out.images), run.shares.rank, run.shares.processes
-    index = rank
-    for images in held_out.in_order(run.shares.size, rank, processes):
-        mine = range(index, count, processes)[: len(images)]
-        index = mine[-1] + processes
+    count = len(held_out.images)
+    for mine, images in held_out.numbered(run.shares.size, run.shares.rank, run.shares.processes):
         images = images.to(run.device)
         drawn = [torch.Generator().manual_seed(mixed(run.seed, 5, i)) for i in mine]
         noise = torch.stack([torch.randn(players.trained.shape, generator=g) for g in drawn]).to(run.device)
@@ -246,7 +237,7 @@ def pictures(recipe: DiffusionRecipe, players: Players, denoiser: Denoiser, devi
         context=context,
         empty=None if players.texts is None else players.texts([""]),
         guidance=how.guidance,
-        clip=trained.latents is None,
+        limits=trained.range if trained.latents is None else None,
         device=device,
     )
     if trained.latents is not None and players.material.autoencoder is not None:

@@ -6,6 +6,7 @@ Reads from top to bottom: who learns from whom, one step, what is measured.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from prismify.training.measure import measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model, teacher_of
 from prismify.training.rates import adam
 from prismify.training.schema import DistillationRecipe
+from prismify.training.stepping import take_step
 
 
 @dataclass
@@ -73,31 +75,13 @@ def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False, tr
         introduce(run, model, images.images, {"perceptual": said, "teacher": source.source})
         pair = Pair(*run.processes.prepare(student, optimizer), average, teaching, lpips and lpips.to(run.device))
 
-        for step, batch in run.parts_of_steps(images):
-            take_step(run, recipe, pair, step, batch)
+        for _, batch in run.parts_of_steps(images):
+            take_step(run, batch, pair.student, pair.optimizer, pair.average, partial(distillation_terms, recipe, pair))
             if held_out is not None and run.measures_now:
                 measure(run, average.model, teacher, held_out, pair.lpips)
             run.save_if_due()
         end_run(run, average.model)
     return run.folder
-
-
-def take_step(run: Run, recipe: DistillationRecipe, pair: Pair, step: int, batch: Any) -> None:
-    """One step of the student."""
-    pair.optimizer.zero_grad()
-    sums: dict[str, Tensor] = {}
-    for part in batch:
-        with run.processes.share_gradients(part, pair.student):
-            terms = distillation_terms(recipe, pair, part)
-            run.processes.backward(terms["total"])
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0) + value.detach() / run.shares.parts
-    values = run.checked(sums)
-    norm = run.processes.clip(pair.student, recipe.train.clip)
-    pair.optimizer.step()
-    pair.average.update(run.processes.bare(pair.student).model, step + 1)
-    rate = pair.optimizer.param_groups[0]["lr"]
-    run.finished(lambda: {**values, "gradient_norm": float(norm), "learning_rate": rate})
 
 
 def distillation_terms(recipe: DistillationRecipe, pair: Pair, part: Part) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Reads from top to bottom: the picture's sizes, one step, what is shown.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from prismify.training.models import NO_TRUST, fuse_if, open_model
 from prismify.training.pictures import grid, to_pixels
 from prismify.training.rates import adam
 from prismify.training.schema import DiffusionRecipe
+from prismify.training.stepping import take_step
 
 from .diffusion import errors
 
@@ -76,30 +78,19 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         players = Players(*run.processes.prepare(denoiser, optimizer), average, noising, sizes, shares)
 
         for step, batch in run.parts_of_steps(stream):
-            take_step(run, recipe, players, step, batch)
+            take_step(
+                run,
+                batch,
+                players.denoiser,
+                players.optimizer,
+                players.average,
+                partial(denoising_terms, run, recipe, players, step),
+            )
             if run.measures_now and run.leads and recipe.log.images:
                 run.show(pictures(recipe, players, trained, run.device))
             run.save_if_due()
         end_run(run, average.model, record_files(trained))
     return run.folder
-
-
-def take_step(run: Run, recipe: DiffusionRecipe, players: Players, step: int, batch: Any) -> None:
-    """One step of the denoiser, at one size of the picture."""
-    players.optimizer.zero_grad()
-    sums: dict[str, Tensor] = {}
-    for part in batch:
-        with run.processes.share_gradients(part, players.denoiser):
-            terms = denoising_terms(run, recipe, players, step, part)
-            run.processes.backward(terms["total"])
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0) + value.detach() / run.shares.parts
-    values = run.checked(sums)
-    norm = run.processes.clip(players.denoiser, recipe.train.clip)
-    players.optimizer.step()
-    players.average.update(run.processes.bare(players.denoiser).model, step + 1)
-    rate = players.optimizer.param_groups[0]["lr"]
-    run.finished(lambda: {**values, "gradient_norm": float(norm), "learning_rate": rate})
 
 
 def denoising_terms(run: Run, recipe: DiffusionRecipe, players: Players, step: int, part: Part) -> dict[str, Tensor]:

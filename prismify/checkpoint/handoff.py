@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..errors import RecipeError, one_line
+from ..graph.classes import rows_of_classes
 from ..graph.inputs import CLASS_NAMES, CONTEXT_NAMES, TIME_NAMES, noise
 from ..graph.isolation import cloned_tensors, device_of, fake_weights, undisturbed
 from ..graph.latents import decode, encode, first_tensor
@@ -36,9 +37,9 @@ class Handoff:
 def choose_recipe(plan: Plan, model: nn.Module | ExportedProgram) -> Handoff:
     """The recipe for a converted model, from what its capture shows, and from what it makes of an image.
 
-    A model with `encode` and `decode` is an autoencoder; one that takes a time beside an image, and at most a class,
-    and returns the image's shape is a denoiser; anything else is distilled from its original. Recipes give models
-    images: what does not take one, or what its `encode` returns cannot be read, gets none.
+    A model with `encode` and `decode` is an autoencoder; one that takes a time beside an image, and at most a class
+    and a text, and returns the image's shape is a denoiser; anything else is distilled from its original. Recipes give
+    models images: what does not take one, or what its `encode` returns cannot be read, gets none.
     """
     if isinstance(model, ExportedProgram):
         return Handoff(
@@ -70,7 +71,8 @@ def _undenoisable(model: nn.Module, row: dict[str, Any]) -> str | None:
         return f"it takes {inputs_text(row)}, and the recipe for denoisers gives a model images or their latents"
     known = (*TIME_NAMES, *CLASS_NAMES, *CONTEXT_NAMES)
     unknown = [name for name in needed_arguments(model)[1:] if name not in known]
-    unknown = [name for name in unknown if name not in needed_arguments(model)[1:2]]  # the second is its time
+    if not any(name in TIME_NAMES for name in inspect.signature(model.forward).parameters):
+        unknown = [name for name in unknown if name != needed_arguments(model)[1]]  # which is its time then
     if unknown:
         return f"its forward needs {', '.join(unknown)}, and the recipe for denoisers gives a time, a class and a text"
     return None
@@ -170,8 +172,7 @@ def _told(model: nn.Module) -> str:
     if any(name in CONTEXT_NAMES for name in needed_arguments(model)):
         return "text"
     takes = any(name in CLASS_NAMES for name in inspect.signature(model.forward).parameters)
-    has_table = any(isinstance(m, nn.Embedding) and "class" in n for n, m in model.named_modules())
-    return "class" if takes and has_table else "none"
+    return "class" if takes and rows_of_classes(model) is not None else "none"
 
 
 def _image_size(row: dict[str, Any]) -> int:

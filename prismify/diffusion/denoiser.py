@@ -83,14 +83,5 @@ class Denoiser(nn.Module):
         return predicted[:, : noised.shape[1]] if predicted.shape[1] == 2 * noised.shape[1] else predicted
 
 
-def rows_of_classes(model: nn.Module) -> int | None:
-    """How many classes a model's table holds, one for "none" included; None where it has no table to be found."""
-    for name, module in model.named_modules():
-        is_table = any(word in name.lower() for word in ("class", "label"))
-        if isinstance(module, nn.Embedding) and is_table:
-            return module.num_embeddings
-    return None
-
-
 def _found(names: list[str], known: tuple[str, ...]) -> str | None:
     return next((name for name in known if name in names), None)

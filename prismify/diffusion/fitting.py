@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..errors import RecipeError
 from ..families import text_encoders
+from ..graph.classes import rows_of_classes
 from ..training.data import Images
-from ..training.schema import Condition
-from .denoiser import Denoiser, rows_of_classes
+from ..training.schema import Condition, DiffusionRecipe
+from .denoiser import Denoiser
 from .noising import Noising
 from .record import Trained
 
@@ -42,6 +43,17 @@ def classes_of(denoiser: Denoiser, images: Images, condition: Condition) -> tupl
             "condition.dropout=0"
         )
     return tuple(images.classes), count if condition.dropout else None
+
+
+def check_guidance(recipe: DiffusionRecipe, null: int | None) -> None:
+    """See that pictures on the way can be guided as the recipe wants.
+
+    Raises:
+        RecipeError: the model is never told nothing.
+    """
+    condition = recipe.condition
+    if recipe.sampling.guidance != 1 and null is None and (condition.kind != "text" or not condition.dropout):
+        raise RecipeError("sampling.guidance goes away from what a model says when told nothing: set condition.dropout")
 
 
 def open_texts(condition: Condition, device: torch.device | str) -> Any:

@@ -59,10 +59,11 @@ class LatentStream(Stream):
     def first(self) -> Tensor:
         return self._latent(0, 0, None)[None]
 
-    def in_order(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[Tensor]:
+    def numbered(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[tuple[list[int], Tensor]]:
         mine = range(rank, len(self.images), processes)
         for first in range(0, len(mine), size):
-            yield torch.stack([self._latent(index, 0, None) for index in mine[first : first + size]])
+            numbers = list(mine[first : first + size])
+            yield numbers, torch.stack([self._latent(index, 0, None) for index in numbers])
 
     def _latent(self, index: int, flipped: int, drawn: torch.Generator | None) -> Tensor:
         shard, row = divmod(index, SHARD)
@@ -125,7 +126,7 @@ def open_latents(
     own = own_scale(autoencoder) if settings.scale == "own" else None
     facts = {
         "autoencoder": hashed,
-        "images": f"{len(images)} {images.fingerprint()}",
+        "images": f"{len(images)} {images.fingerprint()} {images.glimpse()}",
         "data": {key: getattr(data, key) for key in ("size", "channels", "background", "white")}
         | {"range": list(data.range)},
         "flips": flips,
@@ -139,7 +140,7 @@ def open_latents(
     if own is not None:
         mean, deviation = (torch.full_like(mean, value) for value in own)
     data = data if flips else replace(data, flip=False)
-    return LatentStream(images, data, stream.seed, folder=folder, mean=mean, deviation=deviation)
+    return LatentStream(images, data, stream.seed, stream.reads_captions, folder=folder, mean=mean, deviation=deviation)
 
 
 @torch.no_grad()

@@ -96,7 +96,7 @@ def make_pictures(
                 context=None if said is None else said[:1].expand(len(mine), -1, -1),
                 empty=None if said is None else said[1:],
                 guidance=wanted.guidance,
-                clip=trained.latents is None,
+                limits=trained.range if trained.latents is None else None,
                 device=device,
                 watch=done,
             )

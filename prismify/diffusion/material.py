@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from ..checkpoint.shipped import folder_of
 from ..errors import RecipeError
+from ..graph.classes import rows_of_classes
 from ..training.data import Images, Stream, open_data
 from ..training.engine import Run, see_that_it_fits
 from ..training.model_files import DENOISING_NAME
 from ..training.models import is_autoencoder, open_model
 from ..training.schema import Data, DiffusionRecipe, Teaching
-from .denoiser import Denoiser, rows_of_classes
+from .denoiser import Denoiser
 from .latents import LatentStream, check_cacheable, open_latents, weights_hash
 from .noising import Noising
 from .record import LatentSpace, Trained, read_record
@@ -52,6 +53,12 @@ def open_material(run: Run, recipe: DiffusionRecipe, teacher: Denoiser | None = 
     if recipe.data.kind == "teacher":
         return _of_teacher(run, recipe, teacher)
     images, held_out = open_data(recipe.data, recipe.train.seed)
+    for stream in (images, held_out):
+        if stream is not None:
+            _check_told(stream, recipe)
+    lacks = held_out is not None and held_out.images.labels is None and images.images.labels is not None
+    if recipe.condition.kind == "class" and held_out is not None and lacks:
+        raise RecipeError(f"{held_out.images.where} is measured on, and has classes that training lacks, or none")
     if recipe.autoencoder is None:
         return Material(images, held_out)
     check_cacheable(recipe.data)
@@ -78,11 +85,24 @@ def teachers_record(source: str, recipe: DiffusionRecipe) -> Trained | None:
     if not (folder / DENOISING_NAME).is_file():
         return None
     record = read_record(folder)
+    if record.latents is None and recipe.autoencoder is None and record.range != recipe.data.range:
+        raise RecipeError(f"the teacher was trained with data.range={list(record.range)}: set it so")
     if record.noise != recipe.noise:
         ours, its = (dataclasses.asdict(noise) for noise in (recipe.noise, record.noise))
         name = next(name for name in ours if ours[name] != its[name])
         raise RecipeError(f"the teacher was trained with noise.{name}={its[name]}, not {ours[name]}: set it so")
     return record
+
+
+def _check_told(stream: Stream, recipe: DiffusionRecipe) -> None:
+    """See that a model can be told what the recipe wants it told of images, and have it read."""
+    if recipe.condition.kind == "text":
+        if stream.images.captions is None:
+            raise RecipeError(
+                f"condition.kind=text, and {stream.images.where} has no texts: they lie beside images, 001.txt beside "
+                "001.png, or are `captions` of an npz"
+            )
+        stream.reads_captions = True
 
 
 def _autoencoder(run: Run, recipe: DiffusionRecipe) -> nn.Module:
@@ -95,6 +115,8 @@ def _autoencoder(run: Run, recipe: DiffusionRecipe) -> nn.Module:
 
 def _of_teacher(run: Run, recipe: DiffusionRecipe, teacher: Denoiser | None) -> Material:
     """What the teacher samples, kept in shards; the first of it is held out."""
+    if recipe.condition.kind == "text":
+        raise RecipeError("data.kind=teacher: a teacher of texts needs some: name images that have them")
     if teacher is None or recipe.teacher is None:
         raise RecipeError("data.kind=teacher takes what a teacher samples: set teacher to a trained denoiser")
     record = teachers_record(recipe.teacher.source, recipe)
@@ -111,9 +133,10 @@ def _of_teacher(run: Run, recipe: DiffusionRecipe, teacher: Denoiser | None) -> 
     rows = rows_of_classes(teacher.model)
     if recipe.condition.kind == "class" and not classes and rows is not None:
         classes = tuple(str(number) for number in range(rows - 1))  # the last row says that none is told
+    null = record.null if record is not None else len(classes) if classes else None
     held, count = recipe.data.validation, (recipe.distil or Teaching()).samples
-    pairs, is_pixels = [(held, count), (0, held)], space is None
-    sets = [_sampled(run, recipe, teacher, shape, classes, first, n, is_pixels) for first, n in pairs if n]
+    pairs, limits = [(held, count), (0, held)], recipe.data.range if space is None else None
+    sets = [_sampled(run, recipe, teacher, shape, classes, first, n, null, limits) for first, n in pairs if n]
     autoencoder = None
     if space is not None:
         autoencoder = open_model(space.autoencoder, run.trust, str(recipe.teacher.source)).to(run.device).eval()
@@ -128,7 +151,8 @@ def _sampled(
     classes: tuple[str, ...],
     first: int,
     count: int,
-    clip: bool,
+    null: int | None,
+    limits: tuple[float, float] | None,
 ) -> LatentStream:
     """Samples number `first` and on."""
     hashed, how, noising = weights_hash(teacher.model), recipe.sampling, Noising(recipe.noise)
@@ -156,9 +180,9 @@ def _sampled(
                     steps=how.steps,
                     sampler=default_sampler(noising, how.sampler),
                     labels=told,
-                    null=len(classes) if classes else None,
+                    null=null,
                     guidance=how.guidance,
-                    clip=clip,
+                    limits=limits,
                     device=run.device,
                 ).cpu()
             )

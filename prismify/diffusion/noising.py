@@ -90,6 +90,8 @@ class Noising:
                 return cut / ratio.clamp_min(1e-12)
             case "x0":
                 return cut
+            case "flow":
+                return cut * spread.square()
         return cut / (ratio + 1)
 
     def _factors(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

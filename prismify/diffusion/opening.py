@@ -16,6 +16,7 @@ from ..training.models import NO_TRUST, is_autoencoder, open_model
 from ..training.schema import Condition, ModelSource
 from .denoiser import Denoiser
 from .fitting import open_texts
+from .latents import weights_hash
 from .record import Trained, read_record
 
 
@@ -66,5 +67,10 @@ def open_denoiser(name: str, trust: Trust = NO_TRUST) -> Opened:
         if not is_autoencoder(autoencoder):
             source = trained.latents.autoencoder.source
             raise SourceError(f"{source} holds a {type(autoencoder).__name__}, which has no encode and decode")
+        if (found := weights_hash(autoencoder)) != trained.latents.hash:
+            raise SourceError(
+                f"{trained.latents.autoencoder.source} has other weights ({found}) than those whose latents {name} "
+                f"learned ({trained.latents.hash}): put them back"
+            )
     texts = open_texts(Condition(kind="text", encoder=trained.texts), "cpu") if trained.texts is not None else None
     return Opened(Denoiser(model), trained, autoencoder, texts, which)

@@ -31,7 +31,7 @@ def sample(
     context: Tensor | None = None,
     empty: Tensor | None = None,
     guidance: float = 1.0,
-    clip: bool = False,
+    limits: tuple[float, float] | None = None,
     device: torch.device | str = "cpu",
     watch: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
@@ -51,7 +51,7 @@ def sample(
         context: the text of each picture, shape (B, L, width).
         empty: the text that says nothing, shape (1, L, width), which guidance needs.
         guidance: 1 takes the model's word; above it, away from what it says when told nothing (Ho & Salimans, 2022).
-        clip: cut estimates of the clean picture to [-1, 1], for pixels.
+        limits: black and white of pixels, to which estimates of the clean picture are cut; None cuts none.
         watch: is told the number of steps that are done.
 
     Raises:
@@ -63,12 +63,11 @@ def sample(
         untold["context"] = empty.to(device).expand(len(context), -1, -1)
     if guidance != 1 and not untold:
         raise RecipeError("guidance goes away from what a model says without a class: it needs a model trained so")
-    scheduler = schedulers().sampling_scheduler(noising.scheduler, sampler, steps, clip, device)
+    scheduler = schedulers().sampling_scheduler(noising.scheduler, sampler, steps, device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
     x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
     told = {name: value.to(device) for name, value in (("labels", labels), ("context", context)) if value is not None}
-    clips = sampler in ("ddpm", "ddim")  # whose schedulers do it themselves
     steps_noise = {} if noising.is_flow else {"generator": generators}
     for number, time in enumerate(scheduler.timesteps):
         seen = x if noising.is_flow else scheduler.scale_model_input(x, time)
@@ -77,8 +76,8 @@ def sample(
         if guidance != 1:
             without = denoiser(seen, times, **{**told, **untold})
             predicted = without + guidance * (predicted - without)
-        if clip and not clips:
-            within = noising.clean(predicted, seen, times).clamp(-1, 1)
+        if limits is not None:
+            within = noising.clean(predicted, seen, times).clamp(*limits)
             predicted = noising.meaning(within, seen, times)
         x = scheduler.step(predicted, time, x, **steps_noise).prev_sample
         watch(number + 1)

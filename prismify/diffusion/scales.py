@@ -79,8 +79,9 @@ def gammas(noising: Noising, distances: Sequence[float]) -> Tensor:
 
 def starts(noising: Noising, distances: Sequence[float]) -> list[int]:
     """The time at which sampling each size starts: the last, of pure noise; then where noise hides the distance."""
-    first = [int((_sigmas(noising) > value).to(torch.uint8).argmax()) for value in distances]
-    return [noising.settings.timesteps - 1, *first]
+    last, sigmas = noising.settings.timesteps - 1, _sigmas(noising)
+    hidden = [sigmas > value for value in distances]
+    return [last, *(int(each.to(torch.uint8).argmax()) if bool(each.any()) else last for each in hidden)]
 
 
 def _sigmas(noising: Noising) -> Tensor:

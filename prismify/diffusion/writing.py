@@ -20,6 +20,8 @@ from .making import Wanted, make_pictures, steps_and_sampler
 from .opening import Opened
 
 GRID_NAME, FACTS_NAME = "grid.png", "samples.json"
+#: Pictures on the grid: the first of them.
+MOST_SHOWN = 100
 
 
 def picture_name(index: int, count: int) -> str:
@@ -63,17 +65,17 @@ def write_samples(
         RecipeError: see `make_pictures`.
     """
     steps, sampler = steps_and_sampler(opened.trained, wanted)
-    made: list[Any] = []
+    first: list[Any] = []
     classes: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / FACTS_NAME).unlink(missing_ok=True)  # it would speak of pictures that are now replaced
         for pixels, labels in make_pictures(opened, wanted, device, watch):
             for index, picture in enumerate(pixels, len(classes)):
                 write_png(folder / picture_name(index, wanted.count), picture)
-            made.append(pixels)
+            first += list(pixels[: max(0, MOST_SHOWN - len(classes))])
             classes += labels
-        everything = np.concatenate(made)
-        write_png(folder / GRID_NAME, grid(everything))
+        write_png(folder / GRID_NAME, grid(np.stack(first)))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
     facts = {
@@ -82,8 +84,8 @@ def write_samples(
         **dataclasses.asdict(wanted),
         "steps": steps,
         "sampler": sampler,
-        "width": everything.shape[2],
-        "height": everything.shape[1],
+        "width": first[0].shape[1],
+        "height": first[0].shape[0],
         "classes": classes if opened.trained.classes else [],
         "trained": dataclasses.asdict(opened.trained),
         "hardware": hardware(device),

@@ -6,7 +6,6 @@ import warnings
 from typing import Any, cast
 
 from diffusers import (
-    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -35,34 +34,32 @@ def noise_scheduler(timesteps: int, schedule: str, betas: tuple[float, float], p
     )
 
 
-def sampling_scheduler(trained: Any, sampler: str, steps: int, clip: bool, device: Any) -> Any:
+def sampling_scheduler(trained: Any, sampler: str, steps: int, device: Any) -> Any:
     """A scheduler that samples from what was trained with another, its times set.
+
+    Times fall evenly from the last of training, of pure noise (diffusers' "trailing", but never one too many, as there
+    at some numbers of steps), and each step goes to the next. DDIM is DPM-Solver++ of first order (Lu et al., 2022).
 
     Args:
         trained: what `noise_scheduler` made.
         sampler: "ddpm", "ddim", "dpm++" or "euler".
         steps: how many times the model is asked.
-        clip: cut every estimate of the clean picture to [-1, 1], where the scheduler does that (`clip_sample`).
     """
-    scheduler = _sampling_scheduler(trained, sampler, clip)
+    config, count = trained.config, trained.config.num_train_timesteps
+    if isinstance(trained, FlowMatchEulerDiscreteScheduler):
+        flow = FlowMatchEulerDiscreteScheduler.from_config(config)
+        flow.set_timesteps(steps, device=device)
+        return flow
+    solver = {"algorithm_type": "dpmsolver++", "thresholding": False}
+    made: dict[str, Any] = {
+        "ddpm": lambda: DDPMScheduler.from_config(config, clip_sample=False),
+        "ddim": lambda: DPMSolverMultistepScheduler.from_config(config, solver_order=1, **solver),
+        "dpm++": lambda: DPMSolverMultistepScheduler.from_config(config, **solver),
+        "euler": lambda: EulerDiscreteScheduler.from_config(config),
+    }
+    scheduler = made[sampler]()
+    times = [round(count * (steps - index) / steps) - 1 for index in range(steps)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of numpy's, about how diffusers reads tensors
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(timesteps=times, device=device)
     return scheduler
-
-
-def _sampling_scheduler(trained: Any, sampler: str, clip: bool) -> Any:
-    config = trained.config
-    if isinstance(trained, FlowMatchEulerDiscreteScheduler):
-        return FlowMatchEulerDiscreteScheduler.from_config(config)
-    # From the last time of training down: sampling then starts from what the model saw as pure noise.
-    common = {"timestep_spacing": "trailing"}
-    made: dict[str, Any] = {
-        "ddpm": lambda: DDPMScheduler.from_config(config, clip_sample=clip, **common),
-        "ddim": lambda: DDIMScheduler.from_config(config, clip_sample=clip, set_alpha_to_one=True, **common),
-        "dpm++": lambda: DPMSolverMultistepScheduler.from_config(
-            config, algorithm_type="dpmsolver++", thresholding=False, **common
-        ),
-        "euler": lambda: EulerDiscreteScheduler.from_config(config, **common),
-    }
-    return made[sampler]()

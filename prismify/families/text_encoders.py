@@ -51,15 +51,16 @@ def open_text_encoder(folder: Path) -> TextEncoder:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise SourceError("text encoders need transformers: pip install transformers") from error
+    offline: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = transformers.AutoConfig.from_pretrained(folder / ENCODER, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder / ENCODER, **offline)
         name = (config.architectures or ["?"])[0]
         made: Any = getattr(transformers, name, None)
         is_model = isinstance(made, type) and issubclass(made, transformers.PreTrainedModel)
         if not is_model:
             raise SourceError(f"{folder / ENCODER} names {name}, which is no model of transformers")
-        encoder = made.from_pretrained(folder / ENCODER, local_files_only=True, torch_dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
+        encoder = made.from_pretrained(folder / ENCODER, **offline).float()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / TOKENIZER, **offline)
     except SourceError:
         raise
     except Exception as error:  # whatever transformers raises

@@ -34,7 +34,6 @@ class Architecture:
     size: int
     arguments: Callable[[int, int, int, int], dict[str, Any]]
     summary: str
-    least_width: int = 8
 
 
 def _head(width: int) -> int:
@@ -86,7 +85,7 @@ def _vae(width: int, channels: int, size: int, classes: int) -> dict[str, Any]:
 
 
 def _sinddm(width: int, channels: int, size: int, classes: int) -> dict[str, Any]:
-    return {"width": width}
+    return {"width": width, "channels": channels}
 
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -23,6 +23,9 @@ from ..rewrite import convert
 from ..scanning import scan
 from .architectures import architecture
 
+_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+_DENSE_FILES = {CONFIG_NAME, RECIPE_NAME, _WEIGHTS_NAME}
+
 
 @kept_generators()
 def make_folder(
@@ -87,8 +90,11 @@ def _write_dense(model: nn.Module, folder: Path, reference: str, arguments: dict
     text = recipe_text(choose_recipe(plan, model), plan, model, {"kind": "reference", "weights": "fresh"})
     if config is None:
         text = text.replace("model: . ", f"model: {{source: '{reference}', arguments: {arguments}}} ", 1)
+    if force and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= _DENSE_FILES:
+        for entry in folder.iterdir():  # which an earlier `prismify new` wrote: there is no manifest to say so
+            entry.unlink()
     with whole_folder(folder, force=force) as draft:
         if config is not None:
             write_json(draft / CONFIG_NAME, config)
-            write_safetensors(separate_state(model), draft / "diffusion_pytorch_model.safetensors")
+            write_safetensors(separate_state(model), draft / _WEIGHTS_NAME)
         (draft / RECIPE_NAME).write_text(text, encoding="utf-8")

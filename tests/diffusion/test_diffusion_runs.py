@@ -100,6 +100,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "weighting": ({"loss": {"weighting": "min_snr", "distance": "l1"}}, "min_snr weights the squared error"),
     "autoencoder": ({"autoencoder": {"source": "diffusers:UNet2DModel"}}, "autoencoder: UNet2DModel has no encode"),
     "random crops": ({"autoencoder": {"source": "cifar10-ae-64"}, "data": {"crop": "random"}}, "data.crop=center"),
+    "guidance": (
+        {"condition": {"dropout": 0.0}, "sampling": {"guidance": 2.0}},
+        "sampling.guidance goes away from what a model says when told nothing: set condition.dropout",
+    ),
     "nan": ({"train": {"learning_rate": float("nan")}}, "learning_rate nan must be a positive number"),
     "diverges": ({"train": {"learning_rate": 1e30, "steps": 9}}, "diverged at step .*: lower|diverged at step"),
 }

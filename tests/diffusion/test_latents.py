@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -117,6 +118,34 @@ def test_latents_are_shared_and_never_those_of_another(latent_recipe: Recipe, tm
     with pytest.raises(PrismifyError, match="holds latents of another autoencoder") as caught:
         carry_out(recipe_from({**content, "output": str(tmp_path / "three")}, "test"))
     assert "\n" not in str(caught.value)
+
+
+def test_latents_of_other_pictures_of_the_same_names_are_made_anew(
+    latent_recipe: Recipe, tmp_path: Path, pictures: Path
+) -> None:
+    for name, shade in (("one", 40), ("two", 200)):
+        np.savez(tmp_path / f"{name}.npz", images=np.full((9, 8, 8, 3), shade, np.uint8))
+    content = latent_recipe(
+        latents={"path": str(tmp_path / "shared")}, train={"steps": 1}, condition={"kind": "none"},
+        model={"arguments": {**UNET, "in_channels": 2, "out_channels": 2, "num_class_embeds": None}},
+    )  # fmt: skip
+    for number, name in enumerate(("one", "two"), 1):
+        content["data"] |= {"path": str(tmp_path / f"{name}.npz")}
+        carry_out(recipe_from({**content, "output": str(tmp_path / name)}, "test"))
+        assert len(list((tmp_path / "shared").iterdir())) == 2 * number  # to train on, and held out
+
+
+def test_an_autoencoder_that_changed_is_told(latent_recipe: Recipe, autoencoder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(autoencoder, tmp_path / "mine")
+    folder = carry_out(recipe_from(latent_recipe(autoencoder={"source": str(tmp_path / "mine")}), "test"))
+    model = prismify.load(tmp_path / "mine")
+    with torch.no_grad():
+        model.decoder.conv_out.bias.add_(1)
+    prismify.save(model, tmp_path / "mine", force=True)
+    with pytest.raises(PrismifyError, match=r"has other weights .* than those whose latents"):
+        open_denoiser(str(folder))
 
 
 KILLER = """

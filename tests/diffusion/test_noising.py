@@ -47,18 +47,20 @@ def test_a_flow_is_a_straight_line_from_the_picture_to_noise() -> None:
     assert torch.equal(noising.target(clean, noise, times), noise - clean)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_min_snr_weighs_the_error_of_the_clean_picture_alike(prediction: str) -> None:
     """Hang et al. (2023): whatever is predicted, the error of x0 counts min(SNR, gamma)."""
     noising = Noising(Noise(prediction=prediction))  # type: ignore[arg-type]
     clean, noise, chances = drawn()
     times = noising.times(chances)
-    kept = diffusers.DDPMScheduler().alphas_cumprod[times]
+    share = times / 1000
+    kept = diffusers.DDPMScheduler().alphas_cumprod[times.long()]
+    ratio = ((1 - share) / share) ** 2 if prediction == "flow" else kept / (1 - kept)
     noised, target = noising.noised(clean, noise, times), noising.target(clean, noise, times)
     wrong = target + 0.1 * torch.randn_like(target)
     weighted = noising.weights(times, 5.0) * (wrong - target).square().flatten(1).mean(1)
     of_clean = (noising.clean(wrong, noised, times) - clean).square().flatten(1).mean(1)
-    wanted = (kept / (1 - kept)).clamp_max(5.0) * of_clean
+    wanted = ratio.clamp_max(5.0) * of_clean
     assert torch.allclose(weighted, wanted, rtol=2e-2)
 
 

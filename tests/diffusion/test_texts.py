@@ -74,6 +74,8 @@ def test_captions_lie_beside_their_images(captioned: Path, tmp_path: Path) -> No
     assert images.captions is not None
     assert [images.captions(i) for i in range(4)] == ["", "picture b", "", "picture d"]
     stream, _ = open_data(Data(path=str(captioned), validation=2, size=16), 0)
+    assert next(batches(stream, Shares(8, 1, 1, 0), 0)).captions is None  # which nobody asked for
+    stream.reads_captions = True
     batch = next(batches(stream, Shares(8, 1, 1, 0), 0))
     assert batch.captions is not None
     assert sorted(filter(None, batch.captions)) == sorted({*filter(None, batch.captions)})

@@ -66,6 +66,10 @@ def test_what_is_made_has_a_recipe_that_reads(tmp_path: Path, name: str, policy:
     weights = [sorted((tmp_path / folder).glob("*.safetensors")) for folder in ("new", "again")]
     assert [p.read_bytes() for p in weights[0]] == [p.read_bytes() for p in weights[1]]  # of one seed
     assert again == made
+    forced = make_folder(
+        name, tmp_path / "new", width=16, size=16, policy=policy and Policy(name=policy), force=True
+    )  # fmt: skip
+    assert forced["parameters"] != made["parameters"]
 
 
 def test_the_command_line_makes_lists_and_refuses(tmp_path: Path) -> None:

@@ -172,8 +172,42 @@ def test_images_that_no_folder_sorts_have_no_labels(pictures: Path) -> None:
     assert next(batches(stream, Shares(2, 1, 1, 0), 0)).labels is None
 
 
+def test_shards_are_no_classes_and_folders_within_them_are(tmp_path: Path, pictures: Path) -> None:
+    paths = sorted(pictures.rglob("*.png"))
+    for number in range(2):
+        with tarfile.open(tmp_path / f"flat-{number}.tar", "w") as flat:
+            for path in paths[number::2]:
+                flat.add(path, path.name)
+        with tarfile.open(tmp_path / f"deep-{number}.tar", "w") as deep:
+            for path in paths[number::2]:
+                deep.add(path, str(path.relative_to(pictures)))
+    assert open_images(Data(path=f"{tmp_path}/flat-{{0..1}}.tar")).labels is None
+    assert open_images(Data(path=f"{tmp_path}/deep-{{0..1}}.tar")).classes == ("a", "b")
+
+
+def test_images_to_measure_on_have_the_class_numbers_of_those_to_train_on(tmp_path: Path) -> None:
+    for place, names in (("train", "abc"), ("held", "ac"), ("other", "ad")):
+        for name in names:
+            (tmp_path / place / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / place / name / "0.png")
+    for place, wanted in (("held", [0, 2]), ("other", None)):
+        data = Data(path=str(tmp_path / "train"), validation_path=str(tmp_path / place), validation=9)
+        held = open_data(data, 0)[1]
+        assert held is not None
+        assert (sorted(held.images.labels) if held.images.labels else None) == wanted
+
+
 def test_labels_that_are_no_classes_are_none(tmp_path: Path) -> None:
-    for number, labels in enumerate((np.zeros(2, int), np.full(3, -1), np.full(3, 0.5), np.array(["a", "b", "c"]))):
+    for number, labels in enumerate(
+        (
+            np.zeros(2, int),
+            np.full(3, -1),
+            np.full(3, 0.5),
+            np.array(["a", "b", "c"]),
+            np.full(3, 1.7e9),
+            np.array([{}, 1, "a"], dtype=object),
+        )
+    ):
         path = tmp_path / f"{number}.npz"
         np.savez(path, images=np.zeros((3, 4, 4), np.uint8), labels=labels)
         assert open_images(Data(path=str(path))).labels is None

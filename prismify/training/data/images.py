@@ -23,8 +23,11 @@ from .folders import image_or_kind, list_images, passed_over_text
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 #: A compressed tar has no random access, so its images are kept in memory, as they are compressed.
 _MOST_BYTES = 4 << 30
+_MOST_CLASSES = 1 << 20
 #: Bytes of a caption that are read: text encoders take a few hundred words.
 _MOST_CAPTION = 1 << 16
+#: What stands in front of names from several shards.
+_SHARD_NAME = re.compile(r"^[^/]*\.tar/")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -79,6 +82,14 @@ class Images:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()[:16]
 
+    def glimpse(self, count: int = 64) -> str:
+        """A hash of the bytes of `count` images spread over all, which images of the same names do not share."""
+        digest = hashlib.sha256()
+        for index in sorted({len(self) * number // count for number in range(count)}):
+            found = self.read(index)
+            digest.update(found if isinstance(found, bytes) else np.ascontiguousarray(found).tobytes())
+        return digest.hexdigest()[:16]
+
     def subset(self, chosen: Sequence[int]) -> Images:
         """Some of the images, in the order given."""
         labels = None if self.labels is None else [self.labels[i] for i in chosen]
@@ -124,7 +135,7 @@ def _with_classes_of_folders(images: Images) -> Images:
     """Images without labels that all lie in folders below what a person named: the folder's name is the class."""
     if images.labels is not None:
         return images
-    folders = [name.rpartition("/")[0] for name in images.names]
+    folders = [_SHARD_NAME.sub("", name).rpartition("/")[0] for name in images.names]
     if not all(folders):
         return images
     names = [folder.rpartition("/")[2] for folder in folders]  # train/cat and test/cat are one class
@@ -193,7 +204,8 @@ class _CaptionReader:
             return ""
         path = (self.root / self.names[index]).with_suffix(".txt")
         try:
-            return path.read_bytes()[:_MOST_CAPTION].decode("utf-8", "replace").strip()
+            with path.open("rb") as file:
+                return file.read(_MOST_CAPTION).decode("utf-8", "replace").strip()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror})") from error
 
@@ -203,8 +215,7 @@ def _npz(where: str, data: Data) -> Images:
         with np.load(where, allow_pickle=False) as content:
             keys = list(content.files)
             array = content["images" if "images" in keys else keys[0]]
-            labels = content["labels"] if "labels" in keys else None
-            captions = content["captions"] if "captions" in keys else None
+            labels, captions = (_readable(content, name) for name in ("labels", "captions"))
     except Exception as error:
         raise DataError(f"{where} is damaged or no npz file ({' '.join(str(error).split())[:120]})") from error
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in (1, 3)):
@@ -230,9 +241,19 @@ class _Texts:
         return self.texts[index]
 
 
+def _readable(content: Any, name: str) -> Any:
+    """An array of an npz, or None where it is not there or not to be read (objects), which not all commands need."""
+    try:
+        return content[name] if name in content.files else None
+    except ValueError:
+        return None
+
+
 def _are_classes(labels: Any, count: int) -> bool:
-    """Whether an array holds a whole number from 0 for each image."""
-    return labels.shape == (count,) and labels.dtype.kind in "iuf" and bool(np.all((labels >= 0) & (labels % 1 == 0)))
+    """Whether an array holds a whole number from 0 for each image, and none so large that it is no class."""
+    if labels.shape != (count,) or labels.dtype.kind not in "iuf":
+        return False
+    return bool(np.all((labels >= 0) & (labels < _MOST_CLASSES) & (labels % 1 == 0)))
 
 
 def _cifar10(where: str, data: Data) -> Images:

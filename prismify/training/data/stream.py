@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,11 +67,16 @@ class Batch(NamedTuple):
 
 @dataclass
 class Stream(Dataset[Any]):
-    """An endless row of images: pass after pass, each in an order of its own."""
+    """An endless row of images: pass after pass, each in an order of its own.
+
+    Args:
+        reads_captions: also what is said of an image, where something is.
+    """
 
     images: Images
     data: Data
     seed: int
+    reads_captions: bool = False
 
     def __post_init__(self) -> None:
         self._order = functools.lru_cache(maxsize=2)(lambda epoch: order_of(len(self.images), self.seed, epoch))
@@ -103,7 +108,7 @@ class Stream(Dataset[Any]):
         """The class of image number `index`, and what is said of it."""
         images = self.images
         label = None if images.labels is None else images.labels[index]
-        return label, None if images.captions is None else images.captions(index)
+        return label, images.captions(index) if images.captions is not None and self.reads_captions else None
 
     def first(self) -> Tensor:
         """The first image as a batch of one: (1, C, H, W)."""
@@ -114,7 +119,12 @@ class Stream(Dataset[Any]):
 
         A batch holds at most `size` images, of one height and width.
         """
+        return (images for _, images in self.numbered(size, rank, processes))
+
+    def numbered(self, size: int, rank: int = 0, processes: int = 1) -> Iterator[tuple[list[int], Tensor]]:
+        """The same with the numbers of the images."""
         waiting: list[Tensor] = []
+        numbers: list[int] = []
         for index in range(rank, len(self.images), processes):
             try:
                 image = image_tensor(self.images.picture(index), self.data, None)
@@ -123,11 +133,12 @@ class Stream(Dataset[Any]):
                     continue
                 raise
             if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
-                yield torch.stack(waiting)
-                waiting = []
+                yield numbers, torch.stack(waiting)
+                waiting, numbers = [], []
             waiting.append(image)
+            numbers.append(index)
         if waiting:
-            yield torch.stack(waiting)
+            yield numbers, torch.stack(waiting)
         elif rank < len(self.images):
             raise DataError(f"{self.images.where}: none of the {len(self.images)} images can be read")
 
@@ -235,7 +246,7 @@ def open_data(data: Data, seed: int) -> tuple[Stream, Stream | None]:
     if data.validation_path is not None or data.validation_select is not None:
         path = data.validation_path
         held = open_images(data, path=path, select=data.validation_select)
-        held = held.subset(order_of(len(held), 0, 0)[: data.validation].tolist())
+        held = _in_classes_of(images, held.subset(order_of(len(held), 0, 0)[: data.validation].tolist()))
     else:
         if len(images) <= data.validation:
             raise DataError(
@@ -246,3 +257,13 @@ def open_data(data: Data, seed: int) -> tuple[Stream, Stream | None]:
         held = images.subset(order[: data.validation].tolist())
         images = images.subset(order[data.validation :].sort().values.tolist())
     return Stream(images, data, seed), Stream(held, data, seed)
+
+
+def _in_classes_of(images: Images, held: Images) -> Images:
+    """Images from elsewhere with the class numbers of those that are trained on; no labels where those lack one."""
+    if held.labels is None or images.labels is None or held.classes == images.classes:
+        return held
+    numbers = {name: number for number, name in enumerate(images.classes)}
+    if any(name not in numbers for name in {held.classes[label] for label in held.labels}):
+        return replace(held, labels=None, classes=())
+    return replace(held, labels=[numbers[held.classes[label]] for label in held.labels], classes=images.classes)

@@ -136,11 +136,14 @@ def _check_apart(recipe: Recipe) -> None:
     """
     output = Path(recipe.output).resolve()
     teacher, lpips = getattr(recipe, "teacher", None), getattr(getattr(recipe, "loss", None), "lpips", None)
+    autoencoder = getattr(recipe, "autoencoder", None)
     reads = {
         "data.path": recipe.data.path,
         "data.validation_path": recipe.data.validation_path,
         "model.source": recipe.model.source,
         "teacher.source": teacher and teacher.source,
+        "autoencoder.source": autoencoder and autoencoder.source,
+        "condition.encoder": getattr(getattr(recipe, "condition", None), "encoder", None),
         "loss.lpips.weights": lpips and lpips.weights,
     }
     for key, name in reads.items():

@@ -23,6 +23,9 @@ _FIXED = (
     "train.seed",
     "noise.",
     "condition.",
+    "scales",
+    "latents.scale",
+    "distil.feature_layers",
 )
 
 
