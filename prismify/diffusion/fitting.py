@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.formats.tensors import separate_state
 from ..errors import RecipeError
 from ..families import text_encoders
 from ..graph.classes import rows_of_classes
@@ -81,6 +82,8 @@ def see_that_it_denoises(
         RecipeError: it does not; the message says what to set.
     """
     name = type(denoiser.model).__name__
+    if getattr(denoiser.model, "prismify_plan", None) is None:
+        separate_state(denoiser.model)  # what no file of weights holds is told before hours are spent
     if trained.scales is not None and not denoiser.takes_scale:
         raise RecipeError(f"{name} takes no scale: name a model whose forward does, such as prismify:SinDDM")
     times = noising.times(torch.full((1,), 0.5, device=probe.device))

@@ -39,9 +39,9 @@ class Opened:
 
 
 def is_denoiser(name: str) -> bool:
-    """Whether a person names a run, or the folder of a denoiser."""
+    """Whether a person names the folder of a denoiser, or of a run that trains one."""
     path = folder_of(name)
-    return run_of(path) is not None or (path / DENOISING_NAME).is_file()
+    return ((run_of(path) or path) / DENOISING_NAME).is_file()
 
 
 def open_denoiser(name: str, trust: Trust = NO_TRUST) -> Opened:

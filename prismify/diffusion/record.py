@@ -15,6 +15,8 @@ from ..training.schema import ModelSource, Noise
 from ..validation import build
 
 FORMAT_VERSION = 1
+#: Pixels, or channels, of the largest that is sampled.
+_MOST_SIDE = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +97,22 @@ def read_record(folder: Path) -> Trained:
         trained = build(Trained, content, str(path))
     except PlanError as error:
         raise SourceError(str(error)) from error
-    if len(trained.shape) != 3 or min(trained.shape) < 1:
+    if len(trained.shape) != 3 or min(trained.shape) < 1 or max(trained.shape) > _MOST_SIDE:
         raise SourceError(f"{path}: shape {list(trained.shape)} is not (channels, height, width)")
+    black, white = trained.range
+    if not -math.inf < black < white < math.inf or not 0 <= (trained.null or 0) < 2**31:
+        raise SourceError(f"{path}: range {list(trained.range)} and null {trained.null} are no range and no label")
+    if trained.latents is not None and not _are_of(trained.latents, trained.shape[0]):
+        raise SourceError(f"{path}: mean and deviation of the latents are not a number for each of their channels")
     if trained.scales is not None and not _fits_together(trained.scales, trained.noise):
         raise SourceError(f"{path}: scales are not sizes from coarse to fine with the distances between them")
     return trained
+
+
+def _are_of(latents: LatentSpace, channels: int) -> bool:
+    both = (latents.mean, latents.deviation)
+    finite = all(abs(value) < math.inf for values in both for value in values)
+    return finite and {len(values) for values in both} == {channels} and min(latents.deviation) > 0
 
 
 def _fits_together(scales: Pyramid, noise: Noise) -> bool:

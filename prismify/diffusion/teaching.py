@@ -92,8 +92,9 @@ def taught_layers(student: nn.Module, teacher: nn.Module, teaching: Teaching) ->
         holders = {name.rpartition(".")[0] or name for name in replaced}
         found = [name for name in names if name in holders]
     if not found:
-        patterns = ", ".join(teaching.feature_layers) or "hold replaced layers"
-        raise RecipeError(f"distil.feature_layers: student and teacher share no modules that are {patterns}")
+        wanted = ", ".join(teaching.feature_layers)
+        which = f"named {wanted}" if wanted else "that hold replaced layers"
+        raise RecipeError(f"distil.feature_layers: student and teacher share no modules {which}")
     return tuple(found)
 
 
@@ -109,7 +110,10 @@ def make_adapters(
     Raises:
         RecipeError: none can.
     """
+    was_training = student.training
+    student.eval()  # statistics stay as they are
     said, taught = Learner(student, layers)(*inputs), Learner(teacher, layers)(*inputs)
+    student.train(was_training)
     kept, adapters = [], nn.ModuleDict()
     for name in layers:
         ours, its = said.get(_FEATURES + name), taught.get(_FEATURES + name)

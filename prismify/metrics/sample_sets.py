@@ -20,7 +20,7 @@ from ..training.schema import Data
 from ..validation import read_json_file
 
 #: What `prismify sample` says of how pictures were made.
-_SAID = ("model", "weights", "steps", "sampler", "seed", "label", "guidance")
+_SAID = ("model", "weights", "steps", "sampler", "seed", "label", "prompt", "guidance")
 
 
 @dataclass(frozen=True)

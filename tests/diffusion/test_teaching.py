@@ -82,7 +82,7 @@ def test_modules_that_hold_replaced_layers_are_matched_through_adapters_of_their
     kept, adapters = make_adapters(Denoiser(student), Denoiser(wide), layers, INPUTS)
     said, taught = Learner(Denoiser(student), kept, adapters)(*INPUTS), Learner(Denoiser(wide), kept)(*INPUTS)
     assert all(said[name].shape == taught[name].shape for name in taught)
-    with pytest.raises(PrismifyError, match="share no modules that are nowhere"):
+    with pytest.raises(PrismifyError, match="share no modules named nowhere"):
         taught_layers(student, teacher, Teaching(feature_layers=("nowhere*",)))
 
 
