@@ -57,7 +57,7 @@ def test_what_sample_writes_is_read_without_the_grid(tmp_path: Path, opened: Ope
     write_samples(opened, wanted, tmp_path, "net", CPU, lambda done, steps: None)
     found = read_samples(str(tmp_path), batch_size=4)
     assert (found.count, found.size, found.left_out) == (6, (8, 8), ("grid.png",))
-    assert found.made_by == {"model": "net", "weights": "", "steps": 2, "sampler": "ddim", "seed": 3, "label": None,
+    assert found.made_by == {"model": "net", "weights": "", "steps": 2, "sampler": "ddim", "seed": 3, "label": None, "prompt": None,
                              "guidance": 1.0}  # fmt: skip
     read = all_of(found.batches)
     made = made_samples(opened, wanted)
