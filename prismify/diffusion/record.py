@@ -88,7 +88,10 @@ def read_record(folder: Path) -> Trained:
     """
     path = folder / DENOISING_NAME
     if not path.is_file():
-        raise SourceError(f"{folder} does not say how its model was trained to denoise: it has no {DENOISING_NAME}")
+        raise SourceError(
+            f"{folder} does not say how its model was trained to denoise (it has no {DENOISING_NAME}): train it by the "
+            "recipe diffusion, and name the run"
+        )
     content = read_json(path)
     if content.get("format_version") != FORMAT_VERSION:
         version = content.get("format_version")

@@ -69,8 +69,8 @@ def write_samples(
     classes: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FACTS_NAME).unlink(missing_ok=True)  # it would speak of pictures that are now replaced
         for pixels, labels in make_pictures(opened, wanted, device, watch):
+            (folder / FACTS_NAME).unlink(missing_ok=True)  # it would speak of pictures that are now replaced
             for index, picture in enumerate(pixels, len(classes)):
                 write_png(folder / picture_name(index, wanted.count), picture)
             first += list(pixels[: max(0, MOST_SHOWN - len(classes))])

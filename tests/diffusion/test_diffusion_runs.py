@@ -148,6 +148,20 @@ def test_what_cannot_be_sampled_is_one_line(recipe: Recipe, wanted: dict[str, An
     assert "\n" not in str(caught.value)
 
 
+def test_a_refused_sample_leaves_earlier_ones_as_they_are(
+    recipe: Recipe, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    folder = trained(recipe(train={"steps": 1}))
+    words = ["sample", folder, "-n", "2", "--steps", "1", "-o", tmp_path / "made"]
+    assert command(*words).code == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "made").iterdir()}
+    for wrong in (["--class", "c"], ["--size", "9x7"], ["--steps", "5000"], ["--sampler", "heun"], ["--prompt", "a"]):
+        ran = command(*words, *wrong)
+        assert ran.code == 1
+        assert len(ran.err.strip().splitlines()) == 1
+    assert {p.name: p.read_bytes() for p in (tmp_path / "made").iterdir()} == before
+
+
 def test_a_folder_that_no_run_trained_is_told(tmp_path: Path) -> None:
     with pytest.raises(PrismifyError, match="does not say how its model was trained to denoise"):
         open_denoiser("cifar10-ae-64")
