@@ -242,12 +242,63 @@ def images(here: Path) -> Path:
     return path
 
 
+def _text_encoder(here: Path) -> Path:
+    """The folder of a pipeline whose text encoder and tokenizer name code that lies beside them."""
+    folder = here / "sent" / "texts"
+    for part in ("tokenizer", "text_encoder"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "evil.py").write_text((here / "sent" / "evil.py").read_text())
+        named = {"AutoConfig": "evil.make", "AutoModel": "evil.make", "AutoTokenizer": ["evil.make", "evil.make"]}
+        config = {"architectures": ["CLIPTextModel"], "model_type": "evil", "auto_map": named}
+        for name in ("config.json", "tokenizer_config.json"):
+            (folder / part / name).write_text(json.dumps(config))
+    torch.save(_Shell(_shell(here)), folder / "text_encoder" / "pytorch_model.bin")
+    return folder
+
+
+def denoiser(here: Path) -> Path:
+    """A trained denoiser's folder whose record names an autoencoder that is a command, and texts that are code."""
+    folder = _converted(here)
+    source = {"source": "os:system", "arguments": {"command": _shell(here)}}
+    space = {"autoencoder": source, "hash": "0" * 16, "mean": [0.0], "deviation": [1.0]}
+    record = {"format_version": 1, "noise": {}, "shape": [1, 8, 8], "texts": str(_text_encoder(here)), "latents": space}
+    (folder / "denoising.json").write_text(json.dumps(record))
+    return folder
+
+
+def denoiser_of_texts(here: Path) -> Path:
+    folder = _converted(here)
+    record = {"format_version": 1, "noise": {}, "shape": [3, 8, 8], "texts": str(_text_encoder(here))}
+    (folder / "denoising.json").write_text(json.dumps(record))
+    return folder
+
+
+def _diffusion(here: Path, **changes: Any) -> Path:
+    arguments = {"block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"],
+                 "norm_num_groups": 4, "sample_size": 16}  # fmt: skip
+    model = {"source": "diffusers:UNet2DModel", "arguments": arguments}
+    return _recipe(here, **{"recipe": "diffusion", "model": model, "loss": {}, **changes})
+
+
+def recipe_in_the_latents_of_a_command(here: Path) -> Path:
+    return _diffusion(here, autoencoder={"source": "os:system", "arguments": {"command": _shell(here)}})
+
+
+def recipe_of_a_text_encoder(here: Path) -> Path:
+    (here / "sent" / "told").mkdir()
+    shutil.copy(here / "pictures" / "0.png", here / "sent" / "told" / "0.png")
+    (here / "sent" / "told" / "0.txt").write_text("a")
+    data = {"path": str(here / "sent" / "told"), "size": 16, "validation": 0}
+    return _diffusion(here, condition={"kind": "text", "encoder": str(_text_encoder(here))}, data=data)
+
+
 KINDS = (
     folder_built_by_its_file, folder_built_by_the_shell, folder_from_the_shell, folder_from_a_file,
     folder_with_a_skeleton, pickle, program, pipeline, recipe_that_trusts_itself, recipe_of_a_file, recipe_of_the_shell,
     recipe_with_a_teacher, recipe_over_what_is_mine, recipe_with_tags, run_of_a_stranger,
     recipe_into_a_run_of_a_stranger, run_whose_lock_is_a_link, index_that_leads_out, deep_json,
-    weights_of_a_huge_header, plan, images,
+    weights_of_a_huge_header, plan, images, denoiser, denoiser_of_texts, recipe_in_the_latents_of_a_command,
+    recipe_of_a_text_encoder,
 )  # fmt: skip
 COMMANDS: dict[str, list[str]] = {
     "scan": ["scan", "FILE"],
@@ -270,6 +321,9 @@ COMMANDS: dict[str, list[str]] = {
     "evaluate weights": ["evaluate", "cifar10-ae-64", "--data", "pictures", "--lpips", "FILE"],
     "reconstruct": ["reconstruct", "FILE", "pictures", "-o", "out"],
     "reconstruct data": ["reconstruct", "cifar10-ae-64", "FILE", "-o", "out"],
+    "sample": ["sample", "FILE", "-n", "1", "--steps", "1", "-o", "out"],
+    "judge": ["judge", "FILE", "--data", "pictures", "--count", "4", "-o", "out"],
+    "judge data": ["judge", "pictures", "--data", "FILE", "-o", "out"],
 }  # fmt: skip
 
 

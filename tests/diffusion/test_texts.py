@@ -16,7 +16,7 @@ from PIL import Image
 
 import prismify
 from prismify.errors import PrismifyError
-from prismify.training.data import Shares, batches, open_data, open_images
+from prismify.training.data import Shares, open_data, open_images, told_batches
 from prismify.training.schema import Data
 
 transformers = pytest.importorskip("transformers", reason="transformers, which reads texts, is not installed")
@@ -74,9 +74,9 @@ def test_captions_lie_beside_their_images(captioned: Path, tmp_path: Path) -> No
     assert images.captions is not None
     assert [images.captions(i) for i in range(4)] == ["", "picture b", "", "picture d"]
     stream, _ = open_data(Data(path=str(captioned), validation=2, size=16), 0)
-    assert next(batches(stream, Shares(8, 1, 1, 0), 0)).captions is None  # which nobody asked for
+    assert next(told_batches(stream, Shares(8, 1, 1, 0), 0)).captions is None  # which nobody asked for
     stream.reads_captions = True
-    batch = next(batches(stream, Shares(8, 1, 1, 0), 0))
+    batch = next(told_batches(stream, Shares(8, 1, 1, 0), 0))
     assert batch.captions is not None
     assert sorted(filter(None, batch.captions)) == sorted({*filter(None, batch.captions)})
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8), captions=np.array(["one", "two"]))

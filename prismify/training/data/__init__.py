@@ -2,7 +2,7 @@
 
 from .folders import passed_over_text
 from .images import Images, open_images
-from .stream import Batch, Sample, Shares, Stream, batches, image_tensor, open_data, order_of
+from .stream import Batch, Sample, Shares, Stream, batches, image_tensor, open_data, order_of, told_batches
 
 __all__ = [
     "Batch",
@@ -16,4 +16,5 @@ __all__ = [
     "open_images",
     "order_of",
     "passed_over_text",
+    "told_batches",
 ]

@@ -143,7 +143,12 @@ class Stream(Dataset[Any]):
             raise DataError(f"{self.images.where}: none of the {len(self.images)} images can be read")
 
 
-def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Batch]:
+def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Tensor]:
+    """The images of `told_batches` alone: each (size, C, H, W)."""
+    return (batch.images for batch in told_batches(stream, shares, first_step))
+
+
+def told_batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Batch]:
     """The parts of this process from `first_step` (from 0) on, endlessly, of `shares.size` images.
 
     Raises:

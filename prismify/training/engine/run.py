@@ -19,7 +19,7 @@ from torch import Tensor
 from ...checkpoint import Trust
 from ...errors import PrismifyError, RecipeError, TrainingError
 from ...generators import mixed, seed_generators
-from ..data import Batch, Shares, Stream, batches
+from ..data import Batch, Shares, Stream, told_batches
 from ..rates import scheduled, set_rate
 from ..recipe import recipe_data
 from ..schema import Recipe
@@ -152,7 +152,7 @@ class Run:
 
     def parts_of_steps(self, stream: Stream) -> Iterator[tuple[int, Iterator[Part]]]:
         """Each step's number (from 0) with the parts of its batch, from where the run stands to its end."""
-        source = batches(stream, self.shares, self.step)
+        source = told_batches(stream, self.shares, self.step)
         self.record.restart_pace(self.step)
         with handled_signals(self.stopping.note_signal):
             while self.step < self.steps:
