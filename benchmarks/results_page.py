@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 GAP = ROOT / "benchmarks" / "results" / "gap-cpu.json"
 DISTILLED = ROOT / "benchmarks" / "results" / "distil-cpu.json"
 DIFFUSION = ROOT / "benchmarks" / "results" / "diffusion-cpu.json"
+TAUGHT = ROOT / "benchmarks" / "results" / "teach-denoiser-cpu.json"
 IMAGES = ROOT / "docs" / "images"
 #: Runs at least this long are results, shorter ones a search.
 FINAL_MINUTES = 10
@@ -30,6 +31,8 @@ def write() -> None:
         lines += distilled(json.loads(DISTILLED.read_text()))
     if DIFFUSION.is_file():
         lines += denoised(json.loads(DIFFUSION.read_text()))
+    if TAUGHT.is_file():
+        lines += taught(json.loads(TAUGHT.read_text()))
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
 
 
@@ -140,6 +143,32 @@ def denoised(rows: list[dict[str, Any]]) -> list[str]:
         if picture.is_file():
             lines += [f"![{row['name']}, seed {row['seed']}: digits 0 to 9 in turn](images/{picture.name})", ""]
     return [*lines, "    python benchmarks/diffusion.py --data train.npz --test test.npz --features lenet.pth"]
+
+
+def taught(rows: list[dict[str, Any]]) -> list[str]:
+    first, metrics = rows[1], list(rows[0]["metrics"])
+    network = metrics[0][metrics[0].find("(") :].strip("()")
+    titles = " | ".join(name.split(" (")[0] for name in metrics)
+    lines = [
+        "",
+        "## A denoiser taught by its original: what each term is worth",
+        "",
+        "BrianPulfer's DDPM of MNIST's digits (28×28), converted by policy `volumes` and trained for",
+        f"{first['minutes']:g} minutes on {first['hardware']} with the recipe `diffusion`, seed {first['seed']},",
+        "learning from the data (`task`), from what the teacher predicts (`output`), or from what its modules",
+        "return (`features`).",
+        f"{first['count']:,} pictures of each in 100 steps of DDPM, against the 10,000 test images, by {network}.",
+        "",
+        f"| learned from | parameters | steps | error on held-out images | error to the teacher | {titles} |",
+        f"|---|---:|---:|---:|---:|{'---:|' * len(metrics)}",
+    ]
+    for row in rows:
+        cells = [_measured(row["metrics"].get(name)) for name in metrics]
+        told = [f"{row[key]:.4f}" if key in row else "" for key in ("error", "error_to_teacher")]
+        steps = f"{row['steps']:,}" if "steps" in row else ""
+        lines.append(f"| {row['name']} | {row['parameters']:,} | {steps} | {' | '.join([*told, *cells])} |")
+    command = "python benchmarks/teach_denoiser.py --weights ddpm_mnist.pt --data train.npz --test test.npz"
+    return [*lines, "", f"    {command} --features lenet.pth"]
 
 
 def _measured(value: dict[str, float] | None) -> str:
