@@ -33,6 +33,7 @@ ROWS: dict[str, list[str]] = {
     "dense": ["model.convert=null", "train.fuse=false", "train.learning_rate=5e-4"],
     "27 weights a layer": ["model.convert={name: volumes}"],
     "flow": ["noise.prediction=flow"],
+    "epsilon, linear": ["noise.prediction=epsilon", "noise.schedule=linear"],
 }
 QUIET = ["log.every=50", "log.tensorboard=false", "train.device=cpu"]
 TIMED, TIMED_STEPS, SHOWN = 64, 50, 40
@@ -40,7 +41,7 @@ TIMED, TIMED_STEPS, SHOWN = 64, 50, 40
 
 def trained(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The folder of a run; made, or gone on with, where it has not ended."""
-    folder: Path = arguments.runs / f"{name.replace(' ', '-')}-{seed}"
+    folder: Path = arguments.runs / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
     if not (folder / "report.md").is_file():
         sets = [f"data.path={arguments.data}", f"output={folder}", f"train.seed={seed}"]
         sets += [f"train.max_minutes={arguments.minutes:g}", *QUIET, *ROWS[name], *arguments.sets]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import results_page
+import torch
 from command import run
 
 from prismify.checkpoint import open_source
@@ -83,7 +84,7 @@ def main() -> None:
     if not (samples / "samples.json").is_file():
         opened = Opened(Denoiser(teacher), Trained(noise=Noise(), shape=(1, 28, 28)))
         wanted = Wanted(count=arguments.count, steps=100, sampler="ddpm")
-        write_samples(opened, wanted, samples, "the teacher", "cpu", lambda done, steps: None)  # type: ignore[arg-type]
+        write_samples(opened, wanted, samples, "the teacher", torch.device("cpu"), lambda done, steps: None)
     rows = [{"name": "teacher", "parameters": parameter_count(teacher), "metrics": judged(samples, arguments)}]
     for name in arguments.names:
         folder = taught(name, small, arguments)
