@@ -127,7 +127,7 @@ def test_a_step_sees_one_scale_whoever_computes_it() -> None:
 
     def seen(parts: int, processes: int, rank: int, first: int) -> list[list[int]]:
         source = batches(stream, Shares(4, parts, processes, rank), first)
-        return [[int(v) for _ in range(parts) for v in next(source).images] for _ in range(40 - first)]
+        return [[int(v) for _ in range(parts) for v in next(source)] for _ in range(40 - first)]
 
     whole = seen(1, 1, 0, 0)
     assert all(len(set(step)) == 1 and len(step) == 4 for step in whole)
