@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import SourceError
 
-#: Channels in a group of a group norm, at least, and groups, at most.
+#: Groups of a group norm, at most.
 _GROUPS = 32
 #: A head of attention, in channels, where the width is a multiple of it.
 _HEAD = 32
@@ -41,7 +41,8 @@ def _head(width: int) -> int:
 
 
 def _groups(width: int) -> int:
-    return next(groups for groups in range(min(_GROUPS, width), 0, -1) if width % groups == 0)
+    """As many as divide the width into groups of two channels and more: one value has no deviation."""
+    return next(groups for groups in range(min(_GROUPS, width // 2), 0, -1) if width % groups == 0)
 
 
 def _unet(levels: int, blocks: int, time: int | None) -> Callable[[int, int, int, int], dict[str, Any]]:
