@@ -19,6 +19,7 @@ from .judged import (
     SubsetsOption,
     check_results_place,
     opened_judges,
+    plain_data,
     plain_judges,
     plain_row,
     print_judges,
@@ -125,14 +126,7 @@ def evaluate(
         }
         found = measure(measured, images, judges, batch_size=batch_size, device=where, watch=begin)
     content = {
-        "data": {
-            "path": data,
-            "select": select,
-            "images": found.images,
-            "passed_over": dict(images.images.passed_over),
-            "size": images.data.size,
-            "seed": seed,
-        },
+        "data": plain_data(data, select, found.images, images, seed),
         "ranges": own,
         "weights": {name: one.which for name, one in opened.items() if one.which},
         **plain_judges(judged, network),

@@ -20,6 +20,7 @@ from .judged import (
     SubsetsOption,
     check_results_place,
     opened_judges,
+    plain_data,
     plain_judges,
     plain_row,
     print_judges,
@@ -120,14 +121,7 @@ def judge(
         else:
             found = measure_samples(made, reference, judges, device=where, watch=begin)
     content = {
-        "data": {
-            "path": data,
-            "select": select,
-            "images": found.references,
-            "passed_over": dict(images.images.passed_over),
-            "size": images.data.size,
-            "seed": seed,
-        },
+        "data": plain_data(data, select, found.references, images, seed),
         "count": found.count,
         "samples": {name: _plain_set(one) for name, one in sets.items()},
         **plain_judges(judged, network),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..metrics.distances import Spread
     from ..metrics.networks import FeatureNetwork
+    from ..training.data import Stream
     from ..training.losses import LPIPS
 
 LpipsOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of LPIPS (alex or vgg).")]
@@ -62,18 +63,26 @@ def plain_row(row: Mapping[str, Spread]) -> dict[str, Any]:
 
 def check_results_place(output: Path) -> None:
     """See that the results take the place of nothing but earlier ones, before hours are spent on them."""
-    from ..errors import OutputError
-    from ..training.pictures import check_replaceable
-    from ..validation import read_json_file
+    from ..training.pictures import check_own_table, check_replaceable
 
     check_replaceable(output, [output / "pictures.png"])
-    table = output / "evaluation.json"
-    try:
-        earlier = read_json_file(table) if table.exists() else {"models": {}, "data": {}}
-    except (OSError, ValueError):
-        earlier = None
-    if table.is_symlink() or not isinstance(earlier, dict) or not {"models", "data"} <= earlier.keys():
-        raise OutputError(f"{table} exists and was not written by prismify; choose another output")
+    check_own_table(output / "evaluation.json", {"models", "data"})
+
+
+def plain_data(path: str, select: str | None, count: int, images: Stream, seed: int) -> dict[str, Any]:
+    """What models were measured on, as plain data.
+
+    Args:
+        count: how many of the images.
+    """
+    return {
+        "path": path,
+        "select": select,
+        "images": count,
+        "passed_over": dict(images.images.passed_over),
+        "size": images.data.size,
+        "seed": seed,
+    }
 
 
 def write_results(output: Path, content: dict[str, Any], pictures: Any) -> None:

@@ -164,6 +164,7 @@ def _sampled(
         "noise": dataclasses.asdict(recipe.noise),
         "sampling": dataclasses.asdict(how),
         "classes": len(classes),
+        "limits": limits and list(limits),
     }
 
     def make(mine: range) -> dict[str, Tensor]:

@@ -58,16 +58,14 @@ def sample(
         RecipeError: the sampler does not fit, or guidance has no class to go by.
     """
     check_sampler(noising, sampler, steps)
-    untold = {} if labels is None or null is None else {"labels": torch.full_like(labels, null, device=device)}
-    if context is not None and empty is not None:
-        untold["context"] = empty.to(device).expand(len(context), -1, -1)
-    if guidance != 1 and not untold:
-        raise RecipeError("guidance goes away from what a model says without a class: it needs a model trained so")
     scheduler = schedulers().sampling_scheduler(noising.scheduler, sampler, steps, device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
     x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
     told = {name: value.to(device) for name, value in (("labels", labels), ("context", context)) if value is not None}
+    untold = _untold(told, null, empty)
+    if guidance != 1 and not untold:
+        raise RecipeError("guidance goes away from what a model says without a class: it needs a model trained so")
     steps_noise = {} if noising.is_flow else {"generator": generators}
     for number, time in enumerate(scheduler.timesteps):
         seen = x if noising.is_flow else scheduler.scale_model_input(x, time)
@@ -82,6 +80,16 @@ def sample(
         x = scheduler.step(predicted, time, x, **steps_noise).prev_sample
         watch(number + 1)
     return x.float()
+
+
+def _untold(told: dict[str, Tensor], null: int | None, empty: Tensor | None) -> dict[str, Tensor]:
+    """What a model is given instead of what it is told, to say what it says when told nothing."""
+    untold = {}
+    if "labels" in told and null is not None:
+        untold["labels"] = torch.full_like(told["labels"], null)
+    if "context" in told and empty is not None:
+        untold["context"] = empty.to(told["context"].device).expand(len(told["context"]), -1, -1)
+    return untold
 
 
 def default_sampler(noising: Noising, name: str) -> str:

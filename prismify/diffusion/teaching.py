@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import RecipeError
-from ..plan import Plan
-from ..training.losses.teaching import Answers, recorded
+from ..training.losses.teaching import Answers, recorded, replaced_layers, shared_modules
 from ..training.schema import Teaching
 from .denoiser import Denoiser
 
@@ -82,15 +80,8 @@ def taught_layers(student: nn.Module, teacher: nn.Module, teaching: Teaching) ->
     """
     if not teaching.features:
         return ()
-    both = {name for name, _ in teacher.named_modules() if name}
-    names = [name for name, _ in student.named_modules() if name in both]
-    plan: Plan | None = getattr(student, "prismify_plan", None)
-    if teaching.feature_layers:
-        found = [name for name in names if any(fnmatchcase(name, pattern) for pattern in teaching.feature_layers)]
-    else:
-        replaced = [decision.name for decision in plan.replaced] if plan is not None else []
-        holders = {name.rpartition(".")[0] or name for name in replaced}
-        found = [name for name in names if name in holders]
+    holders = {name.rpartition(".")[0] or name for name in replaced_layers(student)}
+    found = shared_modules(student, teacher, teaching.feature_layers, holders)
     if not found:
         wanted = ", ".join(teaching.feature_layers)
         which = f"named {wanted}" if wanted else "that hold replaced layers"

@@ -14,8 +14,7 @@ from ..checkpoint.atomic import whole_file
 from ..checkpoint.manifest import write_json
 from ..errors import OutputError
 from ..training.engine.begin import hardware, versions
-from ..training.pictures import check_replaceable, grid, write_png
-from ..validation import read_json_file
+from ..training.pictures import check_own_table, check_replaceable, grid, write_png
 from .making import Wanted, make_pictures, steps_and_sampler
 from .opening import Opened
 
@@ -38,13 +37,7 @@ def check_place(folder: Path, count: int) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is not a folder; choose another output")
     check_replaceable(folder, [folder / GRID_NAME, *(folder / picture_name(i, count) for i in range(count))])
-    facts = folder / FACTS_NAME
-    try:
-        earlier = read_json_file(facts) if facts.exists() else {"sampler": "", "seed": 0}
-    except (OSError, ValueError):
-        earlier = None
-    if facts.is_symlink() or not isinstance(earlier, dict) or not {"sampler", "seed"} <= earlier.keys():
-        raise OutputError(f"{facts} exists and was not written by prismify; choose another output")
+    check_own_table(folder / FACTS_NAME, {"sampler", "seed"})
 
 
 def write_samples(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checkpoint.atomic import whole_file
 from ..errors import OutputError
+from ..validation import read_json_file
 
 _GAP = 2
 #: What the PNG files written here say of themselves.
@@ -69,6 +70,20 @@ def check_replaceable(folder: Path, paths: Iterable[Path]) -> None:
             raise OutputError(f"{path}: a link leads out of {folder}; choose another output")
         if path.exists() and not (path.is_file() and _is_signed(path)):
             raise OutputError(f"{path} exists and was not written by prismify; choose another output")
+
+
+def check_own_table(path: Path, keys: set[str]) -> None:
+    """See that a JSON file takes the place of nothing but an earlier one, which has these keys.
+
+    Raises:
+        OutputError: something else lies there.
+    """
+    try:
+        earlier = read_json_file(path) if path.exists() else dict.fromkeys(keys)
+    except (OSError, ValueError):
+        earlier = None
+    if path.is_symlink() or not isinstance(earlier, dict) or not keys <= earlier.keys():
+        raise OutputError(f"{path} exists and was not written by prismify; choose another output")
 
 
 def _is_signed(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
@@ -78,18 +78,28 @@ def matched_layers(student: nn.Module, teacher: nn.Module, loss: DistillationLos
     """
     if not loss.features:
         return []
-    both = {name for name, _ in teacher.named_modules() if name}
-    names = [name for name, _ in student.named_modules() if name in both]
-    plan: Plan | None = getattr(student, "prismify_plan", None)
-    if loss.feature_layers:
-        found = [n for n in names if any(fnmatchcase(n, pattern) for pattern in loss.feature_layers)]
-    else:
-        replaced = {d.name for d in plan.replaced} if plan is not None else set()
-        found = [n for n in names if n in replaced]
+    found = shared_modules(student, teacher, loss.feature_layers, replaced_layers(student))
     if not found:
         patterns = ", ".join(loss.feature_layers) or "the replaced layers"
         raise RecipeError(f"loss.feature_layers: student and teacher share no layer that is {patterns}")
     return found
+
+
+def replaced_layers(model: nn.Module) -> list[str]:
+    """The layers of a converted model that were replaced; none of any other."""
+    plan: Plan | None = getattr(model, "prismify_plan", None)
+    return [decision.name for decision in plan.replaced] if plan is not None else []
+
+
+def shared_modules(
+    student: nn.Module, teacher: nn.Module, patterns: Sequence[str], names: Collection[str]
+) -> list[str]:
+    """The modules of both models that patterns name, or, where there is no pattern, those among `names`."""
+    both = {name for name, _ in teacher.named_modules() if name}
+    shared = [name for name, _ in student.named_modules() if name in both]
+    if not patterns:
+        return [name for name in shared if name in names]
+    return [name for name in shared if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def check_pair(student: nn.Module, teacher: nn.Module) -> None:
