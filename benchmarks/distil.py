@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import places
 import results_page
 from command import run
 from PIL import Image
@@ -28,9 +29,8 @@ from prismify.training.models import open_model
 from prismify.training.pictures import write_png
 from prismify.training.schema import Data, ModelSource
 
-ROOT = Path(__file__).parents[1]
-RESULTS = results_page.DISTILLED
-TAEF2 = str(ROOT / "examples" / "taef2.py")
+RESULTS = places.DISTILLED
+TAEF2 = str(places.ROOT / "examples" / "taef2.py")
 CONVERT = ["--policy", "volumes", "--depth", "16", "--bias", "channel"]
 SIDE = 64
 SETS = [
@@ -89,7 +89,7 @@ def main() -> None:
         images, _ = open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)
         found = evaluate(models, images, Judges(), batch_size=1, shown=3)
     train = [r for r in records if r["kind"] == "train"]
-    names = {scratch + "/": "", str(ROOT) + "/": ""}
+    names = {scratch + "/": "", str(places.ROOT) + "/": ""}
     row: dict[str, Any] = {
         "commands": [shortened(command, names) for command in commands],
         "seed": facts["seed"],

@@ -18,16 +18,11 @@ from typing import Any
 
 from command import run
 
+#: What changes in the recipe `cifar10-ldm`.
 SETS = [
-    "autoencoder=cifar10-ae-64",
-    "data.size=32",
-    "data.flip=true",
-    "data.validation=256",
-    "noise.prediction=v",
-    "noise.schedule=squaredcos_cap_v2",
+    "model.arguments={}",
+    "model.convert=null",
     "loss.weighting=min_snr",
-    'model.zero=["*.conv2"]',
-    "train.schedule=cosine",
     "train.steps=1000000",
     "train.ema=0.999",
     "sampling.guidance=2.0",
@@ -59,6 +54,7 @@ def main() -> None:
     print(run("new", "ldm-unet", *width, "--policy", "volumes", "-o", str(model)))
     sets = [
         *SETS,
+        f"model.source={model}",
         f"data.path={arguments.data}",
         f"output={folder}",
         f"train.device={arguments.device}",
@@ -68,7 +64,7 @@ def main() -> None:
         f"train.mixed_precision={arguments.precision}",
         *arguments.sets,
     ]
-    run("train", str(model / "recipe.yaml"), *(word for change in sets for word in ("--set", change)))
+    run("train", "cifar10-ldm", *(word for change in sets for word in ("--set", change)))
     trained = time.perf_counter()
     samples = arguments.output / "samples"
     said = run("sample", str(folder), "-n", "64", "--guidance", "2", "--device", arguments.device, "-o", str(samples))

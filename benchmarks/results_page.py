@@ -1,4 +1,4 @@
-"""docs/results.md and its curves, from the JSON that `gap.py` and `distil.py` leave."""
+"""docs/results.md and its curves, from the JSON that the benchmarks leave."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-GAP = ROOT / "benchmarks" / "results" / "gap-cpu.json"
-DISTILLED = ROOT / "benchmarks" / "results" / "distil-cpu.json"
-DIFFUSION = ROOT / "benchmarks" / "results" / "diffusion-cpu.json"
-TAUGHT = ROOT / "benchmarks" / "results" / "teach-denoiser-cpu.json"
-IMAGES = ROOT / "docs" / "images"
+import places
+import results_denoisers
+
 #: Runs at least this long are results, shorter ones a search.
 FINAL_MINUTES = 10
 _HEAD = ["changed in `cifar10-fast` | seed | steps | PSNR | SSIM |", "---|---:|---:|---:|---:|"]
@@ -19,21 +16,25 @@ _HEAD = ["changed in `cifar10-fast` | seed | steps | PSNR | SSIM |", "---|---:|-
 
 def write() -> None:
     """Write the page and draw the curves, as far as there are results."""
-    rows = json.loads(GAP.read_text()) if GAP.is_file() else []
+    rows = json.loads(places.GAP.read_text()) if places.GAP.is_file() else []
     final = [r for r in rows if r["minutes"] >= FINAL_MINUTES]
     lines = ["# Results", ""]
     if final:
-        draw(final, IMAGES / "gap.png")
+        draw(final, places.IMAGES / "gap.png")
         lines = [*introduction(final[0]), *equal_time(final)]
     for minutes in sorted({r["minutes"] for r in rows if r["minutes"] < FINAL_MINUTES}):
         lines += settings([r for r in rows if r["minutes"] == minutes])
-    if DISTILLED.is_file():
-        lines += distilled(json.loads(DISTILLED.read_text()))
-    if DIFFUSION.is_file():
-        lines += denoised(json.loads(DIFFUSION.read_text()))
-    if TAUGHT.is_file():
-        lines += taught(json.loads(TAUGHT.read_text()))
-    (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
+    if places.DISTILLED.is_file():
+        lines += distilled(json.loads(places.DISTILLED.read_text()))
+    if places.DIFFUSION.is_file():
+        rows = json.loads(places.DIFFUSION.read_text())
+        for task in dict.fromkeys(r["task"] for r in rows):
+            lines += results_denoisers.denoised(task, [r for r in rows if r["task"] == task])
+    if places.TAUGHT.is_file():
+        lines += results_denoisers.taught(json.loads(places.TAUGHT.read_text()))
+    if places.SINGLE.is_file():
+        lines += results_denoisers.single(json.loads(places.SINGLE.read_text()))
+    (places.ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
 
 
 def introduction(row: dict[str, Any]) -> list[str]:
@@ -110,72 +111,6 @@ def distilled(row: dict[str, Any]) -> list[str]:
         "",
         *(f"    {command}" for command in row["commands"]),
     ]
-
-
-def denoised(rows: list[dict[str, Any]]) -> list[str]:
-    first = rows[0]
-    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    titles = [name.split(" (")[0] for name in metrics]
-    network = metrics[0][metrics[0].find("(") :] if metrics else ""
-    lines = [
-        "",
-        "## Digits from noise: a converted denoiser beside the dense one, in equal time",
-        "",
-        "MNIST's pixels at 32×32, class-conditional, a UNet of C = 64 and three levels, the recipe `mnist-ddpm`:",
-        f"{first['minutes']:g} minutes each on {first['hardware']}, torch {first['versions']['torch']}.",
-        f"{first['count']:,} pictures of each in 50 steps of DDIM, without guidance, against the 10,000 test images;",
-        f"the features are those of {network.strip('()')}, and compare with nothing but themselves.",
-        "Time layers stay as they are, and are counted. The error is that on held-out images.",
-        "",
-        f"| model | parameters | time layers | seed | images | error | {' | '.join(titles)} | 64 pictures, s |",
-        f"|---|---:|---:|---:|---:|---:|{'---:|' * len(titles)}---:|",
-    ]
-    for row in sorted(rows, key=lambda r: (-r["parameters"], r["name"], r["seed"])):
-        error = f"{row['held_out'][-1][1]:.4f}" if row["held_out"] else ""
-        cells = [_measured(row["metrics"].get(name)) for name in metrics]
-        lines.append(
-            f"| {row['name']} | {row['parameters']:,} | {row['time_parameters']:,} | {row['seed']} | {row['images']:,} "
-            f"| {error} | {' | '.join(cells)} | {row['sampling_seconds']:.1f} |"
-        )
-    lines += [""]
-    for row in rows:
-        picture = IMAGES / f"mnist-{row['name'].replace(' ', '-')}-{row['seed']}.png"
-        if picture.is_file():
-            lines += [f"![{row['name']}, seed {row['seed']}: digits 0 to 9 in turn](images/{picture.name})", ""]
-    return [*lines, "    python benchmarks/diffusion.py --data train.npz --test test.npz --features lenet.pth"]
-
-
-def taught(rows: list[dict[str, Any]]) -> list[str]:
-    first, metrics = rows[1], list(rows[0]["metrics"])
-    network = metrics[0][metrics[0].find("(") :].strip("()")
-    titles = " | ".join(name.split(" (")[0] for name in metrics)
-    lines = [
-        "",
-        "## A denoiser taught by its original: what each term is worth",
-        "",
-        "BrianPulfer's DDPM of MNIST's digits (28×28), converted by policy `volumes` and trained for",
-        f"{first['minutes']:g} minutes on {first['hardware']} with the recipe `diffusion`, seed {first['seed']},",
-        "learning from the data (`task`), from what the teacher predicts (`output`), or from what its modules",
-        "return (`features`).",
-        f"{first['count']:,} pictures of each in 100 steps of DDPM, against the 10,000 test images, by {network}.",
-        "",
-        f"| learned from | parameters | steps | error on held-out images | error to the teacher | {titles} |",
-        f"|---|---:|---:|---:|---:|{'---:|' * len(metrics)}",
-    ]
-    for row in rows:
-        cells = [_measured(row["metrics"].get(name)) for name in metrics]
-        told = [f"{row[key]:.4f}" if key in row else "" for key in ("error", "error_to_teacher")]
-        steps = f"{row['steps']:,}" if "steps" in row else ""
-        lines.append(f"| {row['name']} | {row['parameters']:,} | {steps} | {' | '.join([*told, *cells])} |")
-    command = "python benchmarks/teach_denoiser.py --weights ddpm_mnist.pt --data train.npz --test test.npz"
-    return [*lines, "", f"    {command} --features lenet.pth"]
-
-
-def _measured(value: dict[str, float] | None) -> str:
-    if value is None:
-        return ""
-    text = f"{value['mean']:.4g}"
-    return text if value.get("deviation") is None else f"{text} ± {value['deviation']:.2g}"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import places
 import results_page
 import torch
 from command import run
@@ -28,9 +29,8 @@ from prismify.diffusion.writing import write_samples
 from prismify.facts import parameter_count
 from prismify.training.schema import Noise
 
-ROOT = Path(__file__).parents[1]
-NET = f"{ROOT / 'tests' / 'diffusion' / 'nets' / 'mnist_ddpm.py'}:make"
-RESULTS = results_page.TAUGHT
+NET = f"{places.ROOT / 'tests' / 'diffusion' / 'nets' / 'mnist_ddpm.py'}:make"
+RESULTS = places.TAUGHT
 #: Row -> what is learned from.
 ROWS: dict[str, list[str]] = {
     "task alone": ["distil={output: 0, features: 0, task: 1}"],

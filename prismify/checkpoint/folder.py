@@ -189,6 +189,7 @@ def _flags(rebuild: dict[str, Any], folder: Path) -> list[str]:
 
 
 @kept_generators()
+@torch.inference_mode(False)
 def load(
     folder: str | Path,
     *,
@@ -249,6 +250,7 @@ def load(
     return built.to(device).eval() if device is not None else built.eval()
 
 
+@torch.inference_mode(False)
 def load_pipeline(folder: str | Path, *, trust_code: bool = False, **parts: Any) -> Any:
     """The pipeline of diffusers' own class in a folder, with converted parts in place, as `load` opens it.
 

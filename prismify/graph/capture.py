@@ -63,6 +63,7 @@ class Capture:
         return [(entry, entry.graph) for entry in self.entries if entry.graph is not None]
 
 
+@torch.inference_mode(False)
 def capture(
     model: nn.Module,
     args: tuple[Any, ...] | None = None,

@@ -59,6 +59,7 @@ class _Match:
         return (self.norm, *self.activation, self.prism, *self.tail)
 
 
+@torch.inference_mode(False)
 def fuse(model: M, *, inner: str | None = None, dynamic: bool | None = None) -> M:
     """Make a converted model run its blocks in fused passes, in training and in inference; in place.
 
@@ -93,6 +94,7 @@ def fuse(model: M, *, inner: str | None = None, dynamic: bool | None = None) -> 
     return model
 
 
+@torch.inference_mode(False)
 def unfuse(model: M) -> M:
     """Let a model run as it is written again; in place, and harmless where `fuse` was never called."""
     for module in unwrap(model).modules():

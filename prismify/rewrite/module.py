@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, overload
 
+import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
@@ -67,6 +68,7 @@ def convert(
 ) -> M: ...
 
 
+@torch.inference_mode(False)  # weights made under it could never be trained
 def convert(
     model: nn.Module | ExportedProgram,
     plan: Plan | None = None,
@@ -152,6 +154,7 @@ def converted_copy(inner: M, plan: Plan, capture: Capture, *, check: bool = True
     return converted
 
 
+@torch.inference_mode(False)
 def convert_(
     model: M,
     plan: Plan | None = None,

@@ -34,6 +34,7 @@ UNTRAINED = (
 )
 
 
+@torch.inference_mode(False)
 def scan(
     model: nn.Module | ExportedProgram,
     args: tuple[Any, ...] | None = None,

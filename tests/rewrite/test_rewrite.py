@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -459,3 +460,16 @@ def test_the_public_names():
     for name in prismify.__all__:
         assert getattr(prismify, name).__module__.startswith("prismify")
     assert copy.deepcopy(Policy()) == Policy()
+
+
+def test_what_is_made_under_inference_mode_can_be_trained(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 3, 3))
+    with torch.inference_mode():
+        assert len(prismify.scan(net).replaced) == 1
+        made = prismify.convert(net)
+        prismify.save(made, tmp_path / "saved")
+        models = [made, prismify.load(tmp_path / "saved"), prismify.fuse(prismify.convert(net))]
+        prismify.convert_(net)
+    for model in [*models, net]:
+        model.train()(torch.randn(1, 3, 8, 8)).mean().backward()
+        assert all(p.grad is not None for p in model.parameters())

@@ -35,7 +35,7 @@ def test_every_shipped_config_is_valid(name: str) -> None:
     assert recipe.model.convert is not None
 
 
-@pytest.mark.parametrize("name", ["mnist-ddpm", "single-image"])
+@pytest.mark.parametrize("name", ["mnist-ddpm", "cifar10-ldm", "single-image"])
 def test_every_shipped_config_of_denoisers_is_valid(name: str) -> None:
     recipe = read_recipe(name)
     assert recipe.recipe == "diffusion"
@@ -50,6 +50,7 @@ def test_no_shipped_config_is_untested() -> None:
         "imagenet256",
         "distil",
         "mnist-ddpm",
+        "cifar10-ldm",
         "single-image",
     }
 
