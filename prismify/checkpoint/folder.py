@@ -40,7 +40,7 @@ from .formats import (
     write_safetensors,
 )
 from .formats.pickles import to_allow
-from .handoff import choose_recipe, recipe_text
+from .handoff import choose_recipe, recipe_text, trained_recipe_text
 from .manifest import (
     CONFIG_NAME,
     FORMAT_VERSION,
@@ -92,6 +92,7 @@ def save(
     source: Source | None = None,
     latency: dict[str, Any] | None = None,
     beside: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    recipe: str | None = None,
 ) -> None:
     """Write a converted model as a folder that `load` reads back bit for bit. No generator of random numbers moves.
 
@@ -108,6 +109,7 @@ def save(
         source: where the model was loaded from, as the command line knows it.
         latency: what `prismify.bench.latency` measured, for the report.
         beside: further JSON files of the folder, by their names.
+        recipe: what trained the model, as YAML, for the folder's `recipe.yaml`; None writes the one that fits it.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
@@ -125,11 +127,16 @@ def save(
     with whole_folder(folder, force=force) as draft:
         for name, content in beside.items():
             write_json(draft / name, content)
-        write_model(model, plan, source, draft, latency)
+        write_model(model, plan, source, draft, latency, recipe)
 
 
 def write_model(
-    model: nn.Module | ExportedProgram, plan: Plan, source: Source, draft: Path, latency: dict[str, Any] | None = None
+    model: nn.Module | ExportedProgram,
+    plan: Plan,
+    source: Source,
+    draft: Path,
+    latency: dict[str, Any] | None = None,
+    recipe: str | None = None,
 ) -> None:
     """Fill a folder with everything about one converted model."""
     if isinstance(model, ExportedProgram):
@@ -140,14 +147,16 @@ def write_model(
         rebuild, module = _write_module(model, plan, source, draft), model
     origin = source.described()
     report = build_report(plan, source.label, origin, latency)
-    handoff = choose_recipe(plan, module if isinstance(model, nn.Module) else model)
-    if handoff.recipe is None:
+    if recipe is not None:
+        recipe = trained_recipe_text(recipe, plan, module, _flags(rebuild, draft))
+    elif (handoff := choose_recipe(plan, module if isinstance(model, nn.Module) else model)).recipe is not None:
+        recipe = recipe_text(handoff, plan, module, origin, _flags(rebuild, draft))
+    else:
         report["notes"].append(f"No recipe is written: {handoff.because}.")
     write_json(draft / REPORT_NAME, report)
     (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8", errors="backslashreplace")
-    if handoff.recipe is not None:
-        text = recipe_text(handoff, plan, module, origin, _flags(rebuild, draft))
-        (draft / RECIPE_NAME).write_text(text, encoding="utf-8")
+    if recipe is not None:
+        (draft / RECIPE_NAME).write_text(recipe, encoding="utf-8")
     manifest = {
         "format_version": FORMAT_VERSION,
         "model": rebuild,

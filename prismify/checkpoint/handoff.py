@@ -167,6 +167,25 @@ def recipe_text(
     )
 
 
+def trained_recipe_text(recipe: str, plan: Plan, model: nn.Module, flags: Sequence[str] = ()) -> str:
+    """The content of `recipe.yaml` for a model that a recipe trained: the same, to go on from the weights there.
+
+    Args:
+        recipe: as YAML.
+        flags: see `recipe_text`.
+    """
+    words = "".join(f" {flag}" for flag in flags)
+    return (
+        f"# What trained this model ({plan.model}, {sum(p.numel() for p in model.parameters()):,} parameters); it goes "
+        "on from these weights.\n"
+        "#\n"
+        f"#     prismify train recipe.yaml{words} --set data.path=IMAGES\n"
+        "#\n"
+        "# docs/recipes.md explains every key.\n"
+        f"{recipe}"
+    )
+
+
 def _told(model: nn.Module) -> str:
     """What a denoiser is told beside the time: "text" that it needs, "class" where it has a table, or "none"."""
     if any(name in CONTEXT_NAMES for name in needed_arguments(model)):

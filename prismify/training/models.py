@@ -118,6 +118,7 @@ def save_model(
     trained: str,
     trust: Trust = NO_TRUST,
     beside: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    recipe: str | None = None,
 ) -> None:
     """Write a trained model as a folder that `prismify` opens again.
 
@@ -127,6 +128,7 @@ def save_model(
     Args:
         trained: how, in words, for the folder's report.
         beside: further JSON files of the folder, by their names.
+        recipe: as YAML, what goes on with the training of a converted model.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -135,7 +137,7 @@ def save_model(
     if plan is not None:
         notes = (*(note for note in plan.notes if note != UNTRAINED), trained)
         model.prismify_plan = dataclasses.replace(plan, notes=notes)  # type: ignore[assignment]
-        save(model, folder, force=True, source=_origin(source, trust), beside=beside)
+        save(model, folder, force=True, source=_origin(source, trust), beside=beside, recipe=recipe)
         return
     if folder.is_dir():
         remove_model(folder)  # it is made again from the state beside it

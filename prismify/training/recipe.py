@@ -15,7 +15,7 @@ from ..errors import PlanError, RecipeError
 from ..validation import build, shown
 from .own import is_own, own_recipe, schema_of
 from .plain_yaml import Word, as_declared, meant, read_text, read_yaml, yaml_text
-from .schema import SCHEMAS, Data, Recipe
+from .schema import SCHEMAS, Data, ModelSource, Recipe
 
 #: Where a recipe names a file or folder: section, key.
 _PATHS = (
@@ -170,6 +170,13 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
 def recipe_yaml(recipe: Recipe) -> str:
     """A recipe as YAML: every value, defaults too."""
     return yaml_text(recipe_data(recipe))
+
+
+def going_on(recipe: Recipe) -> Recipe:
+    """The same training of the weights that it left in a folder, written there; whose images, a person says."""
+    data = dataclasses.replace(recipe.data, path=None, validation_path=None, validation_select=None)
+    output = f"runs/{Path(recipe.output).name}"
+    return dataclasses.replace(recipe, model=ModelSource(source="."), data=data, output=output)
 
 
 def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

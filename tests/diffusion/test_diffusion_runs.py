@@ -18,7 +18,7 @@ from prismify.diffusion.making import Wanted, make_pictures
 from prismify.diffusion.opening import open_denoiser
 from prismify.errors import PrismifyError
 from prismify.training.engine import Event
-from prismify.training.recipe import recipe_from
+from prismify.training.recipe import read_recipe, recipe_from
 
 Recipe = Callable[..., dict[str, Any]]
 
@@ -173,3 +173,16 @@ def test_a_folder_that_no_run_trained_is_told(tmp_path: Path) -> None:
     (tmp_path / "denoising.json").write_text('{"format_version": 1, "noise": {}, "shape": [3, 8]}')
     with pytest.raises(PrismifyError, match=r"shape \[3, 8\] is not \(channels, height, width\)"):
         open_denoiser(str(tmp_path))
+
+
+def test_what_was_trained_goes_on_as_it_was_trained(recipe: Recipe, pictures: Path) -> None:
+    noise = {"prediction": "v", "schedule": "squaredcos_cap_v2"}
+    folder = trained(recipe(noise=noise, model={"zero": ["*.conv2"]}))
+    again = read_recipe(folder / "model" / "recipe.yaml", [f"data.path={pictures}", "train.steps=6"])
+    first = recipe_from(recipe(noise=noise), "test")
+    assert (again.noise, again.condition, again.train.ema) == (first.noise, first.condition, first.train.ema)
+    assert (again.model.convert, again.model.zero) == (None, ())
+    assert Path(again.output) == folder / "model" / "runs" / "run"
+    start = weights(folder)
+    after = load_file(carry_out(again) / "model" / "model.safetensors")
+    assert 0 < max(float((after[n] - start[n]).abs().max()) for n in start) < 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from ...checkpoint.atomic import whole_file
 from ...checkpoint.manifest import read_json
 from ...errors import OutputError
 from ..models import save_model
+from ..recipe import going_on, recipe_yaml
 from .journal import read_records
 from .run import Run
 from .state import read_state, states
@@ -38,17 +40,23 @@ def end_run(run: Run, averaged: nn.Module, beside: Mapping[str, dict[str, Any]] 
         beside: further JSON files of both, by their names.
     """
     if run.leads:
-        source = run.recipe.model
+        write = partial(
+            save_model,
+            source=run.recipe.model,
+            trust=run.trust,
+            beside=beside,
+            recipe=recipe_yaml(going_on(run.recipe)),
+        )
         run.written.note(*(run.folder / name for name in ("model", "report.md", "curves.png")))
-        save_model(averaged, run.folder / "model", source, _trained(run, run.step), run.trust, beside)
+        write(averaged, run.folder / "model", trained=_trained(run, run.step))
         if run.best is not None:
             run.written.note(run.folder / "best")
         if run.best is not None and run.best[1] != run.step and run.best[1] in states(run.folder / "state"):
             state = read_state(run.folder / "state", run.best[1])
             averaged.load_state_dict(state["parts"]["average"])
-            save_model(averaged, run.folder / "best", source, _trained(run, run.best[1]), run.trust, beside)
+            write(averaged, run.folder / "best", trained=_trained(run, run.best[1]))
         elif run.best is not None:
-            save_model(averaged, run.folder / "best", source, _trained(run, run.best[1]), run.trust, beside)
+            write(averaged, run.folder / "best", trained=_trained(run, run.best[1]))
         write_report(run.folder)
         best = "best, " if run.best is not None else ""
         run.say(f"done: {best}model (latest) and report.md are in {run.folder}")
