@@ -137,6 +137,32 @@ ContextOption = Annotated[
 ChannelKernelOption = Annotated[
     int, typer.Option(metavar="K", help="Kernel size along the channels; odd.", rich_help_panel=_POLICY)
 ]
+OperatorOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What takes the place of convolutions and linear layers instead: LowRank, Grouped, Separable, Gained, "
+        "Sum, or one that --import registers.",
+        rich_help_panel=_POLICY,
+    ),
+]
+OperatorOptionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="Option of --operator, such as rank=8; VALUE is JSON. May be repeated.",
+        rich_help_panel=_POLICY,
+    ),
+]
+ChannelDilationOption = Annotated[
+    bool,
+    typer.Option(
+        "--channel-dilation",
+        help="Let the operators read every channel, every second, every fourth, ... in turn.",
+        rich_help_panel=_POLICY,
+    ),
+]
 BiasOption = Annotated[
     str,
     typer.Option(
@@ -209,7 +235,8 @@ class Wanted:
 _POLICY_FIELDS = {
     "policy": "name", "topology": "topology", "channel_kernel": "channel_kernel_size", "bias": "bias", "depth": "depth",
     "feed_forward": "feed_forward", "context": "context", "min_width": "min_width", "min_volume": "min_volume",
-    "include": "include", "exclude": "exclude",
+    "include": "include", "exclude": "exclude", "operator": "operator", "option": "options",
+    "channel_dilation": "channel_dilation",
 }  # fmt: skip
 
 
@@ -217,6 +244,7 @@ def wanted(given: Mapping[str, Any]) -> Wanted:
     """What a command was given, as its function's parameters by name; modules that it names are imported first."""
     import_all(given["import_"])
     policy = {name: given[option] for option, name in _POLICY_FIELDS.items() if option in given}
+    policy["options"] = parse_arguments(policy.get("options"), "--option")
     return Wanted(
         source=given["source"],
         model=given["model"],
@@ -231,8 +259,8 @@ def wanted(given: Mapping[str, Any]) -> Wanted:
     )
 
 
-def parse_arguments(pairs: list[str] | None) -> dict[str, Any]:
-    """Factory arguments from KEY=VALUE pairs; a value that is plainly a word need not be quoted.
+def parse_arguments(pairs: list[str] | None, flag: str = "--arg") -> dict[str, Any]:
+    """Arguments from the KEY=VALUE pairs of a flag; a value that is plainly a word need not be quoted.
 
     Raises:
         BadParameter: a pair has no `=`, or its value is broken JSON.
@@ -241,12 +269,12 @@ def parse_arguments(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--arg")
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint=flag)
         try:
             arguments[key] = json.loads(text)
         except json.JSONDecodeError as error:
             if text[:1] in '[{"' or text in ("True", "False", "None"):
-                raise typer.BadParameter(f"the value of {key} is not JSON: {text}", param_hint="--arg") from error
+                raise typer.BadParameter(f"the value of {key} is not JSON: {text}", param_hint=flag) from error
             arguments[key] = text
     return arguments
 

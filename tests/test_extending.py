@@ -125,20 +125,20 @@ def run(*words: str) -> tuple[int, str]:
 
 def test_a_folder_without_its_operator_says_which_and_imports_nothing(here: Path) -> None:
     files_of_page(here)
-    code, said = run("convert", "net.py:Net", "--policy", "lowrank.py:policy", "--input", "1,3,16,16", "-o", "out")
+    code, said = run("convert", "net.py:Net", "--policy", "squeeze.py:policy", "--input", "1,3,16,16", "-o", "out")
     assert code == 0, said
-    assert "LowRank rank=4" in said
+    assert "Squeeze rank=4" in said
     fresh = (
         "import sys, prismify\ntry:\n    prismify.load('out', trust_code=True)\nexcept prismify.PrismifyError as e:\n"
     )
-    fresh += "    print(e)\nassert 'lowrank' not in sys.modules"
+    fresh += "    print(e)\nassert 'squeeze' not in sys.modules"
     said = subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True, check=True).stdout
     assert said == (
-        "out holds the operator LowRank (lowrank.LowRank), which nothing has registered here: import the module that "
+        "out holds the operator Squeeze (squeeze.Squeeze), which nothing has registered here: import the module that "
         "does (--import FILE.py at the command line)\n"
     )
-    fresh = "import lowrank, prismify\nprint(type(prismify.load('out', trust_code=True).inner[0]).__name__)"
-    assert subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True).stdout == "LowRank\n"
+    fresh = "import squeeze, prismify\nprint(type(prismify.load('out', trust_code=True).inner[0]).__name__)"
+    assert subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True).stdout == "Squeeze\n"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_a_folder_without_its_operator_says_which_and_imports_nothing(here: Path
     [
         (["--policy", "os:system"], "os:system names no policy of yours"),
         (["--policy", "none.py:policy"], "none.py: no such file"),
-        (["--policy", "lowrank.py:nothing"], "names no policy: lowrank.py has no function 'nothing'"),
-        (["--policy", "lowrank.py:policy", "--topology", "circular"], "--topology belongs to prismify's own policies"),
+        (["--policy", "squeeze.py:nothing"], "names no policy: squeeze.py has no function 'nothing'"),
+        (["--policy", "squeeze.py:policy", "--topology", "circular"], "--topology belongs to prismify's own policies"),
         (["--policy", "bad.py:fails"], "enter: policy bad:fails failed: ZeroDivisionError"),
         (["--policy", "bad.py:answers"], "enter: policy bad:answers answered a bool: give a Verdict, an Operator"),
         (["--policy", "typing.py:policy"], "'typing' is another module here; give the file another name"),

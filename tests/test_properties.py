@@ -28,6 +28,21 @@ POLICIES = st.builds(
     min_volume=st.sampled_from([1, 4, 16]),
     feed_forward=st.booleans(),
 ) | st.just(Policy())
+_OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("LowRank", {"rank": 2}),
+    ("Grouped", {"groups": 2}),
+    ("Separable", {}),
+    ("Gained", {"operator": {"type": "LowRank", "options": {"rank": 1}}}),
+    ("Sum", {"operators": [{"type": "LowRank", "options": {"rank": 1}}, {"type": "Separable"}]}),
+]
+POLICIES |= st.builds(
+    lambda chosen, name, feed_forward: Policy(
+        name=name, feed_forward=feed_forward and name == "volumes", operator=chosen[0], options=chosen[1]
+    ),
+    chosen=st.sampled_from(_OPTIONS),
+    name=st.sampled_from(["paper", "volumes"]),
+    feed_forward=st.booleans(),
+)
 #: The same examples every time, in a minute on two cores.
 _DETERMINISTIC: dict[str, Any] = {
     "deadline": None,

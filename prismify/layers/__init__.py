@@ -4,10 +4,11 @@ from .deep_prism import Bias, DeepPrism, DeepPrism1d, DeepPrism3d
 from .deep_prism_transposed import DeepPrismTranspose1d, DeepPrismTranspose2d, DeepPrismTranspose3d
 from .multihead import PrismMultihead
 from .operator import LAYERS, Operator, build_operator, operator_for
-from .own import OperatorType, own_operators, register_operator
+from .own import OperatorType, described_operators, own_operators, register_operator
 from .prism import Prism
 from .prism_attn import PrismAttn
 from .prism_conv import PrismConv
+from .spectrum import Gained, Grouped, LowRank, Separable, Sum
 
 __all__ = [
     "LAYERS",
@@ -18,13 +19,19 @@ __all__ = [
     "DeepPrismTranspose1d",
     "DeepPrismTranspose2d",
     "DeepPrismTranspose3d",
+    "Gained",
+    "Grouped",
+    "LowRank",
     "Operator",
     "OperatorType",
     "Prism",
     "PrismAttn",
     "PrismConv",
     "PrismMultihead",
+    "Separable",
+    "Sum",
     "build_operator",
+    "described_operators",
     "operator_for",
     "own_operators",
     "register_operator",

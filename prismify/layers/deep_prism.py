@@ -27,6 +27,7 @@ class DeepPrism(DeepPrismNd):
         bias: "scalar" (one number a volume, the paper's), "channel" (one a channel), or None.
         topology: padding of the channel axis: "zero", "replicate" or "circular" (Table 1).
         volumes: (P, Q); None takes the greatest common divisor of the widths as depth.
+        channel_dilation: the kernel reads every d-th channel of a volume; d divides V.
 
     Shape: (B, C_in, H, W) or (C_in, H, W) -> C_out channels and the spatial size of the `nn.Conv2d`
     with the same geometry.

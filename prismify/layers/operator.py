@@ -13,7 +13,7 @@ from ..kernels import Topology
 from .deep_prism import Bias, DeepPrism, DeepPrism1d, DeepPrism3d
 from .deep_prism_transposed import DeepPrismTranspose1d, DeepPrismTranspose2d, DeepPrismTranspose3d
 from .multihead import PROJECTIONS, PrismMultihead, Projection
-from .own import OperatorType, build_own, own_operators
+from .own import OperatorType, build_own, described_operators, own_operators
 from .prism import Prism, is_pointwise
 from .prism_conv import PrismConv
 from .volumes import check_channel_kernel, check_words
@@ -49,8 +49,8 @@ class Operator:
     """A replacement, apart from the geometry it takes from the layer it replaces.
 
     Args:
-        type: "DeepPrism" (Eq. 3), "Prism" (Eq. 1), "PrismConv" (Eq. 2) or "PrismMultihead" (Eq. 5); or the name of a
-            registered operator of one's own, which knows `options` alone.
+        type: "DeepPrism" (Eq. 3), "Prism" (Eq. 1), "PrismConv" (Eq. 2) or "PrismMultihead" (Eq. 5); or one that knows
+            `options` alone: one of `layers.spectrum`, or one's own that is registered.
         volumes: (P, Q) input and output volumes; PrismConv has one of each; of a PrismMultihead, those of
             the queries' projection.
         channel_kernel_size: K along the channels; odd.
@@ -60,7 +60,8 @@ class Operator:
         interleave: of a Prism that makes q, k and v in one: into how many runs its output volumes are cut
             and dealt out in turn, so that channels lie as the replaced layer's did.
         projections: of a PrismMultihead, which of "q", "k", "v" are Prisms; the others keep their weights.
-        options: of an operator of one's own, as JSON holds them.
+        channel_dilation: of a DeepPrism that is not transposed: its kernel reads every d-th channel.
+        options: of one that knows nothing else, as JSON holds them.
     """
 
     type: str
@@ -71,31 +72,38 @@ class Operator:
     form: Literal["composition", "sum"] = "composition"
     interleave: int = 1
     projections: tuple[Projection, ...] = PROJECTIONS
+    channel_dilation: int = 1
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = (*get_args(OperatorType), *own_operators())
+        known = (*get_args(OperatorType), *described_operators())
         if self.type not in known:
             raise ShapeError(
                 f"type {self.type!r} is not one of {', '.join(known)}: import the module that registers it "
                 "(prismify.register_operator; --import at the command line)"
             )
-        if self.options and not self.is_own:
-            raise ShapeError(f"options belong to operators of your own; a {self.type} has {', '.join(self.options)}")
+        if self.options and not self.by_options:
+            raise ShapeError(f"a {self.type} has no options, and is given {', '.join(self.options)}")
         check_words(self.topology, self.bias_kind)
         check_channel_kernel(self.channel_kernel_size)
 
     @property
     def is_own(self) -> bool:
         """Whether it is none of prismify's."""
+        return self.type in own_operators()
+
+    @property
+    def by_options(self) -> bool:
+        """Whether options describe it, and it is counted by what it runs."""
         return self.type not in get_args(OperatorType)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data of what applies to its type; what is missing has its default when it is read."""
-        if self.is_own:
+        if self.by_options:
             return {"type": self.type, **({"options": self.options} if self.options else {})}
         apart = {"form": "PrismConv", "interleave": "Prism", "projections": "PrismMultihead"}
         names = [f.name for f in fields(self) if f.name != "options" and apart.get(f.name, self.type) == self.type]
+        names = [name for name in names if name != "channel_dilation" or self.channel_dilation != 1]
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -184,8 +192,10 @@ def _prism(operator: Operator, layer: nn.Module) -> nn.Module | None:
 
 
 def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
-    if operator.is_own:
+    if operator.by_options:
         return build_own(operator.type, operator.options, layer)
+    if operator.channel_dilation != 1 and operator.type != "DeepPrism":
+        raise ShapeError(f"only a DeepPrism has a channel dilation, not a {operator.type}")
     if operator.type == "Prism" and (made := _prism(operator, layer)) is not None:
         return made
     if operator.type == "PrismMultihead" and isinstance(layer, nn.MultiheadAttention):
@@ -203,12 +213,17 @@ def _bare_operator(operator: Operator, layer: nn.Module) -> nn.Module:
         raise ShapeError(f"only a Prism interleaves its volumes, not a {operator.type}")
     base = convolution_base(layer)
     if operator.type == "DeepPrism" and base is not None:
-        converted: nn.Module = _BY_CONVOLUTION[base].from_conv(
+        form = _BY_CONVOLUTION[base]
+        more = {} if operator.channel_dilation == 1 else {"channel_dilation": operator.channel_dilation}
+        if more and form.transposed:
+            raise ShapeError("a transposed DeepPrism has no channel dilation")
+        converted: nn.Module = form.from_conv(
             layer,
             channel_kernel_size=operator.channel_kernel_size,
             volumes=operator.volumes,
             topology=operator.topology,
             bias=operator.bias_kind,
+            **more,
         )
         return converted
     if operator.type == "PrismConv" and isinstance(layer, nn.Conv2d):

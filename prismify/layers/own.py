@@ -1,4 +1,4 @@
-"""Operators of people's own: named in plans beside the paper's, once their class is registered in this process."""
+"""Operators that a plan names by their class and describes by options: prismify's, and people's once registered."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ C = TypeVar("C", bound=type[nn.Module])
 OperatorType = Literal["DeepPrism", "Prism", "PrismConv", "PrismMultihead"]
 #: Name in a plan -> the class that somebody registered. prismify itself puts nothing here.
 _OWN: dict[str, type[nn.Module]] = {}
+#: Name in a plan -> the class that comes with prismify.
+_SHIPPED: dict[str, type[nn.Module]] = {}
+
+
+def shipped_operator(operator: C) -> C:
+    """Let plans name a class of prismify's by its name; a decorator. See `register_operator`."""
+    _SHIPPED[operator.__name__] = operator
+    return operator
 
 
 def register_operator(operator: C, name: str | None = None) -> C:
@@ -36,7 +44,7 @@ def register_operator(operator: C, name: str | None = None) -> C:
     if not (isinstance(operator, type) and issubclass(operator, nn.Module)):
         raise ShapeError(f"{operator!r:.60} is no class of nn.Module")
     name = name or operator.__name__
-    if name in get_args(OperatorType):
+    if name in (*get_args(OperatorType), *_SHIPPED):
         raise ShapeError(f"operator {name!r} is one of prismify's own: give register_operator another name")
     if not callable(getattr(operator, "from_layer", None)):
         raise ShapeError(f"{class_of(operator)} has no class method from_layer(layer, **options)")
@@ -52,17 +60,22 @@ def own_operators() -> dict[str, type[nn.Module]]:
     return dict(_OWN)
 
 
+def described_operators() -> dict[str, type[nn.Module]]:
+    """What a plan describes by options, prismify's and what is registered: name -> class."""
+    return {**_SHIPPED, **_OWN}
+
+
 def build_own(name: str, options: dict[str, Any], layer: nn.Module) -> nn.Module:
-    """A registered operator in the place of a layer, with the layer's device, dtype and mode.
+    """An operator that is described by options in the place of a layer, with the layer's device, dtype and mode.
 
     Raises:
         ShapeError: it cannot take the place of such a layer.
     """
     if isinstance(layer, nn.MultiheadAttention):
-        raise ShapeError(f"{name} is an operator of your own, which take the place of convolutions and linear layers")
+        raise ShapeError(f"{name} takes the place of convolutions and linear layers, not of a packed attention")
     weight: Any = layer._parameters["weight"]
     try:
-        made = _OWN[name].from_layer(layer, **options)  # type: ignore[attr-defined]
+        made = described_operators()[name].from_layer(layer, **options)  # type: ignore[attr-defined]
     except PrismifyError:
         raise
     except Exception as error:  # whatever somebody's class raises

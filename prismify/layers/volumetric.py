@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ShapeError
 from ..kernels import PADDING_MODES, PaddingMode, Topology, deep_prism_nd
+from .dilated import apart, check_channel_dilation, together
 from .formats import keeping_layout
 from .volumes import check_channel_kernel, check_volumes, check_words, volumes_of
 
@@ -72,10 +73,11 @@ class Volumetric(nn.Module):
         topology: Topology = "zero",
         volumes: tuple[int, int] | None = None,
         bias: Bias | None = "scalar",
+        **more: Any,
     ) -> Self:
         """The form with the geometry, device, dtype and mode of the convolution `conv`; freshly initialised.
 
-        A bias is kept only where `conv` has one, in the form `bias` names.
+        A bias is kept only where `conv` has one, in the form `bias` names; `more` is what a form knows besides.
 
         Raises:
             ShapeError: `conv` is grouped, of the other direction or has another number of spatial axes.
@@ -99,6 +101,7 @@ class Volumetric(nn.Module):
             device=conv.weight.device,
             dtype=conv.weight.dtype,
             **{name: getattr(conv, name) for name in cls.also_from_conv},
+            **more,
         )
         return layer.train(conv.training)
 
@@ -145,6 +148,8 @@ class DeepPrismNd(Volumetric):
     """The forward forms: `DeepPrism` and its like for sequences and videos, which say what each argument means."""
 
     also_from_conv = ("padding_mode",)
+    #: Of layers pickled before they had one.
+    channel_dilation = 1
 
     def __init__(
         self,
@@ -160,6 +165,7 @@ class DeepPrismNd(Volumetric):
         bias: Bias | None = "scalar",
         topology: Topology = "zero",
         volumes: tuple[int, int] | None = None,
+        channel_dilation: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -167,6 +173,8 @@ class DeepPrismNd(Volumetric):
                          topology, volumes, device, dtype)  # fmt: skip
         if padding_mode not in PADDING_MODES:
             raise ShapeError(f"padding_mode {padding_mode!r} is not one of {', '.join(PADDING_MODES)}")
+        check_channel_dilation(channel_dilation, in_channels // self.volumes[0], channel_kernel_size)
+        self.channel_dilation = channel_dilation
         self.padding_mode: PaddingMode = padding_mode
         self._padding, self._extra_padding = self._resolve(padding)
         # Callers of a replaced convolution read what it was given: "same" stays "same".
@@ -181,10 +189,19 @@ class DeepPrismNd(Volumetric):
         if any(self._extra_padding):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             u = F.pad(u, self._extra_padding, mode=mode)
+        if self.channel_dilation == 1:
+            return self._operate(u, self.bias)
+        bias = self.bias if self.bias_kind == "scalar" else None
+        p, q = self.volumes
+        y = self._operate(apart(u, p, self.channel_dilation), bias)
+        y = together(y, q, self.channel_dilation)
+        return y if self.bias is bias else y + self.bias.reshape(-1, *(1,) * self.spatial_dims)
+
+    def _operate(self, u: Tensor, bias: Tensor | None) -> Tensor:
         return deep_prism_nd(
             u,
             self.weight,
-            self.bias,
+            bias,
             stride=self.stride,
             padding=self._padding,
             dilation=self.dilation,
@@ -211,4 +228,5 @@ class DeepPrismNd(Volumetric):
         return self._sizes(padding), none
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + f", padding={self.padding}"
+        text = super().extra_repr() + f", padding={self.padding}"
+        return text if self.channel_dilation == 1 else f"{text}, channel_dilation={self.channel_dilation}"

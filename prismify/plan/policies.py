@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import gcd
-from typing import Literal, NamedTuple, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 from ..errors import PlanError, PrismifyError, ShapeError, one_line
 from ..facts import Layer
 from ..facts.count import count_operator
 from ..graph.dataflow import Layout
 from ..kernels import Topology
-from ..layers import Bias, Operator, OperatorType
+from ..layers import Bias, Operator, OperatorType, described_operators
 from ..layers.volumes import check_channel_kernel, volumes_of
 from ..validation import fit
 
@@ -31,6 +31,7 @@ class Policy:
         bias: "scalar" or "channel", where the replaced layer has a bias. A scalar that a norm behind the layer takes
             away again is left out; "paper" has it in front of group norms, where Table 3 counts it.
         depth: channels of a volume under "volumes"; None takes the greatest common divisor of the widths.
+        depths: under "volumes", the depth of layers whose name matches a pattern, {"mid_block.*": 8}; the first counts.
         feed_forward: under "volumes", also inner linear layers that are no attention projections.
         context: under "volumes", also the projections of a cross-attention's context that are not C->C.
         min_width: layers narrower than this are kept.
@@ -39,6 +40,10 @@ class Policy:
             layers are replaced.
         convolution: what takes the place of spatial C->C convolutions in two dimensions, "DeepPrism" or
             "PrismConv"; the others are DeepPrisms.
+        channel_dilation: let DeepPrisms read every channel, every second, every fourth, ... in turn along the model.
+        operator: what takes the place of every convolution and linear layer instead: one of `layers.spectrum`, such as
+            "LowRank", or a registered one. What it cannot take the place of, and packed attentions, are kept.
+        options: its options, as {"rank": 8}.
 
     Raises:
         PlanError: a field has no such value.
@@ -49,6 +54,7 @@ class Policy:
     channel_kernel_size: int = 3
     bias: Bias = "scalar"
     depth: int | None = None
+    depths: dict[str, int] = field(default_factory=dict)
     feed_forward: bool = False
     context: bool = False
     min_width: int = 8
@@ -56,21 +62,30 @@ class Policy:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     convolution: Literal["DeepPrism", "PrismConv"] = "DeepPrism"
+    channel_dilation: bool = False
+    operator: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Policy)
-        for field in dataclasses.fields(self):
-            where = "policy" if field.name == "name" else field.name
-            object.__setattr__(self, field.name, fit(getattr(self, field.name), hints[field.name], where))
+        for name in (own.name for own in dataclasses.fields(self)):
+            where = "policy" if name == "name" else name
+            object.__setattr__(self, name, fit(getattr(self, name), hints[name], where))
         if self.channel_kernel_size < 1 or self.channel_kernel_size % 2 == 0:
             raise PlanError(f"channel kernel size {self.channel_kernel_size} must be odd and positive")
-        if self.name == "paper" and (self.depth is not None or self.feed_forward or self.context):
+        if self.name == "paper" and (self.depth is not None or self.depths or self.feed_forward or self.context):
             raise PlanError("depth, feed-forward and context belong to policy 'volumes': add --policy volumes")
         for name in ("min_width", "min_volume"):
             if getattr(self, name) < 0:
                 raise PlanError(f"{name} {getattr(self, name)} must not be negative")
-        if self.depth is not None and self.depth < 1:
-            raise PlanError(f"depth {self.depth} must be a positive number of channels")
+        for depth in (*self.depths.values(), *(() if self.depth is None else (self.depth,))):
+            if depth < 1:
+                raise PlanError(f"depth {depth} must be a positive number of channels")
+        if self.operator is not None and self.operator not in described_operators():
+            known = ", ".join(described_operators())
+            raise PlanError(f"operator {self.operator!r} is not one of {known}")
+        if self.options and self.operator is None:
+            raise PlanError(f"{', '.join(self.options)}: options of no operator; name it, as operator LowRank")
 
 
 class Verdict(NamedTuple):
@@ -178,7 +193,7 @@ def idle_biases(layers: Iterable[Layer], verdicts: dict[str, Verdict]) -> list[s
 def _is_idle(layer: Layer, verdict: Verdict) -> bool:
     """Whether a replacement's bias is one number for all of its output that has no effect, or there is none."""
     operator = verdict.operator
-    if operator is None or operator.is_own or operator.type == "PrismMultihead":
+    if operator is None or operator.by_options or operator.type == "PrismMultihead":
         return False
     if operator.bias != "scalar" or operator.volumes[1] != 1:
         return False
@@ -187,10 +202,11 @@ def _is_idle(layer: Layer, verdict: Verdict) -> bool:
 
 def check_patterns(names: list[str], policy: Policy) -> None:
     """Raise PlanError for an include or exclude pattern that matches no layer: it is a slip of the pen."""
-    for option in ("include", "exclude"):
+    for option in ("include", "exclude", "depths"):
         for pattern in getattr(policy, option):
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise PlanError(f"--{option} {pattern!r} matches no layer; names look like {names[0]!r}")
+                flag = option if option == "depths" else f"--{option}"
+                raise PlanError(f"{flag} {pattern!r} matches no layer; names look like {names[0]!r}")
 
 
 _BY_CHANCE = (
@@ -253,6 +269,8 @@ def _attention(layer: Layer, policy: Policy) -> Verdict:
 
 
 def _multihead(layer: Layer, policy: Policy) -> Verdict:
+    if policy.operator is not None:
+        return Verdict(None, "unsupported", f"{policy.operator} takes the place of no packed attention")
     channels = layer.out_channels
     square = tuple(p.part for p in layer.projections if p.width == channels)
     rest = [p for p in layer.projections if p.width != channels]
@@ -262,7 +280,7 @@ def _multihead(layer: Layer, policy: Policy) -> Verdict:
     if rest:
         names = ", ".join(f"{p.part} ({p.width}->{channels})" for p in rest)
         reason += f"; {names} by volumes" if policy.context else f"; {names} of the context stay"
-    depth = policy.depth or gcd(channels, *(p.width for p in layer.projections if p.part in chosen))
+    depth = _depth(layer, policy) or gcd(channels, *(p.width for p in layer.projections if p.part in chosen))
     try:
         volumes = volumes_of(channels, channels, depth)
         check_channel_kernel(policy.channel_kernel_size, depth)
@@ -292,7 +310,11 @@ def _convolution(layer: Layer, policy: Policy) -> Verdict:
 
 def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:
     """The operator for a layer that the policy wants replaced, unless it is too narrow for one."""
-    wanted = policy.depth if policy.name == "volumes" else None
+    if policy.operator is not None:
+        if min(layer.in_channels, layer.out_channels) < policy.min_width:
+            return Verdict(None, "narrow", f"{_widths(layer)} is narrower than {policy.min_width} channels")
+        return Verdict(Operator(policy.operator, options=policy.options), "replaced", reason + _beside(layer))
+    wanted = _depth(layer, policy)
     layout = layer.attention.layout if layer.attention is not None else None
     try:
         depth = wanted or gcd(layer.in_channels, layer.out_channels)
@@ -306,6 +328,11 @@ def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:
         kind = policy.convolution
     operator = _operator(kind, volumes, policy)
     return _settle(layer, policy, reason, replace(operator, interleave=1 if layout is None else layout.repeats))
+
+
+def _depth(layer: Layer, policy: Policy) -> int | None:
+    """Channels of a volume that a policy asks for; None for as many as there can be."""
+    return next((depth for pattern, depth in policy.depths.items() if fnmatchcase(layer.name, pattern)), policy.depth)
 
 
 def _operator(kind: OperatorType, volumes: tuple[int, int], policy: Policy) -> Operator:
@@ -325,11 +352,15 @@ def _settle(layer: Layer, policy: Policy, reason: str, operator: Operator) -> Ve
     if after >= layer.parameters and not layer.tied:
         text = f"{operator.type} would need {after:,} numbers where it has {layer.parameters:,}"
         return Verdict(None, "no_gain", text)
-    if layer.frozen:
-        reason += "; it is frozen (requires_grad=False), and becomes an untrained layer"
+    return Verdict(operator, "replaced", reason + _beside(layer))
+
+
+def _beside(layer: Layer) -> str:
+    """What else a person should know who replaces a layer."""
+    text = "; it is frozen (requires_grad=False), and becomes an untrained layer" if layer.frozen else ""
     if layer.partial:
-        reason += f"; on some paths it is the first {' and last '.join(layer.partial)} layer"
-    return Verdict(operator, "replaced", reason)
+        text += f"; on some paths it is the first {' and last '.join(layer.partial)} layer"
+    return text
 
 
 def _fused_depth(layer: Layer, layout: Layout, wanted: int | None) -> int:

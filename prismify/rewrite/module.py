@@ -275,9 +275,14 @@ def _warn_unchecked(plan: Plan, capture: Capture, check: bool) -> None:
         warnings.warn(text, stacklevel=3)
 
 
+#: Rules whose reason says more than what the rule means.
+_TELLING = ("unsupported", "no_gain")
+
+
 def _require_work(plan: Plan) -> None:
     if not plan.replaced:
-        kept = [f"{g['layers']} {g['meaning']}" for g in kept_groups(plan)[:3]]
+        first = {d.rule: f", as {d.name}: {d.reason}" for d in reversed(plan.layers) if d.rule in _TELLING}
+        kept = [f"{g['layers']} {g['meaning']}{first.get(g['rule'], '')}" for g in kept_groups(plan)[:3]]
         if plan.layers and all(d.role == "unknown" for d in plan.layers):
             kept += plan.notes[:1]  # why nothing is known, and what to do about it
         raise PlanError(f"{plan.model} has nothing to convert: " + ("; ".join(kept) or "it has no layers"))

@@ -166,6 +166,7 @@ def operator_text(row: dict[str, Any]) -> str:
         kernel = str(operator["channel_kernel_size"])
     p, q = operator["volumes"]
     volumes = f", {p}→{q} volumes" if (p, q) != (1, 1) else ""
+    volumes += f", every {d} channels" if (d := operator.get("channel_dilation", 1)) > 1 else ""
     return f"{operator['type']} {kernel}{volumes}" + (", no bias" if operator["bias"] == "none" else "")
 
 

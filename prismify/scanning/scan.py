@@ -22,6 +22,7 @@ from ..layers import Operator
 from ..layers.operator import refusal
 from ..plan import Decision, Plan, Policy, Totals, Verdict, check_patterns, decide
 from ..plan.policies import OwnPolicy, idle_biases, own_verdict, policy_name, without_idle_biases
+from ..plan.turns import dilated_in_turn
 
 #: The methods that a plan's file may have run.
 _METHODS = ("forward", "encode", "decode")
@@ -85,7 +86,7 @@ def scan_captured(model: nn.Module, capture: Capture, policy: str | Policy | Own
     settled = _settle_refused(unwrap(model), found, decided)
     verdicts = _settle_within(found, _settle_tied(found, settled))
     if isinstance(policy, Policy):
-        verdicts = without_idle_biases(found.layers, verdicts, policy)
+        verdicts = dilated_in_turn(found.layers, without_idle_biases(found.layers, verdicts, policy), policy)
     return _plan(model, capture, found, verdicts, described)
 
 
@@ -149,7 +150,7 @@ def _plan(
 
 
 def _counted(operator: Operator, layer: Layer, modules: dict[str, nn.Module]) -> Counted:
-    if not operator.is_own:
+    if not operator.by_options:
         return count_operator(operator, layer.work)
     module = modules.get(layer.name)
     return count_own(operator, layer, module if is_layer(module) else None)
@@ -195,11 +196,16 @@ def _settle_refused(model: nn.Module, found: Inventory, verdicts: dict[str, Verd
     modules = dict(model.named_modules())
     settled = dict(verdicts)
     for facts in found.layers:
-        if (operator := verdicts[facts.name].operator) is not None and operator.is_own:
+        if (operator := verdicts[facts.name].operator) is not None and operator.by_options:
             try:
-                _counted(operator, facts, modules)
+                counted = _counted(operator, facts, modules)
             except ShapeError as error:
                 settled[facts.name] = Verdict(None, "unsupported", str(error))
+                continue
+            after = counted.weights + counted.biases
+            if after >= facts.parameters and not facts.tied and not operator.is_own:
+                text = f"{operator.type} would need {after:,} numbers where it has {facts.parameters:,}"
+                settled[facts.name] = Verdict(None, "no_gain", text)
     for name, verdict in list(settled.items()):
         layer = modules.get(name)
         if verdict.operator is None or layer is None or isinstance(layer, nn.MultiheadAttention) or not is_layer(layer):

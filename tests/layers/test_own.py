@@ -17,7 +17,7 @@ from prismify.training.rates import parameters_by_kind
 from tests.tolerances import exact
 
 
-class LowRank(nn.Module):
+class Squeeze(nn.Module):
     """A convolution to `rank` channels, and a pointwise one back."""
 
     def __init__(self, down: nn.Module, up: nn.Module) -> None:
@@ -25,7 +25,7 @@ class LowRank(nn.Module):
         self.down, self.up = down, up
 
     @classmethod
-    def from_layer(cls, layer: nn.Module, rank: int = 2) -> LowRank:
+    def from_layer(cls, layer: nn.Module, rank: int = 2) -> Squeeze:
         if isinstance(layer, nn.Linear):
             return cls(nn.Linear(layer.in_features, rank, False), nn.Linear(rank, layer.out_features))
         if not isinstance(layer, nn.Conv2d):
@@ -38,7 +38,7 @@ class LowRank(nn.Module):
         return y
 
 
-class Reusing(LowRank):
+class Reusing(Squeeze):
     @classmethod
     def from_layer(cls, layer: nn.Module, rank: int = 2) -> Any:
         made = super().from_layer(layer, rank)
@@ -46,7 +46,7 @@ class Reusing(LowRank):
         return made
 
 
-class Narrowing(LowRank):
+class Narrowing(Squeeze):
     @classmethod
     def from_layer(cls, layer: nn.Module, rank: int = 2) -> Any:
         return cls(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1))
@@ -55,7 +55,7 @@ class Narrowing(LowRank):
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own, "_OWN", {})
-    for operator in (LowRank, Reusing, Narrowing):
+    for operator in (Squeeze, Reusing, Narrowing):
         register_operator(operator)
 
 
@@ -68,29 +68,29 @@ def net() -> nn.Sequential:
     ).eval()
 
 
-def low_rank(layer: Any) -> Any:
-    return Operator("LowRank", options={"rank": 3}) if layer.role == "inner" else None
+def squeezed(layer: Any) -> Any:
+    return Operator("Squeeze", options={"rank": 3}) if layer.role == "inner" else None
 
 
 X = torch.randn(2, 3, 16, 16)
 
 
 def test_an_own_operator_is_planned_counted_and_built() -> None:
-    plan = prismify.scan(net(), (X,), policy=low_rank)
+    plan = prismify.scan(net(), (X,), policy=squeezed)
     assert [d.decision for d in plan.layers] == ["keep", "replace", "replace", "keep"]
-    assert plan.policy == {"name": f"{__name__}:low_rank"}
+    assert plan.policy == {"name": f"{__name__}:squeezed"}
     strided = plan.layers[1]
     assert strided.parameters_after == 3 * 16 * 9 + 3 * 16 + 16
     assert strided.macs_after == 2 * 8 * 8 * (3 * 16 * 9 + 3 * 16)
     small = prismify.convert(net(), plan, args=(X,))
     assert sum(p.numel() for p in small.parameters()) == plan.parameters.after
-    assert type(small[2]).__name__ == "LowRank"
+    assert type(small[2]).__name__ == "Squeeze"
     assert small(X).shape == (2, 3, 8, 8)
     assert {len(v) for v in parameters_by_kind(small).values()} == {6, 0, 4}
 
 
 def test_its_plan_is_a_file_and_its_folder_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = prismify.scan(net(), (X,), policy=low_rank)
+    plan = prismify.scan(net(), (X,), policy=squeezed)
     plan.save(tmp_path / "plan.json")
     read = Plan.load(tmp_path / "plan.json")
     assert read == plan
@@ -98,17 +98,17 @@ def test_its_plan_is_a_file_and_its_folder_loads(tmp_path: Path, monkeypatch: py
     prismify.save(small, tmp_path / "out")  # as modules without their weights
     exact(prismify.load(tmp_path / "out")(X), small(X))
     monkeypatch.setattr(own, "_OWN", {})
-    with pytest.raises(SourceError, match=r"holds the operator LowRank \(.*test_own\.LowRank\), which nothing has"):
+    with pytest.raises(SourceError, match=r"holds the operator Squeeze \(.*test_own\.Squeeze\), which nothing has"):
         prismify.load(tmp_path / "out")
-    with pytest.raises(PlanError, match=r"layer '1': operator: type 'LowRank' is not one of DeepPrism, .*: import"):
+    with pytest.raises(PlanError, match=r"layer '1': operator: type 'Squeeze' is not one of DeepPrism, .*: import"):
         Plan.load(tmp_path / "plan.json")
 
 
 def test_an_own_operator_takes_a_graphs_layers_and_becomes_plain_torch(tmp_path: Path) -> None:
-    small = prismify.convert(fx.symbolic_trace(net()), args=(X,), policy=low_rank)
+    small = prismify.convert(fx.symbolic_trace(net()), args=(X,), policy=squeezed)
     prismify.save(small, tmp_path / "graph")
     program = torch.export.export(net(), (X,))
-    converted = prismify.convert(program, policy=low_rank)
+    converted = prismify.convert(program, policy=squeezed)
     plan = converted.prismify_plan
     assert len(plan.replaced) == 2
     assert sum(p.numel() for p in converted.parameters()) == plan.parameters.after
@@ -121,7 +121,7 @@ def test_layers_that_it_cannot_take_are_kept_with_the_reason() -> None:
         return lambda layer: Operator(name)
 
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 3, 3))
-    grouped = prismify.scan(model, (X,), policy=everything("LowRank")).layers[1]
+    grouped = prismify.scan(model, (X,), policy=everything("Squeeze")).layers[1]
     assert (grouped.decision, grouped.rule) == ("keep", "unsupported")
     row = prismify.scan(net(), (X,), policy=everything("Reusing")).layers[1]
     assert row.reason == (
@@ -130,9 +130,9 @@ def test_layers_that_it_cannot_take_are_kept_with_the_reason() -> None:
     row = prismify.scan(net(), (X,), policy=everything("Narrowing")).layers[1]
     assert row.reason.startswith("Narrowing does not run on 2x16x16x16: RuntimeError: ")
     row = prismify.scan(nn.Sequential(*(nn.Conv1d(8, 8, 3) for _ in range(3))), (torch.randn(1, 8, 16),),
-                        policy=everything("LowRank")).layers[1]  # fmt: skip
+                        policy=everything("Squeeze")).layers[1]  # fmt: skip
     assert row.reason == (
-        "LowRank cannot take the place of a Conv1d: TypeError: a convolution in two dimensions is wanted"
+        "Squeeze cannot take the place of a Conv1d: TypeError: a convolution in two dimensions is wanted"
     )
 
 
@@ -152,22 +152,22 @@ def test_a_verdict_of_an_own_policy_is_kept_as_it_is() -> None:
 
 def test_device_type_and_mode_are_the_layers() -> None:
     layer = nn.Linear(16, 16, device="meta", dtype=torch.float64).eval()
-    made = build_operator(Operator("LowRank"), layer)
+    made = build_operator(Operator("Squeeze"), layer)
     assert {(p.device.type, p.dtype) for p in made.parameters()} == {("meta", torch.float64)}
     assert not made.training
 
 
 def test_names_are_not_taken_twice_and_classes_are_seen_to_fit() -> None:
-    register_operator(LowRank)  # again: as a module that is imported anew does
-    other = type("LowRank", (nn.Module,), {"from_layer": LowRank.from_layer, "__qualname__": "Other.LowRank"})
-    with pytest.raises(ShapeError, match=r"'LowRank' is .*test_own\.LowRank already: give register_operator another"):
+    register_operator(Squeeze)  # again: as a module that is imported anew does
+    other = type("Squeeze", (nn.Module,), {"from_layer": Squeeze.from_layer, "__qualname__": "Other.Squeeze"})
+    with pytest.raises(ShapeError, match=r"'Squeeze' is .*test_own\.Squeeze already: give register_operator another"):
         register_operator(other)
     register_operator(other, "Other")
     with pytest.raises(ShapeError, match="'Prism' is one of prismify's own"):
-        register_operator(LowRank, "Prism")
+        register_operator(Squeeze, "Prism")
     with pytest.raises(ShapeError, match=r"Linear has no class method from_layer"):
         register_operator(nn.Linear)
     with pytest.raises(ShapeError, match=r"is no class of nn\.Module"):
-        register_operator(low_rank)  # type: ignore[type-var]
-    with pytest.raises(ShapeError, match="options belong to operators of your own; a Prism has rank"):
+        register_operator(squeezed)  # type: ignore[type-var]
+    with pytest.raises(ShapeError, match="a Prism has no options, and is given rank"):
         Operator("Prism", options={"rank": 3})
