@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from ..errors import RecipeError
-from ..layers import PrismConv
+from ..layers import Gained, Grouped, LowRank, PrismConv, Separable, Sum
+from ..layers.spectrum import last_weight
 
 
 @torch.no_grad()
@@ -40,8 +41,18 @@ def _what_zeroes(module: nn.Module) -> list[nn.Parameter]:
         wanted = [module.channel_weight, module.bias]  # of two zero factors, neither would have a gradient
     elif isinstance(module, PrismConv):
         wanted = [module.spatial_weight, module.channel_weight, module.bias]
+    elif isinstance(module, (Gained, Grouped, LowRank, Separable, Sum)):
+        return _last(module)
     else:
         # By attribute, since a convolution with a forward of its own holds its weight in an operator within.
         wanted = [getattr(module, name, None) for name in ("weight", "bias")]
         wanted = wanted if isinstance(wanted[0], nn.Parameter) else []
     return [parameter for parameter in wanted if isinstance(parameter, nn.Parameter)]
+
+
+def _last(operator: nn.Module) -> list[nn.Parameter]:
+    """Of an operator of several factors, the last ones and the biases: what stands before them then has no part."""
+    parts = list(operator.parts) if isinstance(operator, Sum) else [operator]
+    weights = [last_weight(part) for part in parts]
+    biases = [p for name, p in operator.named_parameters() if name.endswith("bias")]
+    return [p for p in (*weights, *biases) if isinstance(p, nn.Parameter)]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import prismify
 from prismify.errors import DataError, OutputError, PrismifyError, RecipeError, TrainingError
+from prismify.layers import Operator, build_operator
 from prismify.training.engine import read_state, states
 from prismify.training.engine.state import state_path
 from prismify.training.initial import start_at_zero
@@ -362,6 +363,11 @@ def test_every_kind_of_layer_starts_at_zero_and_learns() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), Padded(16, 16, 3), torch.nn.Conv2d(16, 3, 3))
     converted = prismify.convert(net)
     layers = [converted[1], prismify.PrismConv(16), prismify.PrismConv(16, form="sum"), torch.nn.Linear(16, 16)]
+    low: dict[str, Any] = {"type": "LowRank", "options": {"rank": 2}}
+    chosen = [Operator(**low), Operator("Grouped", options={"groups": 4}), Operator("Separable")]
+    chosen += [Operator("Gained", options={"operator": {"type": "DeepPrism"}})]
+    chosen += [Operator("Sum", options={"operators": [low, {"type": "PrismConv"}]})]
+    layers += [build_operator(operator, torch.nn.Conv2d(16, 16, 3, padding=1)) for operator in chosen]
     for layer in layers:
         start_at_zero(torch.nn.Sequential(layer), ("0",))
         shape = (2, 16) if isinstance(layer, torch.nn.Linear) else (2, 16, 4, 4)

@@ -1,7 +1,8 @@
 """The CPU engine's kernels: a stencil over volumes (depth, rows, columns), and its weight gradient.
 
 A plan (a record of int64) says what to do; threads claim its items one by one. An item packs rows
-(see `pack`), keeps a ring of them, and computes one row of a tile of depth positions at a time. It
+(see `pack`), keeps a ring of them, and computes one row of a tile of depth positions at a time, for several
+output volumes, which all read the same packed rows. It
 writes its own part of the result in an order that nothing else influences, so results do not depend
 on the threads.
 """
@@ -50,7 +51,7 @@ PLAN = np.dtype(
                 weight weight_out weight_in weight_depth weight_row weight_col
                 bias bias_out bias_depth bias_sums bias_grads bias_count grads grads_count order
                 output output_batch output_volume output_depth output_row output_col residual
-                volumes_in volumes_out depth_size depth_blocks
+                volumes_in volumes_out volumes_block volumes_blocks depth_size depth_blocks
                 rows_size rows_taps rows_stride rows_dilation rows_block rows_blocks reach ring
                 cols_size cols_taps cols_dilation cols_block cols_blocks taps
             """.split()  # noqa: SIM905
@@ -61,11 +62,11 @@ PLAN = np.dtype(
 
 @inner
 def place_of(item: int, plan: Any) -> tuple[int, int, int, int, int]:
-    """(batch element, output volume, depth block, row block, column block) of an item."""
+    """(batch element, block of output volumes, depth block, row block, column block) of an item."""
     item, depth_block = item // plan.depth_blocks, item % plan.depth_blocks
     item, col_block = item // plan.cols_blocks, item % plan.cols_blocks
     item, row_block = item // plan.rows_blocks, item % plan.rows_blocks
-    return item // plan.volumes_out, item % plan.volumes_out, depth_block, row_block, col_block
+    return item // plan.volumes_blocks, item % plan.volumes_blocks, depth_block, row_block, col_block
 
 
 @inner
@@ -169,17 +170,17 @@ def store_part(out: int, spilled: int, left: int, width: int, plan: Any, spec: A
 
 @inner
 def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
-    """Outputs of one tile of depth positions, over a block of rows and columns."""
+    """Outputs of one tile of depth positions, over a block of output volumes, rows and columns."""
     tile, lanes, wide, stored = tile_of(spec), lanes_of(spec), wide_bytes_of(spec), stored_bytes_of(spec)
-    b, q, depth_block, row_block, col_block = place_of(item, plan)
+    b, volumes, depth_block, row_block, col_block = place_of(item, plan)
     depth, x0 = depth_block * tile, col_block * plan.cols_block
     left, width = min(tile, plan.depth_size - depth), min(plan.cols_block, plan.cols_size - x0)
     view, strip = plan.input, input_strip(depth, x0, width, plan, spec)
     base, pairs = view.address + b * view.batch_step, view.pairs + b * view.pairs_batch
     first_pair = pairs + 2 * strip.inside * wide
     corner = base + strip.inside * view.depth_step + strip.offset
-    weights, bias = plan.weight + q * plan.weight_out, plan.bias + q * plan.bias_out + depth * plan.bias_depth
-    target = plan.output + b * plan.output_batch + q * plan.output_volume + depth * plan.output_depth
+    first_volume = volumes * plan.volumes_block
+    first_target = plan.output + b * plan.output_batch + depth * plan.output_depth
     taps, ring = taps_of_plan(plan, spec), scratch + tile * vector_bytes_of(spec)
     direct = left == tile and plan.output_col == stored
     # Where rows follow one another, a last vector may run into the rows below: they are written later.
@@ -194,24 +195,27 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
         feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, pairs, strip, plan, spec)
         filled = max(filled, end)
         coming = corner + (filled - view.row_pad) * view.row_step
-        out = target + i * plan.output_row + x0 * plan.output_col
         room, head = width + (stop - 1 - i) * below if direct else 0, top % taps.ring
-        for x in range(0, width, lanes):
+        for q in range(first_volume, first_volume + plan.volumes_block):
+            weights, bias = plan.weight + q * plan.weight_out, plan.bias + q * plan.bias_out + depth * plan.bias_depth
+            out = first_target + q * plan.output_volume + i * plan.output_row + x0 * plan.output_col
+            for x in range(0, width, lanes):
+                if feed_to:
+                    feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
+                prefetch_outputs(out + plan.output_row + x * stored, plan.output_depth, spec)
+                prefetch_rows(coming + x * stored, view.depth_step, spec)
+                sums = splat_tile(bias, plan.bias_depth, spec)
+                sums = convolve(sums, ring + view.lead + x * wide, head, weights, taps, spec)
+                if x + lanes <= room:
+                    if plan.residual:
+                        sums = add_stored(sums, out + x * stored + plan.residual, plan.output_depth, spec)
+                    store_tile(out + x * stored, plan.output_depth, sums, spec)
+                else:
+                    store_wide(scratch, vector_bytes_of(spec), sums, spec)
+                    store_part(out + x * plan.output_col, scratch, left, min(lanes, width - x), plan, spec)
             if feed_to:
-                feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
-            prefetch_outputs(out + plan.output_row + x * stored, plan.output_depth, spec)
-            prefetch_rows(coming + x * stored, view.depth_step, spec)
-            sums = splat_tile(bias, plan.bias_depth, spec)
-            sums = convolve(sums, ring + view.lead + x * wide, head, weights, taps, spec)
-            if x + lanes <= room:
-                if plan.residual:
-                    sums = add_stored(sums, out + x * stored + plan.residual, plan.output_depth, spec)
-                store_tile(out + x * stored, plan.output_depth, sums, spec)
-            else:
-                store_wide(scratch, vector_bytes_of(spec), sums, spec)
-                store_part(out + x * plan.output_col, scratch, left, min(lanes, width - x), plan, spec)
-        if feed_to:
-            feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
+                feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
+                feed_to = 0  # once for all volumes
 
 
 @inner
@@ -248,8 +252,8 @@ def correlate_row(
 def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     """One item's share of every weight's and bias's gradient, as float64 sums of their own."""
     tile, lanes, wide, step = tile_of(spec), lanes_of(spec), wide_bytes_of(spec), vector_bytes_of(spec)
-    stored, taps = stored_bytes_of(spec), taps_of_plan(plan, spec)
-    b, q, depth_block, row_block, col_block = place_of(item, plan)
+    stored, taps, volumes_block = stored_bytes_of(spec), taps_of_plan(plan, spec), plan.volumes_block
+    b, volumes, depth_block, row_block, col_block = place_of(item, plan)
     depth, x0 = depth_block * tile, col_block * plan.cols_block
     width = min(plan.cols_block, plan.cols_size - x0)
     view, strip = plan.input, input_strip(depth, x0, width, plan, spec)
@@ -257,12 +261,12 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     first_pair = pairs + 2 * strip.inside * wide
     corner = base + strip.inside * view.depth_step + strip.offset
     grad, grad_strip = plan.grad, strip_of(depth, tile, x0, width, plan.grad, spec)
-    grad_base = grad.address + b * grad.batch_step + q * grad.volume_step
+    first_grad = grad.address + b * grad.batch_step + volumes * volumes_block * grad.volume_step
     # Gradients are read where they lie if they need neither widening nor zeros around them.
     direct = stored == wide and grad.col_step == stored and width % lanes == 0 and grad_strip.there == tile
     sums_count = taps.volumes_in * taps.rows_taps * taps.cols_taps * kernel_of(spec)
-    bias_sums, sums = scratch, scratch + tile * step
-    ring = sums + sums_count * step
+    bias_sums, sums = scratch, scratch + volumes_block * tile * step
+    ring = sums + volumes_block * sums_count * step
     packed_grads = ring + taps.volumes_in * taps.ring * taps.slot_bytes
     clear(scratch, packed_grads + tile * grad.pitch - scratch, spec)
     start, stop = row_block * plan.rows_block, min((row_block + 1) * plan.rows_block, plan.rows_size)
@@ -273,27 +277,30 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
         feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, pairs, strip, plan, spec)
         filled = max(filled, end)
         coming = corner + (filled - view.row_pad) * view.row_step
-        grads, grad_pitch = packed_grads, grad.pitch
-        grad_row = grad_base + depth * grad.depth_step + i * grad.row_step + x0 * grad.col_step
-        if direct:
-            grads, grad_pitch = grad_row, grad.depth_step
-        else:
-            pack(packed_grads, grad_base, 0, i, grad_strip, grad, plainly(spec))
-        if plan.bias_sums:
-            add_bias_sums(bias_sums, grads, grad_pitch, width, spec)
-        for x in range(0, width, lanes):
+        for v in range(volumes_block):
+            grads, grad_pitch, grad_base = packed_grads, grad.pitch, first_grad + v * grad.volume_step
+            grad_row = grad_base + depth * grad.depth_step + i * grad.row_step + x0 * grad.col_step
+            if direct:
+                grads, grad_pitch = grad_row, grad.depth_step
+            else:
+                pack(packed_grads, grad_base, 0, i, grad_strip, grad, plainly(spec))
+            if plan.bias_sums:
+                add_bias_sums(bias_sums + v * tile * step, grads, grad_pitch, width, spec)
+            for x in range(0, width, lanes):
+                if feed_to:
+                    feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
+                prefetch_rows(coming + x * stored, view.depth_step, spec)
+                prefetch_tile(grad_row + grad.row_step + x * stored, grad.depth_step, spec)
             if feed_to:
-                feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
-            prefetch_rows(coming + x * stored, view.depth_step, spec)
-            prefetch_tile(grad_row + grad.row_step + x * stored, grad.depth_step, spec)
-        if feed_to:
-            feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
-        correlate_row(sums, grads, grad_pitch, ring + view.lead, top % taps.ring, width, taps, spec)
-    for k in range(sums_count):
-        total(plan.output + (item * sums_count + k) * 8, sums + k * step, spec)
+                feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
+                feed_to = 0  # once for all volumes
+            own = sums + v * sums_count * step
+            correlate_row(own, grads, grad_pitch, ring + view.lead, top % taps.ring, width, taps, spec)
+    for k in range(volumes_block * sums_count):
+        total(plan.output + (item * volumes_block * sums_count + k) * 8, sums + k * step, spec)
     if plan.bias_sums:
-        for t in range(tile):
-            total(plan.bias_sums + (item * tile + t) * 8, bias_sums + t * step, spec)
+        for t in range(volumes_block * tile):
+            total(plan.bias_sums + (item * volumes_block * tile + t) * 8, bias_sums + t * step, spec)
 
 
 @inner

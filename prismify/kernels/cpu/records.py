@@ -26,6 +26,8 @@ COLUMNS = 1024
 TERMS = 4096
 #: Numbers behind a plan that threads count with: items claimed, threads, items finished.
 COUNTERS = 3
+#: Bytes of the weight gradient's sums that a piece of work adds to in turn.
+SUMS_BYTES = 1 << 15
 #: Rows that a piece of work is not cut below: the rows shared with its neighbours are packed twice.
 MIN_ROWS = 8
 
@@ -53,7 +55,7 @@ class Template:
         spec: (kernel along depth, taps, tile, lanes): what the kernel is compiled for.
         scratch_size: bytes a thread packs into.
         items: pieces of work.
-        sums_size: float64 sums of weights that the weight gradient's items make.
+        sums_size, bias_sums_size: float64 sums of weights and of biases that the weight gradient's items make.
         tables: what `words` points to.
         stencil: what was planned.
     """
@@ -63,6 +65,7 @@ class Template:
     scratch_size: int
     items: int
     sums_size: int
+    bias_sums_size: int
     tables: Any
     stencil: Stencil
 
@@ -86,7 +89,10 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     plan["ring"] = int(plan["reach"]) + rows.stride
     plan["depth_blocks"], plan["cols_blocks"] = _parts(depth.size_out, TILE), _parts(cols.size_out, COLUMNS)
     plan["cols_block"] = min(cols.size_out, COLUMNS)
-    outer = batch.size * stencil.volumes[1] * int(plan["depth_blocks"]) * int(plan["cols_blocks"])
+    outer = batch.size * int(plan["depth_blocks"]) * int(plan["cols_blocks"])
+    block = _volumes_block(job, stencil, outer, number.vector_bytes, threads)
+    plan["volumes_block"], plan["volumes_blocks"] = block, stencil.volumes[1] // block
+    outer *= stencil.volumes[1] // block
     plan["rows_block"] = _rows_block(job, stencil, outer, number.lanes, threads)
     plan["rows_blocks"] = _parts(rows.size_out, int(plan["rows_block"]))
     plan["items"] = outer * int(plan["rows_blocks"])
@@ -97,17 +103,19 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     if job == "weight_grad":
         sums = (stencil.volumes[0], rows.kernel, cols.kernel // grouped, depth.kernel, grouped)
         blocks = prod(int(plan[f"{name}_blocks"]) for name in ("rows", "cols", "depth"))
-        sums_size = int(plan["items"]) * prod(sums)
-        order = _order(stencil, sums, blocks)
+        sums_size = int(plan["items"]) * block * prod(sums)
+        order = _order(stencil, sums, blocks, block)
         plan["order"], plan["grads_count"] = order.ctypes.data, len(order)
-        scratch += prod(sums) * number.vector_bytes + _describe_grad(plan["grad"], stencil, number)
+        scratch += block * prod(sums) * number.vector_bytes + _describe_grad(plan["grad"], stencil, number)
+        scratch += (block - 1) * TILE * number.vector_bytes
     else:
         for name, step in zip(_PARTS, stencil.target, strict=True):
             plan[f"output_{name}"] = step * number.stored_bytes
     plan["scratch_size"] = scratch = _parts(scratch, 64) * 64
     words = array("q", plan.tobytes() + bytes(8 * COUNTERS))
     spec = (depth.kernel, grouped, TILE, number.lanes)
-    return Template(words, spec, scratch, int(plan["items"]), sums_size, (taps, order), stencil)
+    rows_of_bias = int(plan["items"]) * block * TILE
+    return Template(words, spec, scratch, int(plan["items"]), sums_size, rows_of_bias, (taps, order), stencil)
 
 
 def _parts(size: int, part: int) -> int:
@@ -144,13 +152,31 @@ def _describe_grad(view: Any, stencil: Stencil, number: Number) -> int:
     return TILE * int(view["pitch"])
 
 
-def _order(stencil: Stencil, sums: tuple[int, ...], blocks: int) -> Any:
+def _volumes_block(job: Job, stencil: Stencil, outer: int, vector_bytes: int, threads: int) -> int:
+    """Output volumes of a piece of work: they share what is packed. A divisor of Q.
+
+    The weight gradient's sums of them must stay in the first-level cache; and small work is left in as many pieces
+    as there are threads.
+    """
+    volumes_in, volumes_out = stencil.volumes
+    _, depth, rows, cols = stencil.axes
+    if job == "weight_grad":
+        sums = volumes_in * depth.kernel * rows.kernel * cols.kernel * vector_bytes
+        most = max(1, SUMS_BYTES // sums)
+    else:
+        pieces = outer * _parts(rows.size_out, MIN_ROWS)
+        most = max(1, volumes_out * pieces // max(1, threads))
+    return max(n for n in range(1, volumes_out + 1) if volumes_out % n == 0 and n <= most)
+
+
+def _order(stencil: Stencil, sums: tuple[int, ...], blocks: int, block: int) -> Any:
     """Byte offsets of the first item's sum of each weight, in the order that weights have in memory.
 
-    An item goes through (P, rows, groups of columns, depth, columns of a group).
+    An item goes through (volumes of the block, P, rows, groups of columns, depth, columns of a group).
     """
     volumes_in, rows, groups, depth, grouped = sums
-    first = np.arange(stencil.volumes[1], dtype=np.int64)[:, None] * (blocks * prod(sums)) + np.arange(prod(sums))
+    volumes = np.arange(stencil.volumes[1], dtype=np.int64)[:, None]
+    first = (volumes // block * blocks * block + volumes % block) * prod(sums) + np.arange(prod(sums))
     index = 8 * first.reshape(-1, *sums).transpose(0, 1, 4, 2, 3, 5).reshape(
         -1, volumes_in, depth, rows, groups * grouped
     )

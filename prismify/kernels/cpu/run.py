@@ -189,7 +189,7 @@ def _correlation(
     packing: Packing | None,
 ) -> None:
     words = array("q", template.words)
-    sums = torch.empty(template.sums_size + template.items * TILE, dtype=torch.float64, device="cpu")
+    sums = torch.empty(template.sums_size + template.bias_sums_size, dtype=torch.float64, device="cpu")
     words[_INPUT], words[_GRAD], words[_OUTPUT] = u.data_ptr(), grad.data_ptr(), sums.data_ptr()
     words[_GRADS] = weight.data_ptr()
     if bias is not None:

@@ -31,20 +31,23 @@ def write_gradients(plan: Any, spec: Any) -> None:
     """The gradients of weights and bias, from the sums of every item (see `kernels.place_of` for their order)."""
     stored, tile_bytes = stored_bytes_of(spec), tile_of(spec) * 8
     sums_count = plan.volumes_in * plan.rows_taps * plan.cols_taps * kernel_of(spec)
-    blocks = plan.depth_blocks * plan.cols_blocks * plan.rows_blocks
-    batch, volume = plan.items // (plan.volumes_out * blocks), blocks * sums_count * 8
+    blocks, block = plan.depth_blocks * plan.cols_blocks * plan.rows_blocks, plan.volumes_block
+    batch, every = plan.items // (plan.volumes_blocks * blocks), plan.volumes_out * blocks
     for k in range(plan.grads_count):
         first = plan.output + load_int(plan.order + 8 * k)
-        total = strided_sum(first, batch, plan.volumes_out * volume, blocks, sums_count * 8)
+        total = strided_sum(first, batch, every * sums_count * 8, blocks, block * sums_count * 8)
         store_as_stored(plan.grads + k * stored, total, spec)
     if plan.bias_sums:
-        volume = blocks * tile_bytes
         for k in range(plan.bias_count):
+            q = k if plan.bias_count == plan.volumes_out else k // plan.depth_size
+            first = plan.bias_sums + (q // block * blocks * block + q % block) * tile_bytes
+            total = 0.0
             if plan.bias_count == plan.volumes_out:
-                first, count, step = plan.bias_sums + k * volume, blocks * tile_of(spec), 8
-            else:  # depth blocks follow one another, so depth positions do
-                q, d = k // plan.depth_size, k % plan.depth_size
-                first = plan.bias_sums + q * volume + d * 8
-                count, step = plan.cols_blocks * plan.rows_blocks, plan.depth_blocks * tile_bytes
-            total = strided_sum(first, batch, plan.volumes_out * volume, count, step)
+                for b in range(batch):
+                    total += strided_sum(first + b * every * tile_bytes, blocks, block * tile_bytes, tile_of(spec), 8)
+            else:
+                d = k % plan.depth_size
+                first += d // tile_of(spec) * block * tile_bytes + d % tile_of(spec) * 8
+                count, step = plan.cols_blocks * plan.rows_blocks, plan.depth_blocks * block * tile_bytes
+                total = strided_sum(first, batch, every * tile_bytes, count, step)
             store_as_stored(plan.bias_grads + k * stored, total, spec)

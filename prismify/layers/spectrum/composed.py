@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...errors import PlanError, ShapeError
 from ...validation import build
 from ..own import shipped_operator
+from ..prism_conv import PrismConv
 from .shapes import InPlace, has_bias, like
 
 
@@ -82,7 +83,8 @@ def last_weight(operator: nn.Module) -> Tensor:
         part = getattr(operator, name, None)
         if isinstance(part, nn.Module):
             return last_weight(part)
-    weight = getattr(operator, "weight", None)
+    composed = isinstance(operator, PrismConv) and operator.form == "composition"
+    weight = getattr(operator, "channel_weight" if composed else "weight", None)
     if not isinstance(weight, Tensor):
         raise ShapeError(f"a {type(operator).__name__} is no linear operator of one last weight")
     return weight
