@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..errors import ShapeError
@@ -9,13 +10,13 @@ from ..errors import ShapeError
 
 def apart(u: Tensor, volumes: int, dilation: int) -> Tensor:
     """(B, P*V, ...) to (B*d, P*V/d, ...): channels that are d apart become neighbours, in d batches."""
-    runs = u.unflatten(1, (volumes, -1, dilation)).movedim(3, 1)
+    runs = torch.unflatten(u, 1, (volumes, -1, dilation)).movedim(3, 1)
     return runs.flatten(2, 3).flatten(0, 1)
 
 
 def together(y: Tensor, volumes: int, dilation: int) -> Tensor:
     """What `apart` took apart, in its place again: (B*d, Q*V/d, ...) to (B, Q*V, ...)."""
-    runs = y.unflatten(0, (-1, dilation)).unflatten(2, (volumes, -1))
+    runs = torch.unflatten(torch.unflatten(y, 0, (-1, dilation)), 2, (volumes, -1))
     return runs.movedim(1, 3).flatten(1, 3)
 
 

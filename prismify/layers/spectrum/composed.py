@@ -22,6 +22,7 @@ class Gained(InPlace):
 
     inner: nn.Module
     gain: nn.Parameter
+    bias: nn.Parameter | None
 
     @classmethod
     def from_layer(cls, layer: nn.Module, operator: Mapping[str, Any]) -> Self:
@@ -49,6 +50,7 @@ class Sum(InPlace):
     """The sum of operators on the same input, such as low rank and DeepPrism, and a bias for each channel."""
 
     parts: nn.ModuleList
+    bias: nn.Parameter | None
 
     @classmethod
     def from_layer(cls, layer: nn.Module, operators: Sequence[Mapping[str, Any]]) -> Self:

@@ -52,13 +52,9 @@ def _(operator: LowRank, moments: Moments) -> Tensor:
     chosen = vectors[:, -rank:]
     down, up = operator.down, operator.up
     fitted = made @ chosen
-    if _is_transposed(operator):
-        _set(down.weight, fitted.T)
-        _set(up.weight, chosen.T)
-    else:
-        _set(down.weight, fitted.T)
-        _set(up.weight, chosen)
-    effective = fitted @ chosen.T
+    _set(down.weight, fitted.T)
+    _set(up.weight, chosen.T if _is_transposed(operator) else chosen)
+    effective: Tensor = fitted @ chosen.T
     _set_bias(up.bias, moments, effective, transposed=_is_transposed(operator))
     return effective
 
@@ -102,7 +98,7 @@ def _(operator: Separable, moments: Moments) -> Tensor:
         depthwise = _solved(normal, aim[:, None]).reshape(channels, taps)
     _set(operator.depthwise.weight, depthwise)
     _set(operator.pointwise.weight, pointwise.T)
-    effective = (depthwise[:, :, None] * pointwise[:, None]).flatten(0, 1)
+    effective: Tensor = (depthwise[:, :, None] * pointwise[:, None]).flatten(0, 1)
     _set_bias(operator.pointwise.bias, moments, effective)
     return effective
 
@@ -194,7 +190,8 @@ def _left(moments: Moments, taken: Tensor) -> Moments:
 def _solved(square: Tensor, right: Tensor) -> Tensor:
     """The least-squares solution, where inputs that never vary leave it open near zero."""
     ridge = _RIDGE * float(square.diagonal().mean().clamp(min=torch.finfo(square.dtype).tiny))
-    return torch.linalg.solve(square + ridge * torch.eye(len(square), dtype=square.dtype), right)
+    solved: Tensor = torch.linalg.solve(square + ridge * torch.eye(len(square), dtype=square.dtype), right)
+    return solved
 
 
 def _neighbours(depth: int, kernel: int, topology: str, dilation: int) -> Tensor:

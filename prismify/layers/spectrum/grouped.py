@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from .shapes import InPlace, convolution, fan, has_bias, like, pointwise, whole,
 class Grouped(InPlace):
     """A convolution in groups, 9*C*C'/groups weights; of a linear layer, blocks along the diagonal."""
 
-    inner: nn.Module
+    inner: Any
+    block_count: int
 
     @classmethod
     def from_layer(cls, layer: nn.Module, groups: int = 2) -> Self:
@@ -68,8 +69,8 @@ class _Blocks(nn.Module):
 class Separable(InPlace):
     """A depthwise convolution and a pointwise one, 9*C + C*C' weights (Chollet, 2017; Howard et al., 2017)."""
 
-    depthwise: nn.Module
-    pointwise: nn.Module
+    depthwise: Any
+    pointwise: Any
 
     @classmethod
     def from_layer(cls, layer: nn.Module) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -19,8 +19,8 @@ class LowRank(InPlace):
     where `rank` reaches the rank of its weight.
     """
 
-    down: nn.Module
-    up: nn.Module
+    down: Any
+    up: Any
 
     @classmethod
     def from_layer(cls, layer: nn.Module, rank: int = 8) -> Self:

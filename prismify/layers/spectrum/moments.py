@@ -85,9 +85,9 @@ class Moments:
 
 def dense_map(layer: nn.Module) -> Tensor:
     """What a layer multiplies its features by, shape (features, outputs), float64."""
-    weight = layer._parameters["weight"]
-    assert weight is not None
-    weight = weight.detach().double().cpu()
+    parameter = layer._parameters["weight"]
+    assert parameter is not None
+    weight = parameter.detach().double().cpu()
     if not isinstance(layer, _ConvNd):
         return weight.T.contiguous() if isinstance(layer, nn.Linear) else weight.clone()
     return weight.flatten(1) if layer.transposed else weight.flatten(1).T.contiguous()

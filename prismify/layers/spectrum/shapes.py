@@ -100,6 +100,8 @@ def whole(value: Any, name: str, least: int = 1, most: int | None = None) -> int
 class InPlace(nn.Module):
     """What takes the place of a convolution or a linear layer, and tells callers its widths and geometry."""
 
+    kernel_size: tuple[int, ...]
+
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.in_channels, self.out_channels = widths(layer)
