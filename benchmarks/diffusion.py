@@ -42,12 +42,14 @@ class Task:
         rows: row -> what it changes in the recipe.
         size: of the pictures that are judged.
         channels: of theirs.
+        latents: whether the runs share a folder of latents.
     """
 
     recipe: str
     rows: dict[str, list[str]]
     size: int
     channels: int
+    latents: bool = False
 
 
 TASKS = {
@@ -64,7 +66,7 @@ TASKS = {
         size=32,
         channels=1,
     ),
-    "cifar10": Task("cifar10-ldm", {"converted": [], "dense": _DENSE}, size=32, channels=3),
+    "cifar10": Task("cifar10-ldm", {"converted": [], "dense": _DENSE}, size=32, channels=3, latents=True),
 }
 QUIET = ["log.every=50", "log.tensorboard=false", "train.device=cpu"]
 TIMED, TIMED_STEPS, SHOWN = 64, 50, 40
@@ -76,6 +78,7 @@ def trained(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     folder: Path = arguments.runs / f"{arguments.task}-{name.replace(',', '').replace(' ', '-')}-{seed}"
     if not (folder / "report.md").is_file():
         sets = [f"data.path={arguments.data}", f"output={folder}", f"train.seed={seed}"]
+        sets += [f"latents.path={arguments.runs / 'latents'}"] if task.latents else []
         sets += [f"train.max_minutes={arguments.minutes:g}", *QUIET, *task.rows[name], *arguments.sets]
         run("train", task.recipe, *(word for change in sets for word in ("--set", change)))
     return folder
@@ -160,7 +163,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/denoisers"))
+    parser.add_argument("--runs", type=Path, default=places.ROOT / "runs" / "denoisers")
     parser.add_argument("--set", dest="sets", action="append", default=[])
     arguments = parser.parse_args()
     for seed in arguments.seeds:
