@@ -1,10 +1,9 @@
 """The CPU engine's kernels: a stencil over volumes (depth, rows, columns), and its weight gradient.
 
 A plan (a record of int64) says what to do; threads claim its items one by one. An item packs rows
-(see `pack`), keeps a ring of them, and computes one row of a tile of depth positions at a time, for several
-output volumes, which all read the same packed rows. It
-writes its own part of the result in an order that nothing else influences, so results do not depend
-on the threads.
+(see `pack`), keeps a ring of them, and computes one row of a tile of depth positions at a time, for
+several output volumes, which all read the same packed rows. It writes its own part of the result in an
+order that nothing else influences, so results do not depend on the threads.
 """
 
 from __future__ import annotations
