@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.training import losses
 from prismify.training.average import Average
-from prismify.training.data import Stream, open_data
+from prismify.training.blockwise import Lessons, blocks_of, start_from, variances_of
+from prismify.training.data import Shares, Stream, batches, open_data
 from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run, see_that_it_fits
 from prismify.training.losses import (
     LPIPS,
@@ -28,12 +30,13 @@ from prismify.training.losses import (
     distances,
     load_lpips,
     matched_layers,
+    replaced_layers,
 )
 from prismify.training.measure import measure_reconstruction, unit_range
 from prismify.training.models import NO_TRUST, fuse_if, is_autoencoder, open_model, teacher_of
 from prismify.training.rates import adam
 from prismify.training.schema import DistillationRecipe
-from prismify.training.stepping import take_step
+from prismify.training.stepping import take_step, take_step_apart
 
 
 @dataclass
@@ -73,15 +76,70 @@ def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False, tr
 
         run.begin(images, {"model": model, "average": average.model, "optimizer": optimizer}, [optimizer])
         introduce(run, model, images.images, {"perceptual": said, "teacher": source.source})
+        if recipe.blocks.fitted and run.step == 0:
+            fit_to_teacher(run, recipe, model, teacher, teaching, images)
+            average.restart(model)
         pair = Pair(*run.processes.prepare(student, optimizer), average, teaching, lpips and lpips.to(run.device))
 
-        for _, batch in run.parts_of_steps(images):
-            take_step(run, batch, pair.student, pair.optimizer, pair.average, partial(distillation_terms, recipe, pair))
+        lessons = lessons_of(run, recipe, model, teacher, teaching, images)
+        for step, batch in run.parts_of_steps(images):
+            moved = (run, batch, pair.student, pair.optimizer, pair.average)
+            if lessons is not None and run.progress < recipe.blocks.share:
+                take_step_apart(*moved, partial(learn_blocks, run, recipe, pair, lessons, step))
+            else:
+                take_step(*moved, partial(distillation_terms, recipe, pair))
             if held_out is not None and run.measures_now:
                 measure(run, average.model, teacher, held_out, pair.lpips)
             run.save_if_due()
         end_run(run, average.model)
     return run.folder
+
+
+def fit_to_teacher(
+    run: Run, recipe: DistillationRecipe, model: nn.Module, teacher: nn.Module, teaching: Answering, images: Stream
+) -> None:
+    """Start every replaced layer from the weights that come nearest to the teacher's, on as many images as wanted."""
+    run_teacher = partial(run_on_first, run, recipe, teaching, images, recipe.blocks.fitted)
+    fitted = start_from(teacher, model, run_teacher, recipe.blocks.positions)
+    run.say(f"{len(fitted)} of {len(replaced_layers(model))} replaced layers start nearest to the teacher's")
+
+
+def lessons_of(
+    run: Run, recipe: DistillationRecipe, model: nn.Module, teacher: nn.Module, teaching: Answering, images: Stream
+) -> Lessons | None:
+    """What the blocks learn by themselves, where the recipe lets them."""
+    if not recipe.blocks.share:
+        return None
+    blocks = list(blocks_of(teacher, replaced_layers(model)))
+    run_teacher = partial(run_on_first, run, recipe, teaching, images, recipe.train.batch_size)
+    return Lessons(model, teacher, variances_of(teacher, blocks, run_teacher), recipe.blocks.at_once)
+
+
+def run_on_first(run: Run, recipe: DistillationRecipe, model: Answering, images: Stream, count: int) -> None:
+    """Run a model on the first images of the run, the same in every process and after every start."""
+    size = min(run.shares.size, count)
+    for some in islice(batches(images, Shares(size, 1, 1, 0), 0), -(-count // size)):
+        model(some.to(run.device))
+
+
+def learn_blocks(
+    run: Run, recipe: DistillationRecipe, pair: Pair, lessons: Lessons, step: int, part: Part
+) -> dict[str, Tensor]:
+    """Add the gradients of every block's own error on one part of a batch; returns their mean."""
+    taught: Answers = {}
+
+    def run_teacher() -> None:
+        taught.update(pair.teacher(part.images))
+
+    with run.processes.autocast():
+        if run.progress < recipe.blocks.share * (1 - recipe.blocks.own_inputs):
+            error = lessons.from_teacher(step, run_teacher, run.processes.backward)
+        else:
+            student = run.processes.bare(pair.student)
+            error = lessons.on_its_own(
+                step, run_teacher, lambda: student(part.images, taught.get("latent")), run.processes.backward
+            )
+    return {"blocks": error}
 
 
 def distillation_terms(recipe: DistillationRecipe, pair: Pair, part: Part) -> dict[str, Tensor]:

@@ -24,6 +24,10 @@ class Average:
         with torch.no_grad():  # scripted parts copy their weights by an operator, which would be differentiated
             self.model = copied(model, {}, {}).eval().requires_grad_(False)
 
+    def restart(self, model: nn.Module) -> None:
+        """Forget what was averaged, and start from a model's weights as they are."""
+        self.model.load_state_dict(model.state_dict())
+
     @torch.no_grad()
     def update(self, model: nn.Module, steps: int) -> None:
         """Follow the model's weights after its step number `steps`, from 1."""

@@ -70,12 +70,17 @@ def scheduled(train: Train, step: int, steps: int, seconds: float = 0.0) -> floa
         return (step + 1) / train.warmup_steps
     if train.schedule == "constant":
         return 1.0
-    done = (step - train.warmup_steps) / max(1, steps - train.warmup_steps)
-    if train.max_minutes is not None:
-        done = max(done, seconds / (60 * train.max_minutes))
-    done = min(1.0, done)
+    done = progress(train, step - train.warmup_steps, steps - train.warmup_steps, seconds)
     left = 1 - done if train.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return train.final_rate + (1 - train.final_rate) * left
+
+
+def progress(train: Train, step: int, steps: int, seconds: float) -> float:
+    """How much of a run is over, from 0 to 1: by its steps, or by the clock where its minutes run out before."""
+    done = step / max(1, steps)
+    if train.max_minutes is not None:
+        done = max(done, seconds / (60 * train.max_minutes))
+    return min(1.0, done)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

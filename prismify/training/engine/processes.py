@@ -73,6 +73,19 @@ class Processes:
         norm: Tensor = self.accelerator.clip_grad_norm_(module.parameters(), math.inf if most is None else most)
         return norm.detach()
 
+    def autocast(self) -> AbstractContextManager[None]:
+        """Mixed precision for what runs outside a prepared module's own pass."""
+        context: AbstractContextManager[None] = self.accelerator.autocast()
+        return context
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Average gradients that came about outside a module's own pass, which averages its own."""
+        if self.shares.processes == 1:
+            return
+        for parameter in self.bare(module).parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.average(parameter.grad)
+
     def average(self, value: Tensor) -> Tensor:
         """The mean of a tensor over the processes."""
         if self.shares.processes == 1:

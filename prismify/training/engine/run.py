@@ -20,7 +20,7 @@ from ...checkpoint import Trust
 from ...errors import PrismifyError, RecipeError, TrainingError
 from ...generators import mixed, seed_generators
 from ..data import Batch, Shares, Stream, told_batches
-from ..rates import scheduled, set_rate
+from ..rates import progress, scheduled, set_rate
 from ..recipe import recipe_data
 from ..schema import Recipe
 from .draws import Draws
@@ -236,6 +236,11 @@ class Run:
     def show(self, pixels: Any) -> None:
         """Keep a picture of this step, uint8 (H, W, 3)."""
         self.record.picture(self.step, pixels, self.written)
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is over, from 0 to 1, as all processes agree."""
+        return progress(self.recipe.train, self.step, self.steps, self.stopping.clock)
 
     @property
     def measures_now(self) -> bool:

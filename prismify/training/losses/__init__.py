@@ -3,7 +3,7 @@
 from .discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
 from .divergence import Divergence
 from .perceptual import LPIPS, load_lpips, unit_length
-from .teaching import Answering, Answers, answer, check_pair, distances, matched_layers
+from .teaching import Answering, Answers, answer, check_pair, distances, matched_layers, replaced_layers
 from .terms import (
     adaptive_weight,
     hinge_discriminator_loss,
@@ -33,6 +33,7 @@ __all__ = [
     "mean_logit",
     "reconstruction_loss",
     "relative_error",
+    "replaced_layers",
     "set_trainable",
     "smallest_side",
     "unit_length",

@@ -3,7 +3,7 @@
 from .autoencoder import AutoencoderLoss, AutoencoderRecipe, Discriminator
 from .common import Checkpoints, Data, Log, ModelSource, Perceptual, Rates, Recipe, Train
 from .diffusion import Condition, DiffusionLoss, DiffusionRecipe, Latents, Noise, Sampling, Scales, Teaching
-from .distillation import DistillationLoss, DistillationRecipe
+from .distillation import BlockLessons, DistillationLoss, DistillationRecipe
 
 #: The value of `recipe:` -> what the rest of the file must look like.
 SCHEMAS: dict[str, type[Recipe]] = {
@@ -16,6 +16,7 @@ __all__ = [
     "SCHEMAS",
     "AutoencoderLoss",
     "AutoencoderRecipe",
+    "BlockLessons",
     "Checkpoints",
     "Condition",
     "Data",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...errors import RecipeError
-from ..bounds import numbers
+from ..bounds import numbers, whole
 from .common import ModelSource, Perceptual, Recipe
 
 
@@ -39,13 +39,39 @@ class DistillationLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockLessons:
+    """Block by block, before the model as a whole: every block learns what the teacher's makes of the same inputs.
+
+    Args:
+        share: of the run, its steps or its minutes; 0 leaves it out.
+        own_inputs: the last part of that share, in which blocks are given what the student itself gives them.
+        at_once: blocks that learn in a step, in turn; None lets all learn, which takes the most memory.
+        fitted: images on which the replaced layers are fitted to the teacher's in closed form before the first step;
+            0 leaves the weights that the model came with.
+        positions: of each call of a layer that such a fit looks at, at most.
+    """
+
+    share: float = 0.0
+    own_inputs: float = 0.3
+    at_once: int | None = None
+    fitted: int = 0
+    positions: int = 2000
+
+    def __post_init__(self) -> None:
+        numbers("blocks", self, "a number from 0 to 1", "share", "own_inputs")
+        whole("blocks", self, 2**31, at_once=1, fitted=0, positions=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillationRecipe(Recipe):
     """Train a converted model to do what its original does.
 
     Args:
         teacher: the original; None takes what the converted folder was made from.
+        blocks: what comes before the model as a whole.
     """
 
     recipe: Literal["distillation"]
     teacher: ModelSource | None = None
+    blocks: BlockLessons = BlockLessons()
     loss: DistillationLoss = DistillationLoss()

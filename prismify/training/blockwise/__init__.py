@@ -1,0 +1,11 @@
+"""Block by block: every block that holds replaced layers learns what the original's does, all of them in one pass.
+
+`finding` says what a block is, `lessons` lets blocks learn from the teacher's inputs or from the student's own, and
+`starts` gives replaced layers the weights that come nearest to the original's, in closed form, before the first step.
+"""
+
+from .finding import blocks_of
+from .lessons import Lessons, variances_of
+from .starts import start_from
+
+__all__ = ["Lessons", "blocks_of", "start_from", "variances_of"]
