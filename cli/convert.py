@@ -49,7 +49,7 @@ def convert(
         typer.Option(
             "--plan",
             metavar="FILE",
-            help="Carry out this plan (from scan --plan-out) instead of a policy.",
+            help="Carry out this plan (from scan --plan-out, or search) instead of a policy.",
             rich_help_panel="What is replaced",
         ),
     ] = None,
@@ -130,7 +130,7 @@ def _convert(
     source = opened(wanted)
     torch.manual_seed(seed)
     if not isinstance(source, Pipeline):
-        model, latency = _converted(source, wanted, policy, edited, bench, begin)
+        model, latency = _converted(source, wanted, policy, edited, bench, begin, plan)
         begin(f"writing {output}")
         save(model, output, force=force, source=source, latency=latency)
         return read_report(output)
@@ -150,7 +150,13 @@ def _convert(
 
 
 def _converted(
-    part: Source, wanted: o.Wanted, policy: Policy | OwnPolicy, edited: Plan | None, bench: bool, begin: Begin
+    part: Source,
+    wanted: o.Wanted,
+    policy: Policy | OwnPolicy,
+    edited: Plan | None,
+    bench: bool,
+    begin: Begin,
+    file: Path | None = None,
 ) -> tuple[Any, dict[str, Any] | None]:
     """One converted model, and what was measured of it where that was asked for."""
     import torch
@@ -161,6 +167,7 @@ def _converted(
     from ..graph import unwrap
     from ..rewrite import carry_out, carry_out_program, converted_copy
     from ..scanning import replan, scan_captured
+    from ..search import put_weights
     from .work import as_module, built_for_conversion, captured, with_notes
 
     begin(f"building {part.label}")
@@ -179,7 +186,9 @@ def _converted(
     if not bench:
         carry_out(model, plan, capture)
         draw_new_weights(model)
+        put_weights(model, file)
         return model, None
     converted = converted_copy(model, plan, capture)
+    put_weights(converted, file)
     begin(f"measuring {type(model).__name__}")
     return converted, latency(model, converted, plan, capture, torch.device("cpu"))

@@ -18,6 +18,7 @@ from .reconstruct import reconstruct
 from .report import report
 from .sample import sample
 from .scan import scan
+from .search import search
 from .terminal import show_anything
 from .train import train
 
@@ -35,6 +36,7 @@ app.command()(new)
 app.command()(train)
 app.command()(evaluate)
 app.command()(reconstruct)
+app.command()(search)
 app.command()(sample)
 app.command()(judge)
 app.add_typer(recipes)

@@ -85,6 +85,8 @@ def fit(value: Any, hint: Any, where: str) -> Any:
             raise PlanError(f"{where} {shown(value)} does not have {len(arguments)} items")
         return tuple(fit(item, kind, where) for item, kind in zip(value, arguments, strict=True))
     if origin is dict:
+        if isinstance(value, dict) and arguments:
+            return {name: fit(item, arguments[1], f"{where}: {name}") for name, item in value.items()}
         hint = dict
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else build(hint, value, where)

@@ -8,7 +8,7 @@ from typing import Any
 from prismify.checkpoint import Trust
 from prismify.training.models import NO_TRUST
 from prismify.training.own import is_own, own_recipe
-from prismify.training.schema import AutoencoderRecipe, DiffusionRecipe, DistillationRecipe, Recipe
+from prismify.training.schema import AutoencoderRecipe, DiffusionRecipe, DistillationRecipe, Recipe, SearchRecipe
 
 
 def carry_out(
@@ -35,6 +35,10 @@ def carry_out(
         from . import diffusion
 
         return diffusion.train(recipe, watch, restart=restart, trust=trust)
+    if isinstance(recipe, SearchRecipe):
+        from . import search
+
+        return search.train(recipe, watch, restart=restart, trust=trust)
     assert isinstance(recipe, DistillationRecipe)
     from . import distillation
 

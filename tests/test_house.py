@@ -36,6 +36,7 @@ ORDER = (
     "fresh",
     "diffusion",
     "metrics",
+    "search",
     "recipes",
     "cli",
 )

@@ -9,7 +9,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,9 @@ class Machine:
     matmul_flops_per_s: float
 
 
-def compare(candidates: dict[str, Callable[[], Any]], device: torch.device, seconds: float = 1.0) -> dict[str, Timing]:
+def compare(
+    candidates: Mapping[str, Callable[[], Any]], device: torch.device, seconds: float = 1.0
+) -> dict[str, Timing]:
     """Time each candidate over the same rounds, about `seconds` for each in all.
 
     Args:

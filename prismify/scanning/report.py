@@ -14,6 +14,7 @@ SCHEMA_VERSION = 1
 RULES = {
     "replaced": "replaced",
     "by_hand": "layers whose decision was made by hand",
+    "searched": "layers that a search kept",
     "input_output": "input and output layers, which turn data into features and back",
     "width_changes": "inner convolutions whose width changes; policy volumes replaces them",
     "linear": "linear layers outside attention; policy volumes with feed-forward replaces the inner ones",

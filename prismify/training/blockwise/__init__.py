@@ -5,7 +5,7 @@
 """
 
 from .finding import blocks_of
-from .lessons import Lessons, variances_of
+from .lessons import Lessons, taught_by, variances_of, wrapped
 from .starts import start_from
 
-__all__ = ["Lessons", "blocks_of", "start_from", "variances_of"]
+__all__ = ["Lessons", "blocks_of", "start_from", "taught_by", "variances_of", "wrapped"]

@@ -58,36 +58,9 @@ class Lessons:
             the mean of their relative errors, a scalar.
         """
         chosen = self.chosen(step)
-        errors: list[Tensor] = []
-        given: dict[str, list[Any]] = {name: [] for name in chosen}
-
-        def before(name: str) -> Any:
-            # In front of the block: it may write to what it is given.
-            return lambda _, args, kwargs: given[name].append(apart((args, kwargs)))
-
-        def behind(name: str) -> Any:
-            def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-                own_args, own_kwargs = given[name].pop()
-                with torch.enable_grad():
-                    said = self.student.get_submodule(name)(*own_args, **own_kwargs)
-                    error = error_between(said, output, self.variances[name])
-                    backward(error / len(chosen))
-                errors.append(error.detach())
-
-            return hook
-
-        handles = []
-        for name in chosen:
-            block = self.teacher.get_submodule(name)
-            handles += [block.register_forward_pre_hook(before(name), with_kwargs=True)]
-            handles += [block.register_forward_hook(behind(name), with_kwargs=True)]
-        try:
-            with torch.no_grad():
-                run_teacher()
-        finally:
-            for handle in handles:
-                handle.remove()
-        return _mean(errors)
+        pupils = {name: {name: self.student.get_submodule(name)} for name in chosen}
+        found = taught_by(self.teacher, pupils, self.variances, run_teacher, lambda e: backward(e / len(chosen)))
+        return _mean([error for errors in found.values() for error in errors])
 
     def on_its_own(self, step: int, run_teacher: Pass, run_student: Pass, backward: Backward) -> Tensor:
         """Blocks learn to return, on what the student gives them, what the teacher's return on the teacher's.
@@ -115,9 +88,59 @@ class Lessons:
                 return learn
 
             # Compiled passes would look into the blocks; a block alone runs as it is written.
-            with torch.compiler.set_stance("force_eager"), _wrapped(self.student, chosen, learning):
+            with torch.compiler.set_stance("force_eager"), wrapped(self.student, chosen, learning):
                 run_student()
         return _mean(errors)
+
+
+def taught_by(
+    teacher: nn.Module,
+    pupils: Mapping[str, Mapping[str, nn.Module]],
+    variances: Mapping[str, list[float]],
+    run_teacher: Pass,
+    backward: Backward,
+) -> dict[str, list[Tensor]]:
+    """Modules learn to return what the teacher's blocks return, on what those are given, while the teacher runs.
+
+    Args:
+        pupils: qualified name of a block -> by names of their own, what learns from it.
+        variances: of each block's tensors, by which errors are divided.
+        backward: differentiates one pupil's error.
+
+    Returns:
+        name of a pupil -> its error at every call, scalars without a history.
+    """
+    errors: dict[str, list[Tensor]] = {}
+    given: dict[str, list[Any]] = {block: [] for block in pupils}
+
+    def before(block: str) -> Any:
+        # In front of the block: it may write to what it is given.
+        return lambda _, args, kwargs: given[block].append(apart((args, kwargs)))
+
+    def behind(block: str) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            inputs = given[block].pop()
+            for name, pupil in pupils[block].items():
+                own_args, own_kwargs = inputs if len(pupils[block]) == 1 else apart(inputs)
+                with torch.enable_grad():
+                    error = error_between(pupil(*own_args, **own_kwargs), output, variances[block])
+                    backward(error)
+                errors.setdefault(name, []).append(error.detach())
+
+        return hook
+
+    handles = []
+    for block in pupils:
+        module = teacher.get_submodule(block)
+        handles += [module.register_forward_pre_hook(before(block), with_kwargs=True)]
+        handles += [module.register_forward_hook(behind(block), with_kwargs=True)]
+    try:
+        with torch.no_grad():
+            run_teacher()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return errors
 
 
 def apart(values: Any) -> Any:
@@ -182,7 +205,7 @@ def outputs_of(model: nn.Module, blocks: Sequence[str]) -> Iterator[dict[str, li
 
 
 @contextmanager
-def _wrapped(
+def wrapped(
     model: nn.Module, blocks: Sequence[str], around: Callable[[str, Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
     """Let another function be the forward of blocks for a while."""
@@ -191,7 +214,7 @@ def _wrapped(
         for name in blocks:
             block = model.get_submodule(name)
             changed.append((block, block.__dict__.get("forward")))
-            block.forward = around(name, block.forward)
+            block.__dict__["forward"] = around(name, block.forward)  # a module there would become its child
         yield
     finally:
         for block, own in changed:

@@ -29,6 +29,7 @@ _CURVES = (
     "output",
     "latent",
     "features",
+    "blocks",
     "error",
 )
 

@@ -1,0 +1,228 @@
+"""`prismify search MODEL --data IMAGES -o DIR --ratio 10`: the smallest model that still works, as a plan."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as o
+from .terminal import one_line_errors
+from .train import SetOption, live_view
+
+if TYPE_CHECKING:
+    from ..search import Budget, Outcome
+
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
+_BUDGET = "How small"
+
+
+@one_line_errors
+def search(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|DIR", help="A trained model as for convert, or the folder of a search.", show_default=False
+        ),
+    ],
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="PATH", help="Images: a folder, tar, npz or shards.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder of the search.", show_default=False)
+    ] = None,
+    parameters: Annotated[
+        str | None,
+        typer.Option("--parameters", metavar="N", help="At most so many, as 250K.", rich_help_panel=_BUDGET),
+    ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option("--ratio", metavar="X", min=1.0, help="So many times fewer parameters.", rich_help_panel=_BUDGET),
+    ] = None,
+    macs: Annotated[
+        str | None,
+        typer.Option("--macs", metavar="N", help="At most so many multiply-adds, as 3G.", rich_help_panel=_BUDGET),
+    ] = None,
+    ms: Annotated[
+        float | None,
+        typer.Option("--ms", metavar="MS", help="At most so long for one image, in ms.", rich_help_panel=_BUDGET),
+    ] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            "--max-drop",
+            metavar="DB",
+            help="The fewest parameters that lose at most so much PSNR before retraining, as 0.5dB.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            "--max-error",
+            metavar="X",
+            help="The same by the share of the output's variance, as 0.05.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    plan_out: Annotated[
+        Path | None, typer.Option("--plan-out", metavar="FILE", help="Where the plan goes; DIR/plans by default.")
+    ] = None,
+    model: o.ModelOption = None,
+    arg: o.ArgOption = None,
+    allow: o.AllowOption = None,
+    trust_pickle: o.TrustOption = False,
+    trust_code: o.TrustCodeOption = False,
+    import_: o.ImportOption = None,
+    set_: SetOption = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what DIR holds of an earlier search.")] = False,
+    json_: o.JsonOption = False,
+) -> None:
+    """Find what each block of a trained model can become, and choose for a budget. Another budget takes seconds."""
+    from ..errors import PlanError
+    from ..search import read_outcome, write_plan
+
+    wanted = {
+        "parameters": parameters, "ratio": ratio, "macs": macs, "ms": ms, "max drop": max_drop, "max error": max_error,
+    }  # fmt: skip
+    given = {name: value for name, value in wanted.items() if value is not None}
+    for name, value in given.items():
+        _amount(value, name)  # before anything is searched
+    folder = Path(source) if data is None and output is None and Path(source).is_dir() else output
+    if folder is None:
+        raise PlanError("a search needs --data, images to learn on, and -o, a folder for what it finds")
+    if data is not None:
+        folder = _searched(source, data, folder, model, arg, set_, restart, (trust_code, allow, trust_pickle, import_))
+    outcome = read_outcome(folder)
+    chosen: list[int] = []
+    path: Path | None = None
+    if given:
+        said = ", ".join(f"{name} {value}".removesuffix(".0") for name, value in given.items())
+        chosen = outcome.within(_budget(outcome, given))
+        path = plan_out or folder / "plans" / (re.sub(r"[^\w.]+", "-", said) + ".json")
+        write_plan(outcome, chosen, path, said)
+    if json_:
+        from .render import print_json
+
+        print_json(_as_data(outcome, chosen, path))
+        return
+    _show(outcome, chosen)
+    if path is None:
+        print(
+            "give a budget for a plan: --parameters, --ratio, --macs, --ms, --max-drop or --max-error", file=sys.stderr
+        )
+        return
+    print(f"plan written to {path}: prismify convert {outcome.source} --plan {path} -o DIR", file=sys.stderr)
+
+
+def _searched(
+    source: str,
+    data: str,
+    folder: Path,
+    model: str | None,
+    arg: list[str] | None,
+    sets: list[str] | None,
+    restart: bool,
+    trusted: tuple[bool, list[str] | None, bool, list[str] | None],
+) -> Path:
+    """Carry out the recipe `search`, where its folder does not hold the result already."""
+    import json
+
+    from ..checkpoint import Trust
+    from ..recipes import carry_out
+    from ..search.outcome import SCORES
+    from ..training.recipe import named_references, read_recipe
+
+    code, allow, pickle, import_ = trusted
+    o.import_all(import_)
+    named: dict[str, Any] = {"source": source, "architecture": model, "arguments": o.parse_arguments(arg)}
+    words = [f"model={json.dumps({k: v for k, v in named.items() if v})}", f"data.path={json.dumps(data)}"]
+    words += [f"output={json.dumps(str(folder))}", *(sets or ())]
+    if (folder / SCORES).is_file() and not restart:
+        return folder
+    trust = Trust(code, tuple(allow or ()), pickle, named=named_references(words))
+    with live_view() as watch:
+        return carry_out(read_recipe("search", words, trust=trust), watch, restart=restart, trust=trust)
+
+
+def _budget(outcome: Outcome, given: dict[str, Any]) -> Budget:
+    from ..search import Budget
+
+    amounts = {name: _amount(value, name) for name, value in given.items()}
+    before = outcome.plan.parameters.before
+    most = [amounts[name] for name in ("parameters",) if name in amounts]
+    most += [before / amounts["ratio"]] if "ratio" in amounts else []
+    errors = [amounts["max error"] * outcome.scores.variance] if "max error" in amounts else []
+    errors += [outcome.drop(amounts["max drop"])] if "max drop" in amounts else []
+    return Budget(
+        parameters=min(most) if most else None,
+        macs=amounts.get("macs"),
+        milliseconds=amounts.get("ms"),
+        error=min(errors) if errors else None,
+    )
+
+
+def _amount(value: str | float, name: str) -> float:
+    """A number with a unit, as 250K or 0.5dB."""
+    from ..errors import PlanError
+
+    if isinstance(value, (int, float)):
+        return float(value)
+    text = value.strip().replace("_", "").replace(",", "")
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-zA-Z]*)", text)
+    unit = found.group(2).lower() if found else ""
+    if found and name == "max drop" and unit in ("", "db"):
+        return float(found.group(1))
+    if found and name != "max drop" and unit in _UNITS:
+        return float(found.group(1)) * _UNITS[unit]
+    like = "0.5dB" if name == "max drop" else "250K or 1.2M"
+    raise PlanError(f"--{name.replace(' ', '-')} {value}: give a number such as {like}")
+
+
+def _as_data(outcome: Outcome, chosen: list[int], path: Path | None) -> dict[str, Any]:
+    rows = [{"block": outcome.entries[n].block, "candidate": outcome.entries[n].candidate} for n in chosen]
+    found: dict[str, Any] = {
+        "folder": str(outcome.folder),
+        "before": {"parameters": outcome.plan.parameters.before, "macs": outcome.plan.macs.before},
+        "rank_correlation": outcome.scores.correlation,
+    }
+    if path is not None:
+        found |= {"plan": str(path), "chosen": rows, "expected": outcome.expected(chosen)}
+    return found
+
+
+def _show(outcome: Outcome, chosen: list[int]) -> None:
+    """What was chosen, block by block, and what is expected of it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .table import broken_at_dots, change
+
+    scores, variance = outcome.scores, max(1e-30, outcome.scores.variance)
+    if chosen:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for heading in ("block", "becomes", "parameters", "error"):
+            table.add_column(heading, justify="left" if heading in ("block", "becomes") else "right", no_wrap=True)
+        for n in chosen:
+            entry = outcome.entries[n]
+            before, error = sum(row.parameters_before for row in entry.rows), scores.error[n] / variance
+            shown = f"{error:.2g}" if error else ""
+            style = "dim" if entry.parameters == before else "green"
+            name = broken_at_dots(entry.block, 32)
+            table.add_row(name, entry.candidate, change(before, entry.parameters), shown, style=style)
+        Console(highlight=False).print(table)
+        found = outcome.expected(chosen)
+        before = outcome.plan.parameters.before
+        words = [f"{before:,} -> {found['parameters']:,.0f} parameters ({before / found['parameters']:.3g}x)"]
+        words += [f"multiply-adds {outcome.plan.macs.before / max(1, found['macs']):.3g}x fewer"]
+        words += [f"{found['relative_error']:.2g} of the output's variance lost before retraining"]
+        if "drop_db" in found:
+            words += [f"{found['drop_db']:.2f} dB"]
+        print("; ".join(words))
+    else:
+        blocks = len(dict.fromkeys(entry.block for entry in outcome.entries))
+        print(f"{blocks} blocks, {len(outcome.entries) - blocks} candidates, scored on {scores.images} images")
+    print(f"summed scores rank random choices as their errors do: {scores.correlation:.3f}")

@@ -1,0 +1,115 @@
+"""What may take the place of every block, from what each candidate's policy decides about its layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..errors import PlanError
+from ..facts import inventory
+from ..graph import capture_all
+from ..plan import Decision, Plan, Policy
+from ..scanning import scan_captured
+from ..training.blockwise import blocks_of
+
+#: The candidate that every block has: the layers as they are.
+KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One candidate for one block.
+
+    Args:
+        block: qualified name of the block.
+        candidate: its name, or `KEPT`.
+        rows: the decisions about the block's layers; those that stay are among them.
+    """
+
+    block: str
+    candidate: str
+    rows: tuple[Decision, ...]
+
+    @property
+    def name(self) -> str:
+        """Of this entry among all."""
+        return f"{self.block} / {self.candidate}"
+
+    @property
+    def parameters(self) -> int:
+        """Of the block's layers, with the candidate in place."""
+        return sum(row.parameters_after for row in self.rows)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the block's layers in one pass at the example inputs' size."""
+        return sum(row.macs_after for row in self.rows)
+
+
+def ladder_of(model: nn.Module, candidates: Mapping[str, Policy]) -> tuple[Plan, list[Entry]]:
+    """Every candidate for every block, the block as it is first; and the plan that keeps them all.
+
+    Layers that share a weight with another are kept: blocks are chosen one by one. A candidate that does to a block
+    what an earlier one does is left out.
+
+    Raises:
+        PlanError: no candidate replaces any layer.
+    """
+    capture = capture_all(model)
+    tied = {layer.name for layer in inventory(model, capture).layers if layer.tied}
+    plans = {name: scan_captured(model, capture, policy) for name, policy in candidates.items()}
+    wanted = {d.name for plan in plans.values() for d in plan.replaced} - tied
+    first = next(iter(plans.values()))
+    if not wanted:
+        raise PlanError(
+            f"{first.model} has nothing to search: none of {', '.join(candidates)} replaces any layer "
+            "(prismify scan says why)"
+        )
+    entries = []
+    for block, layers in blocks_of(model, wanted).items():
+        seen = set()
+        rows = {name: tuple(d for d in plan.layers if d.name in layers) for name, plan in plans.items()}
+        for name, decisions in {KEPT: tuple(map(kept, rows[next(iter(rows))])), **rows}.items():
+            described = tuple(str(d.operator) for d in decisions)
+            if described not in seen:
+                seen.add(described)
+                entries.append(Entry(block, name, decisions))
+    return keeping(first), entries
+
+
+def keeping(plan: Plan) -> Plan:
+    """A plan of the same model that changes nothing."""
+    return with_rows(plan, {d.name: kept(d) for d in plan.replaced})
+
+
+def kept(row: Decision) -> Decision:
+    """The decision to leave a layer as it is, where it would be replaced."""
+    if row.operator is None:
+        return row
+    return dataclasses.replace(
+        row,
+        decision="keep",
+        operator=None,
+        rule="searched",
+        reason="kept by the search",
+        parameters_after=row.parameters_before,
+        macs_after=row.macs_before,
+    )
+
+
+def with_rows(plan: Plan, rows: Mapping[str, Decision]) -> Plan:
+    """A plan with other decisions about some layers, and its sums counted anew."""
+    layers = tuple(rows.get(d.name, d) for d in plan.layers)
+    saved = sum(d.parameters_before - d.parameters_after for d in layers)
+    saved_macs = sum(d.macs_before - d.macs_after for d in layers)
+    number = round(plan.size_bytes.before / max(1, plan.parameters.before + plan.buffers))  # bytes of one
+    return dataclasses.replace(
+        plan,
+        layers=layers,
+        parameters=dataclasses.replace(plan.parameters, after=plan.parameters.before - saved),
+        macs=dataclasses.replace(plan.macs, after=plan.macs.before - saved_macs),
+        size_bytes=dataclasses.replace(plan.size_bytes, after=plan.size_bytes.before - number * saved),
+    )

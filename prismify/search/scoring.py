@@ -1,0 +1,167 @@
+"""What each candidate costs: the error of the model's output with that one block replaced, on images held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..bench.timing import compare
+from .ladder import KEPT, Entry
+from .library import Library
+
+#: Runs a model on one batch of images and returns what is compared.
+Answer = Callable[[Tensor], Tensor]
+_PLANS = 20
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured of every entry, in the order of the ladder.
+
+    Args:
+        error: mean squared error between the model's output with the candidate in place and without.
+        block_error: of the block's own output, over its variance.
+        milliseconds: of one call of the block for one image; 0 where it was not timed.
+        variance: of the model's output.
+        reference: mean squared error between output and images, where the model gives images back; None elsewhere.
+        images: how many were measured on.
+        total_milliseconds: of one pass of the model for one image.
+        correlation: Spearman's, between summed scores and the error of 20 random choices as it is.
+        random: (sum of scores, error) of each of them.
+    """
+
+    error: list[float] = field(default_factory=list)
+    block_error: list[float] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+    variance: float = 0.0
+    reference: float | None = None
+    images: int = 0
+    total_milliseconds: float = 0.0
+    correlation: float = 0.0
+    random: list[tuple[float, float]] = field(default_factory=list)
+
+
+def score(
+    model: nn.Module,
+    library: Library,
+    entries: Sequence[Entry],
+    images: Sequence[Tensor],
+    answer: Answer,
+    block_errors: dict[str, float],
+    tell: Callable[[int, int], None],
+    *,
+    reconstructs: bool,
+) -> Scores:
+    """Measure every entry of a ladder.
+
+    Args:
+        images: batches, on the model's device.
+        answer: of the model, which holds the candidates while it is asked.
+        block_errors: key of a candidate -> error of the block's output over its variance.
+        tell: how many of the entries are done, of how many.
+        reconstructs: whether output and images are to be alike.
+    """
+    library.eval()
+    with torch.no_grad():
+        wanted = [answer(batch) for batch in images]
+        everything = torch.cat([w.flatten() for w in wanted]).double()
+        reference = _error(wanted, images) if reconstructs and wanted[0].shape == images[0].shape else None
+        times, whole = _times(model, library, entries, images[0][:1], answer)
+        errors, own = [], []
+        for number, entry in enumerate(entries):
+            key = str(number)
+            if entry.candidate == KEPT:
+                errors.append(0.0)
+                own.append(0.0)
+            else:
+                with library.in_place(model, [key]):
+                    errors.append(_error([answer(batch) for batch in images], wanted))
+                own.append(block_errors.get(key, 0.0))
+            tell(number + 1, len(entries))
+        random = _random_choices(model, library, entries, errors, images, wanted, answer)
+    return Scores(
+        errors,
+        own,
+        times,
+        float(everything.var(correction=0)),
+        reference,
+        sum(len(batch) for batch in images),
+        whole,
+        spearman([s for s, _ in random], [e for _, e in random]),
+        random,
+    )
+
+
+def _random_choices(
+    model: nn.Module,
+    library: Library,
+    entries: Sequence[Entry],
+    errors: Sequence[float],
+    images: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    answer: Answer,
+) -> list[tuple[float, float]]:
+    """(sum of scores, error as it is) of random choices, from a few blocks replaced to all of them."""
+    draw = Random(0)
+    of_blocks: dict[str, list[int]] = {}
+    for number, entry in enumerate(entries):
+        of_blocks.setdefault(entry.block, []).append(number)
+    found = []
+    for plan in range(_PLANS):
+        share = (plan + 1) / _PLANS
+        chosen = [draw.choice(n[1:] if draw.random() < share and len(n) > 1 else n[:1]) for n in of_blocks.values()]
+        with library.in_place(model, [str(n) for n in chosen if entries[n].candidate != KEPT]):
+            error = _error([answer(batch) for batch in images], wanted)
+        found.append((sum(errors[n] for n in chosen), error))
+    return found
+
+
+def _times(
+    model: nn.Module, library: Library, entries: Sequence[Entry], image: Tensor, answer: Answer
+) -> tuple[list[float], float]:
+    """Milliseconds of every entry for one image, block by block in the same rounds; and of the model as it is."""
+    given: dict[str, tuple[Any, Any]] = {}
+
+    def note(block: str) -> Any:
+        return lambda _, args, kwargs: given.setdefault(block, (args, kwargs))
+
+    blocks = list(dict.fromkeys(entry.block for entry in entries))
+    handles = [model.get_submodule(b).register_forward_pre_hook(note(b), with_kwargs=True) for b in blocks]
+    try:
+        answer(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    times = {}
+    for block in blocks:
+        if block not in given:
+            continue
+        args, kwargs = given[block]
+        modules = {
+            str(n): model.get_submodule(block) if e.candidate == KEPT else library.pupils[str(n)]
+            for n, e in enumerate(entries)
+            if e.block == block
+        }
+        calls = {key: partial(module, *args, **kwargs) for key, module in modules.items()}
+        times.update({key: t.median_ms for key, t in compare(calls, image.device, seconds=0.05).items()})
+    whole = compare({"whole": lambda: answer(image)}, image.device, seconds=0.5)["whole"].median_ms
+    return [times.get(str(n), 0.0) for n in range(len(entries))], whole
+
+
+def _error(said: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The mean squared error over all numbers of all batches."""
+    total = sum(float((s.double() - w.double()).square().sum()) for s, w in zip(said, wanted, strict=True))
+    return total / sum(w.numel() for w in wanted)
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """The rank correlation of two rows of numbers."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(first, second).statistic)

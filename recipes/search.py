@@ -1,0 +1,134 @@
+"""Teach every block of a trained model each candidate for a short while, and score what each costs the output.
+
+Reads from top to bottom: the candidates, one step of all of them, the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prismify.checkpoint import Trust
+from prismify.errors import RecipeError
+from prismify.facts import parameter_count
+from prismify.search import Entry, Library, ladder_of
+from prismify.search.drawing import draw_sensitivity
+from prismify.search.outcome import SCORES, TABLE, WEIGHTS, write_outcome
+from prismify.search.scoring import Scores, score
+from prismify.training.blockwise import variances_of
+from prismify.training.data import Shares, Stream, batches, open_data
+from prismify.training.engine import Part, Run, Watch, introduce, open_run
+from prismify.training.losses import answer
+from prismify.training.models import NO_TRUST, is_autoencoder, open_model
+from prismify.training.rates import adam
+from prismify.training.schema import SearchRecipe
+
+
+def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: Trust = NO_TRUST) -> Path:
+    """Carry out the recipe; returns the search's folder."""
+    with open_run(recipe, watch, restart=restart, trust=trust) as run:
+        images, held_out = open_data(recipe.data, recipe.train.seed)
+        if held_out is None:
+            raise RecipeError("data: no image is left to score candidates on: hold out some, data.validation")
+        if run.shares.processes > 1:
+            raise RecipeError("a search runs in one process: leave --processes out")
+        model = open_model(recipe.model, run.trust).to(run.device).eval().requires_grad_(False)
+        plan, entries = ladder_of(model, recipe.policies)
+        library = Library(model, plan, entries).to(run.device)
+        optimizer = adam(library, recipe.train)
+        parts: dict[str, Any] = {"library": library, "optimizer": optimizer}
+        run.begin(images, parts, [optimizer])
+        introduce(run, library, images.images, {})
+        blocks = list(dict.fromkeys(entry.block for entry in entries))
+        run.say(f"{len(blocks)} blocks, {len(library.entries)} candidates; the model has {parameter_count(model):,}")
+        if run.step == 0:
+            fitted = library.fit_to(model, partial(run_on_first, run, model, images, recipe.fitted), recipe.positions)
+            run.say(f"{fitted} layers of candidates start nearest to the model's")
+        variances = variances_of(model, blocks, partial(run_on_first, run, model, images, recipe.train.batch_size))
+        if silent := [block for block in blocks if block not in variances]:
+            run.say(f"{len(silent)} blocks take no part in the pass, as {silent[0]}: they stay as they are")
+
+        for _, batch in run.parts_of_steps(images):
+            take_step(run, batch, model, library, optimizer, variances)
+            run.save_if_due()
+
+        measured = measure(run, model, library, entries, variances, images, held_out)
+        run.written.note(*(run.folder / name for name in (SCORES, WEIGHTS, TABLE, "sensitivity.png", "plans")))
+        outcome = write_outcome(run.folder, plan, entries, measured, library, recipe.model.source)
+        draw_sensitivity(outcome, run.folder / "sensitivity.png")
+        run.say(f"summed scores and the error of {len(measured.random)} random choices: rank correlation "
+                f"{measured.correlation:.3f}")  # fmt: skip
+        run.say(f"done: {TABLE} and the library are in {run.folder}")
+    return run.folder
+
+
+def take_step(
+    run: Run,
+    batch: Iterable[Part],
+    model: nn.Module,
+    library: Library,
+    optimizer: torch.optim.Optimizer,
+    variances: dict[str, list[float]],
+) -> None:
+    """One step of every candidate."""
+    library.train()
+    optimizer.zero_grad()
+    sums: dict[str, Tensor] = {}
+    for part in batch:
+        found = learn(run, part, model, library, variances)
+        for key, error in found.items():
+            sums[key] = sums.get(key, torch.zeros_like(error)) + error / run.shares.parts
+    errors = torch.stack(list(sums.values()))
+    values = run.checked({"blocks": errors.mean()})
+    optimizer.step()
+    rate = optimizer.param_groups[0]["lr"]
+    run.finished(lambda: {**values, "median": float(errors.median()), "learning_rate": rate})
+
+
+def learn(
+    run: Run, part: Part, model: nn.Module, library: Library, variances: dict[str, list[float]]
+) -> dict[str, Tensor]:
+    """Add the gradients of every candidate on one part of a batch; returns their errors."""
+    with run.processes.autocast():
+        return library.learn(model, variances, lambda: answer(model, part.images), run.processes.backward)
+
+
+def measure(
+    run: Run,
+    model: nn.Module,
+    library: Library,
+    entries: Sequence[Entry],
+    variances: dict[str, list[float]],
+    images: Stream,
+    held_out: Stream,
+) -> Scores:
+    """Score every entry on the held-out images."""
+    shown = [batch.to(run.device) for batch in held_out.in_order(run.shares.size)]
+    library.eval()
+    errors: dict[str, list[float]] = {}
+    for batch in shown:
+        with torch.no_grad():
+            found = library.learn(model, variances, partial(answer, model, batch), lambda error: None)
+        for key, error in found.items():
+            errors.setdefault(key, []).append(float(error))
+    own = {key: sum(values) / len(values) for key, values in errors.items()}
+
+    def tell(done: int, of: int) -> None:
+        if done % max(1, of // 10) == 0:
+            run.say(f"scored {done} of {of}")
+
+    reconstructs = is_autoencoder(model)
+    return score(model, library, entries, shown, partial(answer, model), own, tell, reconstructs=reconstructs)
+
+
+def run_on_first(run: Run, model: nn.Module, images: Stream, count: int) -> None:
+    """Run the model on the first images of the run, the same after every start."""
+    size = min(run.shares.size, count)
+    for some in islice(batches(images, Shares(size, 1, 1, 0), 0), -(-count // size)):
+        answer(model, some.to(run.device))

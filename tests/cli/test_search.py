@@ -1,0 +1,161 @@
+"""`prismify search`: a plan from a trained model, another one in seconds, and what stops it in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import prismify
+from tests.cli.conftest import NET, ROOT, Ran
+
+Run = Callable[..., Ran]
+FEW = ["--set", "data.size=16", "--set", "data.validation=4", "--set", "train.max_minutes=5", "--set", "fitted=4"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model's code, its weights, and images."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "net.py").write_text(NET)
+    namespace: dict[str, Callable[..., torch.nn.Module]] = {}
+    exec(NET, namespace)
+    torch.manual_seed(0)
+    torch.save(namespace["make"]().state_dict(), folder / "net.pt")
+    whole = Image.open(ROOT / "examples" / "images" / "balloons.png").convert("RGB")
+    (folder / "images").mkdir()
+    for i in range(16):
+        left, top = 16 * (i % 4), 16 * (i // 4)
+        whole.crop((left, top, left + 16, top + 16)).save(folder / "images" / f"{i:02d}.png")
+    return folder
+
+
+def words(place: Path, output: Path, *more: object) -> list[object]:
+    model = ["--model", f"{place / 'net.py'}:make", "--trust-code"]
+    return ["search", place / "net.pt", *model, "--data", place / "images", "-o", output, *FEW, *more]
+
+
+@pytest.fixture(scope="module")
+def searched(place: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
+    folder = tmp_path_factory.mktemp("searched") / "found"
+    return folder, run(*words(place, folder, "--set", "train.steps=4", "--ratio", "1.8"))
+
+
+def test_a_search_ends_in_a_plan_that_converts(
+    place: Path, searched: tuple[Path, Ran], run: Run, tmp_path: Path
+) -> None:
+    folder, ran = searched
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[0].split() == ["block", "becomes", "parameters", "error"]
+    assert "of the output's variance lost before retraining" in ran.out
+    plan = folder / "plans" / "ratio-1.8.json"
+    assert f"plan written to {plan}" in ran.err
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    assert [row["candidate"] for row in rows][:2] == ["kept", "27 weights"]
+    assert {row["block"] for row in rows} == {"2"}
+    assert Image.open(folder / "sensitivity.png").width > 300
+    converted = run(
+        "convert", place / "net.pt", "--model", f"{place / 'net.py'}:make", "--plan", plan, "-o", tmp_path / "m"
+    )
+    assert converted.code == 0, converted.err
+    assert "taught block by block" in converted.out
+    made = prismify.load(tmp_path / "m", trust_code=True)
+    before = sum(v.numel() for v in torch.load(place / "net.pt", weights_only=True).values())
+    assert sum(p.numel() for p in made.parameters()) <= before / 1.8
+    report = json.loads((tmp_path / "m" / "report.json").read_text())
+    assert "chosen by the search" in next(row["reason"] for row in report["layers"] if row["decision"] == "replace")
+
+
+def test_another_budget_needs_no_images(place: Path, searched: tuple[Path, Ran], run: Run) -> None:
+    folder, _ = searched
+    found = run("search", folder, "--parameters", "2K", "--json")
+    assert found.code == 0, found.err
+    assert found.json["expected"]["parameters"] <= 2000
+    assert found.json["chosen"][0]["block"] == "2"
+    assert Path(found.json["plan"]).name == "parameters-2K.json"
+    assert Path(found.json["plan"]).with_suffix(".safetensors").is_file()
+    bounded = run("search", folder, "--max-error", "10", "--json")
+    assert bounded.json["expected"]["parameters"] == 448 + 435 + 28  # input, output, and 27 + 1 between them
+    shown = run("search", folder)
+    assert "1 blocks, " in shown.out
+    assert "for a plan give a budget: --parameters" in shown.err
+    again = run(*words(place, folder, "--set", "train.steps=4", "--macs", "1M", "--plan-out", folder / "own.json"))
+    assert again.code == 0
+    assert "step" not in again.err  # nothing is searched anew
+    assert (folder / "own.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["--parameters", "100"], "no choice of candidates has at most 100 parameters: the least is 911"),
+        (["--parameters", "few"], "--parameters few: give a number such as 250K or 1.2M"),
+        (["--max-drop", "0.5K"], "--max-drop 0.5K: give a number such as 0.5dB"),
+        (["--max-drop", "0.5dB"], "Sequential gives no images back, so that no dB are known: bound --max-error"),
+        (["--ratio", "1"], "with ratio 1 every block stays as it is: there is nothing to convert"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_one_line(
+    given: list[str], line: str, searched: tuple[Path, Ran], run: Run
+) -> None:
+    ran = run("search", searched[0], *given)
+    assert ran.code == 1
+    assert ran.line == line
+
+
+def test_what_cannot_be_searched_is_one_line(place: Path, searched: tuple[Path, Ran], run: Run, tmp_path: Path) -> None:
+    assert (
+        run("search", place / "net.pt").line
+        == "a search needs --data, images to learn on, and -o, a folder for what it finds"
+    )
+    assert run("search", tmp_path, "--ratio", 2).line == f"{tmp_path} holds no search: give a model, --data and -o"
+    few = run(*words(place, tmp_path / "few", "--set", "data.validation=16"))
+    assert few.code == 1
+    assert "16" in few.line
+    none = run(*words(place, tmp_path / "none", "--set", "data.validation=0"))
+    assert none.line.endswith("data: validation images are what candidates are scored on: hold out at least 1")
+    nothing = run(*words(place, tmp_path / "wide", "--arg", "width=4"))
+    assert nothing.code == 1
+    assert not (tmp_path / "wide").exists()
+    folder = tmp_path / "other"
+    shutil.copytree(searched[0], folder)
+    (folder / "scores.json").unlink()
+    assert run("search", folder, "--ratio", 2).line.endswith(
+        "is not finished: give the same command again, with --data"
+    )
+    other = run(*words(place, folder, "--set", "train.steps=6", "--set", "candidates.half={name: volumes, depth: 8}"))
+    assert "a search among other candidates" in other.err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_goes_on_as_if_nothing_had_happened(place: Path, run: Run, tmp_path: Path) -> None:
+    start = f"import prismify; prismify.__path__.append({str(ROOT)!r}); from prismify.cli.main import app; app()"
+    more = ["--set", "train.steps=30", "--set", "checkpoint.every=3", "--set", "log.every=1"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(*words(place, whole, *more)).code == 0
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", start, *map(str, words(place, killed, *more))]
+    for reached in (2, 11, 20):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        journal, deadline = killed / "metrics.jsonl", time.monotonic() + 120
+        while not journal.is_file() or journal.read_text().count('"train"') < reached:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert run(*words(place, killed, *more, "--ratio", 2)).code == 0
+    first, second = (json.loads((f / "scores.json").read_text())["scores"] for f in (whole, killed))
+    assert first["error"] == second["error"]
+    assert first["block_error"] == second["block_error"]
