@@ -43,14 +43,14 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 QUIET = ["train.steps=1000000", "log.every=20", "log.tensorboard=false", "checkpoint.every=1000000"]
 
 
-def cut(source: Path, folder: Path) -> None:
-    """Squares of SIDE pixels from every image, each half over its neighbours."""
+def cut(source: Path, folder: Path, side: int = SIDE) -> None:
+    """Squares of so many pixels a side from every image, each half over its neighbours."""
     folder.mkdir()
     for path in sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES):
         picture = Image.open(path).convert("RGB")
-        for top in range(0, picture.height - SIDE + 1, SIDE // 2):
-            for left in range(0, picture.width - SIDE + 1, SIDE // 2):
-                square = picture.crop((left, top, left + SIDE, top + SIDE))
+        for top in range(0, picture.height - side + 1, side // 2):
+            for left in range(0, picture.width - side + 1, side // 2):
+                square = picture.crop((left, top, left + side, top + side))
                 square.save(folder / f"{path.stem}-{top:04d}-{left:04d}.png")
 
 

@@ -10,6 +10,7 @@ GAP = ROOT / "benchmarks" / "results" / "gap-cpu.json"
 DISTILLED = ROOT / "benchmarks" / "results" / "distil-cpu.json"
 DIFFUSION = ROOT / "benchmarks" / "results" / "diffusion-cpu.json"
 TAUGHT = ROOT / "benchmarks" / "results" / "teach-denoiser-cpu.json"
+FRONTIER = ROOT / "benchmarks" / "results" / "frontier-cpu.json"
 SINGLE = ROOT / "benchmarks" / "results" / "single-image-cpu.json"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import places
 import results_denoisers
+import results_frontier
 
 #: Runs at least this long are results, shorter ones a search.
 FINAL_MINUTES = 10
@@ -26,6 +27,8 @@ def write() -> None:
         lines += settings([r for r in rows if r["minutes"] == minutes])
     if places.DISTILLED.is_file():
         lines += distilled(json.loads(places.DISTILLED.read_text()))
+    if places.FRONTIER.is_file():
+        lines += results_frontier.frontier(json.loads(places.FRONTIER.read_text()))
     if places.DIFFUSION.is_file():
         rows = json.loads(places.DIFFUSION.read_text())
         for task in dict.fromkeys(r["task"] for r in rows):

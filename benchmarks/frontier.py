@@ -1,0 +1,236 @@
+"""How small TAEF2 can get: PSNR, SSIM and LPIPS on Kodak against parameters, for four ways to choose its layers.
+
+    python benchmarks/frontier.py --weights FOLDER --data IMAGES --test KODAK --lpips ALEX.safetensors --runs RUNS
+        [search greedy uniform whole] [--budgets 80K 270K 670K 1.3M] [--minutes 30] [--seeds 0]
+
+searches once, then trains a point for each way and budget on squares cut from the images, measures it on whole test
+images, and writes benchmarks/results/frontier-cpu.json and the page. What a run left in --runs is not made again.
+
+search   the plan of `prismify search`, from what its candidates have learned; blocks on the student's own inputs, then
+         the whole model
+greedy   the same, but the plan takes the exchange that costs the least error for each parameter saved, again and again
+uniform  the same, but one candidate for all blocks, the best that fits
+whole    the plan of `search`, from fresh weights, the whole model from the first step
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import places
+import results_page
+from command import run
+from distil import TAEF2, cut
+
+from prismify.checkpoint import Trust
+from prismify.metrics.evaluation import Judges, evaluate
+from prismify.search import Outcome, read_outcome, write_plan
+from prismify.search.ladder import KEPT
+from prismify.training.data import open_data
+from prismify.training.losses import load_lpips
+from prismify.training.models import open_model
+from prismify.training.pictures import write_png
+from prismify.training.schema import Data, ModelSource, Perceptual
+
+RESULTS = places.FRONTIER
+ARCHITECTURE = f"{TAEF2}:TAEF2"
+SQUARE = 64
+IMAGES = ["data.range=[0, 1]", f"data.size={SQUARE}"]
+SEARCH = ["data.validation=64", "train.batch_size=8", "train.steps=100000", "checkpoint.every=50", "log.every=5"]
+POINT = [
+    "data.validation=0", "train.batch_size=8", "train.learning_rate=1e-3", "train.rates.kernel=5",
+    "train.steps=1000000", "train.ema=0.995", "log.every=50", "log.tensorboard=false", "checkpoint.every=200",
+]  # fmt: skip
+#: Way -> what it changes in the recipe `distil`.
+WAYS: dict[str, list[str]] = {
+    "search": ["blocks={share: 0.25, own_inputs: 1}"],
+    "greedy": ["blocks={share: 0.25, own_inputs: 1}"],
+    "uniform": ["blocks={share: 0.25, own_inputs: 1}"],
+    "whole": [],
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """What lies where in --runs."""
+
+    runs: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.runs / "taef2.safetensors"
+
+    @property
+    def squares(self) -> Path:
+        return self.runs / "squares"
+
+    @property
+    def search(self) -> Path:
+        return self.runs / "search"
+
+    def point(self, way: str, budget: str, seed: int) -> Path:
+        return self.runs / f"{way}-{budget}-{seed}"
+
+
+def searched(at: Places, arguments: argparse.Namespace) -> Outcome:
+    """The finished search; made, or gone on with, where it is not."""
+    if not at.weights.is_file():
+        subprocess.run([sys.executable, TAEF2, arguments.weights, str(at.weights)], check=True)
+    if not at.squares.is_dir():
+        cut(Path(arguments.data), at.squares, SQUARE)
+    if not (at.search / "scores.json").is_file():
+        sets = [*IMAGES, *SEARCH, f"train.max_minutes={arguments.search_minutes:g}"]
+        model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--data", str(at.squares)]
+        run("search", *model, "-o", str(at.search), *(word for s in sets for word in ("--set", s)))
+    return read_outcome(at.search)
+
+
+def greedy(outcome: Outcome, most: float) -> list[int]:
+    """The exchange with the least added error for each parameter saved, until the model is small enough."""
+    options, chosen = outcome.options(), {}
+    for n, entry in enumerate(outcome.entries):
+        if entry.candidate == KEPT:
+            chosen[entry.block] = n
+
+    def total() -> float:
+        return outcome.elsewhere + sum(options[n].parameters for n in chosen.values())
+
+    while total() > most:
+        steps = [
+            ((o.error - options[chosen[o.block]].error) / saved, n)
+            for n, o in enumerate(options)
+            if (saved := options[chosen[o.block]].parameters - o.parameters) > 0
+        ]
+        if not steps:
+            sys.exit(f"no choice has at most {most:,.0f} parameters")
+        _, best = min(steps)
+        chosen[options[best].block] = best
+    return sorted(chosen.values())
+
+
+def uniform(outcome: Outcome, most: float) -> list[int]:
+    """One candidate wherever it is to be had, and the smallest one elsewhere: the one with the least summed error."""
+    options, entries = outcome.options(), outcome.entries
+    blocks = dict.fromkeys(entry.block for entry in entries)
+    found = []
+    for candidate in dict.fromkeys(entry.candidate for entry in entries):
+        choice = []
+        for block in blocks:
+            own = [n for n, entry in enumerate(entries) if entry.block == block]
+            named = [n for n in own if entries[n].candidate == candidate]
+            choice.append(named[0] if named else min(own, key=lambda n: options[n].parameters))
+        if outcome.elsewhere + sum(options[n].parameters for n in choice) <= most:
+            found.append((sum(options[n].error for n in choice), choice))
+    if not found:
+        sys.exit(f"no uniform choice has at most {most:,.0f} parameters")
+    return min(found)[1]
+
+
+def chosen_by(way: str, outcome: Outcome, most: float) -> list[int]:
+    from prismify.search import Budget
+
+    if way == "greedy":
+        return greedy(outcome, most)
+    return uniform(outcome, most) if way == "uniform" else outcome.within(Budget(parameters=most))
+
+
+def trained(way: str, budget: str, seed: int, at: Places, outcome: Outcome, arguments: argparse.Namespace) -> Path:
+    """The folder of a point's run; made, or gone on with, where it has not ended."""
+    folder = at.point(way, budget, seed)
+    if (folder / "report.md").is_file():
+        return folder
+    plan = at.runs / "plans" / f"{way}-{budget}.json"
+    write_plan(outcome, chosen_by(way, outcome, amount(budget)), plan, f"at most {budget} parameters")
+    if way == "whole":
+        plan.with_suffix(".safetensors").unlink()
+    small = at.runs / "converted" / folder.name
+    if not small.is_dir():
+        model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--plan", str(plan), "--seed", str(seed)]
+        run("convert", *model, "-o", str(small))
+    sets = [f"model.source={small}", f"data.path={at.squares}", f"output={folder}", f"train.seed={seed}"]
+    sets += [*IMAGES, *POINT, f"train.max_minutes={arguments.minutes:g}", *WAYS[way], *arguments.sets]
+    run("train", "distil", "--trust-code", *(word for s in sets for word in ("--set", s)))
+    return folder
+
+
+def amount(text: str) -> float:
+    return float(text[:-1]) * {"K": 1e3, "M": 1e6}[text[-1].upper()]
+
+
+def measured(folders: dict[str, Path], at: Places, arguments: argparse.Namespace) -> Any:
+    """The points' best weights and the original on whole test images."""
+    trust = Trust(code=True)
+    models = {"original": open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), trust)}
+    models |= {n: open_model(ModelSource(source=str(folder / "model")), trust) for n, folder in folders.items()}
+    images, _ = open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)
+    lpips, _ = load_lpips(Perceptual(net="alex", weights=arguments.lpips))
+    return evaluate(models, images, Judges(lpips=lpips), batch_size=1, shown=3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ways", nargs="*", default=list(WAYS), metavar="WAY")
+    for name in ("--weights", "--data", "--test", "--lpips"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--budgets", nargs="+", default=["80K", "270K", "670K", "1.3M"])
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--search-minutes", type=float, default=15)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--set", dest="sets", action="append", default=[])
+    arguments = parser.parse_args()
+    at = Places(arguments.runs.resolve())
+    at.runs.mkdir(parents=True, exist_ok=True)
+    outcome = searched(at, arguments)
+    for seed in arguments.seeds:
+        for budget in arguments.budgets:
+            for way in arguments.ways:
+                folder = trained(way, budget, seed, at, outcome, arguments)
+                keep(row(way, budget, seed, folder, outcome, at, arguments))
+    results_page.write()
+
+
+def row(
+    way: str, budget: str, seed: int, folder: Path, outcome: Outcome, at: Places, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """What is known of a point."""
+    found = measured({"point": folder}, at, arguments)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    facts = json.loads((folder / "run.json").read_text())
+    train = [r for r in records if r["kind"] == "train"]
+    write_png(places.IMAGES / f"taef2-{way}-{budget}.png", found.pictures)
+    return {
+        "way": way,
+        "budget": budget,
+        "seed": seed,
+        "changes": [*WAYS[way], *arguments.sets],
+        "minutes": arguments.minutes,
+        "search_minutes": arguments.search_minutes,
+        "steps": train[-1]["step"],
+        "parameters": found.parameters["point"],
+        "original_parameters": found.parameters["original"],
+        "test_images": found.images,
+        "rank_correlation": outcome.scores.correlation,
+        "hardware": facts["hardware"],
+        "versions": facts["versions"],
+        **{key: value.mean for key, value in found.rows["point"].items()},
+        "original": {key: value.mean for key, value in found.rows["original"].items()},
+    }
+
+
+def keep(made: dict[str, Any]) -> None:
+    rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    key = ("way", "budget", "seed", "minutes", "changes")
+    rows = [r for r in rows if [r[k] for k in key] != [made[k] for k in key]]
+    RESULTS.write_text(json.dumps([*rows, made], indent=1) + "\n")
+    print({k: made[k] for k in ("way", "budget", "seed", "steps", "parameters", "PSNR", "SSIM", "LPIPS") if k in made})
+
+
+if __name__ == "__main__":
+    main()
