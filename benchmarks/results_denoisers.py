@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import places
@@ -35,7 +36,9 @@ def denoised(task: str, rows: list[dict[str, Any]]) -> list[str]:
         f"{first['minutes']:g} minutes each on {first['hardware']}, torch {first['versions']['torch']}.",
         f"{first['count']:,} pictures of each in 50 steps of DDIM, without guidance, against {references};",
         f"the features are those of {network.strip('()')}, and compare with nothing but themselves.",
-        "Time layers stay as they are, and are counted. The error is that on held-out images.",
+        *_threads(first["hardware"]),
+        "Time layers stay as they are, and are counted. The error is that on held-out images; the last column is",
+        "measured on two threads.",
         "",
         f"| model | parameters | time layers | seed | images | error | {' | '.join(titles)} | 64 pictures, s |",
         f"|---|---:|---:|---:|---:|---:|{'---:|' * len(titles)}---:|",
@@ -48,12 +51,69 @@ def denoised(task: str, rows: list[dict[str, Any]]) -> list[str]:
             f"| {error} | {' | '.join(cells)} | {row['sampling_seconds']:.1f} |"
         )
     lines += [""]
+    curve = places.IMAGES / f"{task}-error.png"
+    draw_errors(rows, curve)
+    lines += [f"![The error on held-out images over the minutes of training](images/{curve.name})", ""]
     for row in rows:
         picture = places.samples_picture(task, row["name"], row["seed"])
         if picture.is_file():
             text = f"{row['name']}, seed {row['seed']}: the ten classes in turn"
             lines += [f"![{text}](images/{picture.name})", ""]
     return [*lines, f"    python benchmarks/diffusion.py {task} --data TRAIN --test TEST --features NETWORK"]
+
+
+def _threads(hardware: str) -> list[str]:
+    """How runs of one thread shared the machine."""
+    if not hardware.startswith("CPU, 1 thread"):
+        return []
+    return ["The two models of a seed trained side by side, a thread each, so that whatever else ran met both alike."]
+
+
+def draw_errors(rows: list[dict[str, Any]], path: Path) -> None:
+    """The held-out error of a task's runs over the minutes of training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(r["name"] for r in rows))
+    for row in rows:
+        style = "--" if row["name"] == "dense" else "-"
+        label = f"{row['name']}, seed {row['seed']}: {row['parameters']:,} parameters"
+        minutes, errors = zip(*row["held_out"], strict=True)
+        axes.plot(minutes, errors, style, color=f"C{names.index(row['name'])}", label=label, marker=".", ms=3)
+    axes.set(xlabel="minutes of training", ylabel="error on held-out images", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def settings(rows: list[dict[str, Any]]) -> list[str]:
+    """The section on what was tried with the denoiser of digits."""
+    first = rows[0]
+    lines = [
+        "",
+        "### What was tried with it",
+        "",
+        f"Short runs on {first['hardware']}, two at a time side by side, seed {first['seed']}: what takes the layers'",
+        "places, the learning rate (and a factor on it for the new kernels), images a step.",
+        "",
+        "| becomes | parameters | learning rate | batch | steps | seconds | error on held-out images |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in sorted(rows, key=lambda r: list(r["errors"].values())[-1]):
+        rate = f"{row['learning_rate']:g}" + (f" × {row['kernel_rate']:g}" if row["kernel_rate"] != 1 else "")
+        lines.append(
+            f"| {_becomes(row['convert'])} | {row['parameters']:,} | {rate} | {row['batch_size']} | {row['steps']:,} | "
+            f"{row['seconds']:.0f} | {list(row['errors'].values())[-1]:.4f} |"
+        )
+    return lines
+
+
+def _becomes(policy: dict[str, Any]) -> str:
+    if policy["operator"] is not None:
+        return f"`{policy['operator']}`, " + ", ".join(f"{k} {v}" for k, v in policy["options"].items())
+    layers = ", ".join(f"of {depth} in `{pattern}`" for pattern, depth in policy["depths"].items())
+    return f"volumes of {policy['depth']}" + (f", {layers}" if layers else "")
 
 
 def taught(rows: list[dict[str, Any]]) -> list[str]:

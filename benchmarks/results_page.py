@@ -33,6 +33,8 @@ def write() -> None:
         rows = json.loads(places.DIFFUSION.read_text())
         for task in dict.fromkeys(r["task"] for r in rows):
             lines += results_denoisers.denoised(task, [r for r in rows if r["task"] == task])
+    if places.SETTINGS.is_file():
+        lines += results_denoisers.settings(json.loads(places.SETTINGS.read_text()))
     if places.TAUGHT.is_file():
         lines += results_denoisers.taught(json.loads(places.TAUGHT.read_text()))
     if places.SINGLE.is_file():

@@ -111,9 +111,8 @@ def search(
         return
     _show(outcome, chosen)
     if path is None:
-        print(
-            "give a budget for a plan: --parameters, --ratio, --macs, --ms, --max-drop or --max-error", file=sys.stderr
-        )
+        flags = ", ".join(f"--{name.replace(' ', '-')}" for name in wanted)
+        print(f"for a plan give a budget: {flags}", file=sys.stderr)
         return
     print(f"plan written to {path}: prismify convert {outcome.source} --plan {path} -o DIR", file=sys.stderr)
 
