@@ -81,7 +81,7 @@ def draw_errors(rows: list[dict[str, Any]], path: Path) -> None:
         label = f"{row['name']}, seed {row['seed']}: {row['parameters']:,} parameters"
         minutes, errors = zip(*row["held_out"], strict=True)
         axes.plot(minutes, errors, style, color=f"C{names.index(row['name'])}", label=label, marker=".", ms=3)
-    axes.set(xlabel="minutes of training", ylabel="error on held-out images", yscale="log")
+    axes.set(xlabel="minutes of training", ylabel="error on held-out images")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
