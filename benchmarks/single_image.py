@@ -21,7 +21,6 @@ import results_page
 from command import run
 from PIL import Image
 
-from prismify.diffusion.making import Wanted, make_pictures
 from prismify.diffusion.opening import open_denoiser
 from prismify.facts import parameter_count
 from prismify.training.pictures import sheet, write_png
@@ -51,13 +50,18 @@ def trained(picture: Path, name: str, arguments: argparse.Namespace) -> Path:
 
 
 def judged(folder: Path, picture: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    samples = folder.parent / f"{folder.name}-samples"
+    samples = _samples(folder)
     if not (samples / "samples.json").is_file():
         run("sample", str(folder), "-n", str(arguments.count), "-o", str(samples))
     found: dict[str, Any] = json.loads(
         run("judge", str(samples), "--data", str(picture), "--lpips", arguments.lpips, "--json")
     )
     return dict(next(iter(found["models"].values())))
+
+
+def _samples(folder: Path) -> Path:
+    """Where a run's samples lie."""
+    return folder.parent / f"{folder.name}-samples"
 
 
 def row(picture: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -86,9 +90,8 @@ def shown(picture: Path, arguments: argparse.Namespace) -> None:
     """The picture and samples of both models, a row each."""
     rows = []
     for name in ROWS:
-        opened = open_denoiser(str(trained(picture, name, arguments)))
-        (pixels, _), *_ = make_pictures(opened, Wanted(count=SHOWN, seed=1))
-        rows.append(pixels)
+        samples = _samples(trained(picture, name, arguments))
+        rows.append(np.stack([np.array(Image.open(path)) for path in sorted(samples.glob("[0-9]*.png"))[:SHOWN]]))
     height, width = rows[0].shape[1:3]
     original = np.full_like(rows[0], 255)
     original[0] = np.array(Image.open(picture).convert("RGB").resize((width, height), Image.Resampling.LANCZOS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import prod
 from typing import Any
 
@@ -17,6 +18,10 @@ from ..layers.operator import stand_in
 from .count import Counted, node_macs, unique
 from .layer import Layer
 
+#: What prismify's own operators amounted to, by all that it depends on: (weights, biases, multiply-adds of one call).
+_COUNTED: dict[tuple[Any, ...], tuple[int, int, int]] = {}
+_MOST_COUNTED = 10_000
+
 
 def count_own(what: Operator, layer: Layer, module: nn.Module | None) -> Counted:
     """The numbers of an operator of one's own, and its multiply-adds from what it runs.
@@ -27,11 +32,32 @@ def count_own(what: Operator, layer: Layer, module: nn.Module | None) -> Counted
     Raises:
         ShapeError: it cannot take the layer's place, or does not run on such an input as the layer's.
     """
+    key = None if what.is_own or module is None else _key(what, layer, module)
+    if key is not None and key in _COUNTED:
+        weights, biases, once = _COUNTED[key]
+    else:
+        weights, biases, once = _count(what, layer, module)
+        if key is not None and len(_COUNTED) < _MOST_COUNTED:
+            _COUNTED[key] = weights, biases, once
+    shape = layer.input_shape
+    return Counted(weights, biases, 0 if shape is None else once * layer.input_numel // max(1, prod(shape)))
+
+
+def _key(what: Operator, layer: Layer, module: nn.Module) -> tuple[Any, ...] | None:
+    """What the count depends on where a layer is torch's own: a model repeats a few shapes many times."""
+    if not type(module).__module__.startswith("torch.nn."):
+        return None
+    kinds = tuple((tuple(p.shape), p.dtype) for p in module.parameters(recurse=False))
+    return json.dumps(what.to_dict(), sort_keys=True), repr(module), layer.input_shape, kinds
+
+
+def _count(what: Operator, layer: Layer, module: nn.Module | None) -> tuple[int, int, int]:
+    """(weights, biases, multiply-adds of one call)."""
     operator = build_operator(what, _by_facts(layer) if module is None else stand_in(module))
     biases = sum(p.numel() for p in (operator._parameters.get("bias"),) if p is not None)
     weights = sum(p.numel() for p in unique(operator.parameters())) - biases
     if layer.input_shape is None:
-        return Counted(weights, biases, 0)
+        return weights, biases, 0
     inputs = ExampleInputs(
         (torch.empty(layer.input_shape, dtype=next((p.dtype for p in operator.parameters()), torch.float32)),)
     )
@@ -41,8 +67,7 @@ def count_own(what: Operator, layer: Layer, module: nn.Module | None) -> Counted
     except Exception as error:
         text = "x".join(map(str, layer.input_shape))
         raise ShapeError(f"{what.type} does not run on {text}: {one_line(error)}") from error
-    once = sum(node_macs(node) for node in graph.nodes)
-    return Counted(weights, biases, once * layer.input_numel // max(1, prod(layer.input_shape)))
+    return weights, biases, sum(node_macs(node) for node in graph.nodes)
 
 
 def _by_facts(layer: Layer) -> nn.Module:

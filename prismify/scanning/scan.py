@@ -68,11 +68,16 @@ def scan(
     return scan_captured(model, capture_all(model, args, kwargs, methods), policy)
 
 
-def scan_captured(model: nn.Module, capture: Capture, policy: str | Policy | OwnPolicy = "paper") -> Plan:
-    """`scan` with a capture that was made already."""
+def scan_captured(
+    model: nn.Module,
+    capture: Capture,
+    policy: str | Policy | OwnPolicy = "paper",
+    found: Inventory | None = None,
+) -> Plan:
+    """`scan` with a capture that was made already, and with the inventory of it where there is one."""
     if isinstance(policy, str):
         policy = Policy(name=policy)  # type: ignore[arg-type]
-    found = inventory(unwrap(model), capture)
+    found = inventory(unwrap(model), capture) if found is None else found
     if isinstance(policy, Policy):
         if found.layers:
             check_patterns([layer.name for layer in found.layers], policy)

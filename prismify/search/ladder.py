@@ -59,8 +59,9 @@ def ladder_of(model: nn.Module, candidates: Mapping[str, Policy]) -> tuple[Plan,
         PlanError: no candidate replaces any layer.
     """
     capture = capture_all(model)
-    tied = {layer.name for layer in inventory(model, capture).layers if layer.tied}
-    plans = {name: scan_captured(model, capture, policy) for name, policy in candidates.items()}
+    found = inventory(model, capture)
+    tied = {layer.name for layer in found.layers if layer.tied}
+    plans = {name: scan_captured(model, capture, policy, found) for name, policy in candidates.items()}
     wanted = {d.name for plan in plans.values() for d in plan.replaced} - tied
     first = next(iter(plans.values()))
     if not wanted:
