@@ -40,19 +40,20 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
             raise RecipeError("a search runs in one process: leave --processes out")
         model = open_model(recipe.model, run.trust).to(run.device).eval().requires_grad_(False)
         plan, entries = ladder_of(model, recipe.policies)
+        blocks = list(dict.fromkeys(entry.block for entry in entries))
+        variances = variances_of(model, blocks, partial(run_on_first, run, model, images, recipe.train.batch_size))
+        if silent := [block for block in blocks if block not in variances]:
+            run.say(f"{len(silent)} blocks take no part in what images are made of, as {silent[0]}: they stay")
+            entries = [entry for entry in entries if entry.block in variances]
         library = Library(model, plan, entries).to(run.device)
         optimizer = adam(library, recipe.train)
         parts: dict[str, Any] = {"library": library, "optimizer": optimizer}
         run.begin(images, parts, [optimizer])
         introduce(run, library, images.images, {})
-        blocks = list(dict.fromkeys(entry.block for entry in entries))
-        run.say(f"{len(blocks)} blocks, {len(library.entries)} candidates; the model has {parameter_count(model):,}")
+        run.say(f"{len(variances)} blocks, {len(library.entries)} candidates; the model has {parameter_count(model):,}")
         if run.step == 0:
             fitted = library.fit_to(model, partial(run_on_first, run, model, images, recipe.fitted), recipe.positions)
             run.say(f"{fitted} layers of candidates start nearest to the model's")
-        variances = variances_of(model, blocks, partial(run_on_first, run, model, images, recipe.train.batch_size))
-        if silent := [block for block in blocks if block not in variances]:
-            run.say(f"{len(silent)} blocks take no part in the pass, as {silent[0]}: they stay as they are")
 
         for _, batch in run.parts_of_steps(images):
             take_step(run, batch, model, library, optimizer, variances)

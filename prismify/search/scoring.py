@@ -161,7 +161,9 @@ def _error(said: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """The rank correlation of two rows of numbers."""
+    """The rank correlation of two rows of numbers; 0 where one of them never changes."""
     from scipy.stats import spearmanr
 
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return 0.0
     return float(spearmanr(first, second).statistic)
