@@ -52,7 +52,27 @@ def test_no_shipped_config_is_untested() -> None:
         "mnist-ddpm",
         "cifar10-ldm",
         "single-image",
+        "search",
     }
+
+
+def test_the_shipped_search_is_valid() -> None:
+    recipe = read_recipe("search", ["candidates.27 weights=null"])
+    assert recipe.recipe == "search"
+    assert "27 weights" not in recipe.policies
+    assert recipe.policies["low rank 4"].options == {"rank": 4}
+    with pytest.raises(RecipeError, match="candidates: name at least one"):
+        recipe_from(
+            {
+                "recipe": "search",
+                "model": {"source": "m"},
+                "data": {},
+                "train": {"steps": 1, "learning_rate": 1},
+                "output": "o",
+                "candidates": {"none": None},
+            },
+            "recipe",
+        )
 
 
 def test_the_papers_rate_is_the_papers() -> None:
