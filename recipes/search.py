@@ -5,7 +5,7 @@ Reads from top to bottom: the candidates, one step of all of them, the scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.facts import parameter_count
+from prismify.generators import mixed
 from prismify.search import Entry, Library, ladder_of
+from prismify.search.asking import Asking, asking_of
 from prismify.search.drawing import draw_sensitivity
 from prismify.search.outcome import SCORES, TABLE, WEIGHTS, write_outcome
 from prismify.search.scoring import Scores, score
 from prismify.training.blockwise import variances_of
 from prismify.training.data import Shares, Stream, batches, open_data
 from prismify.training.engine import Part, Run, Watch, introduce, open_run
-from prismify.training.losses import answer
-from prismify.training.models import NO_TRUST, is_autoencoder, open_model
+from prismify.training.models import NO_TRUST, open_model
 from prismify.training.rates import adam
 from prismify.training.schema import SearchRecipe
 
@@ -39,9 +40,11 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
         if run.shares.processes > 1:
             raise RecipeError("a search runs in one process: leave --processes out")
         model = open_model(recipe.model, run.trust).to(run.device).eval().requires_grad_(False)
+        asking = asking_of(model, recipe.noise, images.first().to(run.device))
         plan, entries = ladder_of(model, recipe.policies)
+        look = partial(run_on_first, run, asking, images)
         blocks = list(dict.fromkeys(entry.block for entry in entries))
-        variances = variances_of(model, blocks, partial(run_on_first, run, model, images, recipe.train.batch_size))
+        variances = variances_of(model, blocks, partial(look, recipe.train.batch_size))
         if silent := [block for block in blocks if block not in variances]:
             run.say(f"{len(silent)} blocks take no part in what images are made of, as {silent[0]}: they stay")
             entries = [entry for entry in entries if entry.block in variances]
@@ -52,14 +55,14 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
         introduce(run, library, images.images, {})
         run.say(f"{len(variances)} blocks, {len(library.entries)} candidates; the model has {parameter_count(model):,}")
         if run.step == 0:
-            fitted = library.fit_to(model, partial(run_on_first, run, model, images, recipe.fitted), recipe.positions)
+            fitted = library.fit_to(model, partial(look, recipe.fitted), recipe.positions)
             run.say(f"{fitted} layers of candidates start nearest to the model's")
 
-        for _, batch in run.parts_of_steps(images):
-            take_step(run, batch, model, library, optimizer, variances)
+        for step, batch in run.parts_of_steps(images):
+            take_step(run, batch, partial(learn, run, step, model, asking, library, variances), library, optimizer)
             run.save_if_due()
 
-        measured = measure(run, model, library, entries, variances, images, held_out)
+        measured = measure(run, model, asking, library, entries, variances, held_out)
         run.written.note(*(run.folder / name for name in (SCORES, WEIGHTS, TABLE, "sensitivity.png", "plans")))
         outcome = write_outcome(run.folder, plan, entries, measured, library, recipe.model.source)
         draw_sensitivity(outcome, run.folder / "sensitivity.png")
@@ -72,18 +75,16 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
 def take_step(
     run: Run,
     batch: Iterable[Part],
-    model: nn.Module,
+    learn: Callable[[Part], dict[str, Tensor]],
     library: Library,
     optimizer: torch.optim.Optimizer,
-    variances: dict[str, list[float]],
 ) -> None:
     """One step of every candidate."""
     library.train()
     optimizer.zero_grad()
     sums: dict[str, Tensor] = {}
     for part in batch:
-        found = learn(run, part, model, library, variances)
-        for key, error in found.items():
+        for key, error in learn(part).items():
             sums[key] = sums.get(key, torch.zeros_like(error)) + error / run.shares.parts
     errors = torch.stack(list(sums.values()))
     values = run.checked({"blocks": errors.mean()})
@@ -93,29 +94,37 @@ def take_step(
 
 
 def learn(
-    run: Run, part: Part, model: nn.Module, library: Library, variances: dict[str, list[float]]
+    run: Run,
+    step: int,
+    model: nn.Module,
+    asking: Asking,
+    library: Library,
+    variances: dict[str, list[float]],
+    part: Part,
 ) -> dict[str, Tensor]:
     """Add the gradients of every candidate on one part of a batch; returns their errors."""
+    inputs = asking.inputs(part.images, mixed(run.seed, 5, step, part.index))
     with run.processes.autocast():
-        return library.learn(model, variances, lambda: answer(model, part.images), run.processes.backward)
+        return library.learn(model, variances, lambda: asking.answer(*inputs), run.processes.backward)
 
 
 def measure(
     run: Run,
     model: nn.Module,
+    asking: Asking,
     library: Library,
     entries: Sequence[Entry],
     variances: dict[str, list[float]],
-    images: Stream,
     held_out: Stream,
 ) -> Scores:
     """Score every entry on the held-out images."""
-    shown = [batch.to(run.device) for batch in held_out.in_order(run.shares.size)]
+    whole = enumerate(held_out.in_order(run.shares.size))
+    shown = [asking.inputs(batch.to(run.device), mixed(run.seed, 6, number)) for number, batch in whole]
     library.eval()
     errors: dict[str, list[float]] = {}
-    for batch in shown:
+    for inputs in shown:
         with torch.no_grad():
-            found = library.learn(model, variances, partial(answer, model, batch), lambda error: None)
+            found = library.learn(model, variances, partial(asking.answer, *inputs), lambda error: None)
         for key, error in found.items():
             errors.setdefault(key, []).append(float(error))
     own = {key: sum(values) / len(values) for key, values in errors.items()}
@@ -124,12 +133,11 @@ def measure(
         if done % max(1, of // 10) == 0:
             run.say(f"scored {done} of {of}")
 
-    reconstructs = is_autoencoder(model)
-    return score(model, library, entries, shown, partial(answer, model), own, tell, reconstructs=reconstructs)
+    return score(model, library, entries, shown, asking.answer, own, tell, reconstructs=asking.reconstructs)
 
 
-def run_on_first(run: Run, model: nn.Module, images: Stream, count: int) -> None:
+def run_on_first(run: Run, asking: Asking, images: Stream, count: int) -> None:
     """Run the model on the first images of the run, the same after every start."""
     size = min(run.shares.size, count)
-    for some in islice(batches(images, Shares(size, 1, 1, 0), 0), -(-count // size)):
-        answer(model, some.to(run.device))
+    for number, some in enumerate(islice(batches(images, Shares(size, 1, 1, 0), 0), -(-count // size))):
+        asking.answer(*asking.inputs(some.to(run.device), mixed(run.seed, 7, number)))

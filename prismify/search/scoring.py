@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..bench.timing import compare
+from .asking import Inputs
 from .ladder import KEPT, Entry
 from .library import Library
 
-#: Runs a model on one batch of images and returns what is compared.
-Answer = Callable[[Tensor], Tensor]
+#: Runs a model on what it is given and returns what is compared.
+Answer = Callable[..., Tensor]
 _PLANS = 20
 
 
@@ -51,7 +52,7 @@ def score(
     model: nn.Module,
     library: Library,
     entries: Sequence[Entry],
-    images: Sequence[Tensor],
+    inputs: Sequence[Inputs],
     answer: Answer,
     block_errors: dict[str, float],
     tell: Callable[[int, int], None],
@@ -61,7 +62,7 @@ def score(
     """Measure every entry of a ladder.
 
     Args:
-        images: batches, on the model's device.
+        inputs: batches, on the model's device.
         answer: of the model, which holds the candidates while it is asked.
         block_errors: key of a candidate -> error of the block's output over its variance.
         tell: how many of the entries are done, of how many.
@@ -69,10 +70,12 @@ def score(
     """
     library.eval()
     with torch.no_grad():
-        wanted = [answer(batch) for batch in images]
+        wanted = [answer(*batch) for batch in inputs]
         everything = torch.cat([w.flatten() for w in wanted]).double()
-        reference = _error(wanted, images) if reconstructs and wanted[0].shape == images[0].shape else None
-        times, whole = _times(model, library, entries, images[0][:1], answer)
+        alike = reconstructs and wanted[0].shape == inputs[0][0].shape
+        reference = _error(wanted, [batch[0] for batch in inputs]) if alike else None
+        one = tuple(value[:1] for value in inputs[0])
+        times, whole = _times(model, library, entries, one, answer)
         errors, own = [], []
         for number, entry in enumerate(entries):
             key = str(number)
@@ -81,17 +84,17 @@ def score(
                 own.append(0.0)
             else:
                 with library.in_place(model, [key]):
-                    errors.append(_error([answer(batch) for batch in images], wanted))
+                    errors.append(_error([answer(*batch) for batch in inputs], wanted))
                 own.append(block_errors.get(key, 0.0))
             tell(number + 1, len(entries))
-        random = _random_choices(model, library, entries, errors, images, wanted, answer)
+        random = _random_choices(model, library, entries, errors, inputs, wanted, answer)
     return Scores(
         errors,
         own,
         times,
         float(everything.var(correction=0)),
         reference,
-        sum(len(batch) for batch in images),
+        sum(len(batch[0]) for batch in inputs),
         whole,
         spearman([s for s, _ in random], [e for _, e in random]),
         random,
@@ -103,7 +106,7 @@ def _random_choices(
     library: Library,
     entries: Sequence[Entry],
     errors: Sequence[float],
-    images: Sequence[Tensor],
+    inputs: Sequence[Inputs],
     wanted: Sequence[Tensor],
     answer: Answer,
 ) -> list[tuple[float, float]]:
@@ -117,13 +120,13 @@ def _random_choices(
         share = (plan + 1) / _PLANS
         chosen = [draw.choice(n[1:] if draw.random() < share and len(n) > 1 else n[:1]) for n in of_blocks.values()]
         with library.in_place(model, [str(n) for n in chosen if entries[n].candidate != KEPT]):
-            error = _error([answer(batch) for batch in images], wanted)
+            error = _error([answer(*batch) for batch in inputs], wanted)
         found.append((sum(errors[n] for n in chosen), error))
     return found
 
 
 def _times(
-    model: nn.Module, library: Library, entries: Sequence[Entry], image: Tensor, answer: Answer
+    model: nn.Module, library: Library, entries: Sequence[Entry], one: Inputs, answer: Answer
 ) -> tuple[list[float], float]:
     """Milliseconds of every entry for one image, block by block in the same rounds; and of the model as it is."""
     given: dict[str, tuple[Any, Any]] = {}
@@ -134,7 +137,7 @@ def _times(
     blocks = list(dict.fromkeys(entry.block for entry in entries))
     handles = [model.get_submodule(b).register_forward_pre_hook(note(b), with_kwargs=True) for b in blocks]
     try:
-        answer(image)
+        answer(*one)
     finally:
         for handle in handles:
             handle.remove()
@@ -149,8 +152,8 @@ def _times(
             if e.block == block
         }
         calls = {key: partial(module, *args, **kwargs) for key, module in modules.items()}
-        times.update({key: t.median_ms for key, t in compare(calls, image.device, seconds=0.05).items()})
-    whole = compare({"whole": lambda: answer(image)}, image.device, seconds=0.5)["whole"].median_ms
+        times.update({key: t.median_ms for key, t in compare(calls, one[0].device, seconds=0.05).items()})
+    whole = compare({"whole": lambda: answer(*one)}, one[0].device, seconds=0.5)["whole"].median_ms
     return [times.get(str(n), 0.0) for n in range(len(entries))], whole
 
 

@@ -82,7 +82,8 @@ def test_scores_are_errors_of_the_output_with_one_block_replaced(
     _, entries, pupils = library
     pupils.eval()
     images = [torch.randn(2, 3, 8, 8), torch.randn(1, 3, 8, 8)]
-    found = score(net, pupils, entries, images, net, {}, lambda done, of: None, reconstructs=True)
+    inputs = [(x,) for x in images]
+    found = score(net, pupils, entries, inputs, net, {}, lambda done, of: None, reconstructs=True)
     wanted = [net(x) for x in images]
     number = next(n for n, e in enumerate(entries) if e.block == "blocks.1" and e.candidate == "27 weights")
     own = prismify.convert(net, policy=Policy(name="volumes", min_volume=4, include=("blocks.1.first",)))
@@ -108,7 +109,7 @@ def test_a_plan_puts_the_same_candidates_in_place(
     plan, entries, pupils = library
     pupils.eval()
     x = torch.randn(2, 3, 8, 8)
-    scores = score(net, pupils, entries, [x], net, {}, lambda done, of: None, reconstructs=True)
+    scores = score(net, pupils, entries, [(x,)], net, {}, lambda done, of: None, reconstructs=True)
     written = write_outcome(tmp_path, plan, entries, scores, pupils, "the net")
     outcome = read_outcome(tmp_path)
     assert (outcome.entries, outcome.scores) == (written.entries, written.scores)
@@ -144,7 +145,7 @@ def test_weights_of_another_plan_are_refused(net: Net, tmp_path: Path) -> None:
 def test_budgets_of_the_whole_model(net: Net, library: tuple[Any, list[Entry], Library], tmp_path: Path) -> None:
     plan, entries, pupils = library
     x = torch.randn(2, 3, 8, 8)
-    scores = score(net, pupils, entries, [x], net, {}, lambda done, of: None, reconstructs=True)
+    scores = score(net, pupils, entries, [(x,)], net, {}, lambda done, of: None, reconstructs=True)
     outcome = write_outcome(tmp_path, plan, entries, scores, pupils, "the net")
     budget: Callable[..., Any] = prismify.search.Budget
     with pytest.raises(PlanError, match=r"at most 100 parameters: the least is [\d,]+$"):

@@ -9,6 +9,7 @@ from ...errors import RecipeError
 from ...plan import Policy
 from ..bounds import whole
 from .common import Recipe
+from .diffusion import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class SearchRecipe(Recipe):
             be kept.
         fitted: images on which candidates are fitted to the model's layers in closed form, before they learn.
         positions: of each call of a layer that such a fit looks at, at most.
+        noise: of a denoiser, how images are noised; None for all other models.
     """
 
     judging: ClassVar[tuple[str, str]] = ("prismify search", "--ratio 10")
@@ -28,6 +30,7 @@ class SearchRecipe(Recipe):
     candidates: dict[str, Policy | None]
     fitted: int = 32
     positions: int = 2000
+    noise: Noise | None = None
 
     def __post_init__(self) -> None:
         whole("search", self, 2**31, fitted=1, positions=1)

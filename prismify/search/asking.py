@@ -1,0 +1,70 @@
+"""How a searched model is run on images: as they are, or, of a denoiser, noised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion import Denoiser, Noising
+from ..errors import RecipeError, one_line
+from ..training.losses import answer
+from ..training.models import is_autoencoder
+from ..training.schema import Noise
+
+#: What a model is given, (B, ...) each.
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a model is given, and what of its results is compared.
+
+    Args:
+        inputs: from images (B, C, H, W) and a seed.
+        answer: from those, the output.
+        reconstructs: whether the output is to be like the images.
+    """
+
+    inputs: Callable[[Tensor, int], Inputs]
+    answer: Callable[..., Tensor]
+    reconstructs: bool
+
+
+def asking_of(model: nn.Module, noise: Noise | None, probe: Tensor) -> Asking:
+    """A model is asked for its output on images, or, where `noise` says how they are noised, for what it says of them.
+
+    Args:
+        probe: an image as a batch of one, on which it is tried.
+
+    Raises:
+        RecipeError: it does not run on that, as it takes other sizes, no time, or a class or a text besides.
+    """
+    if noise is None:
+        asking = Asking(lambda images, seed: (images,), partial(answer, model), is_autoencoder(model))
+    else:
+        asking = Asking(partial(_noised, Noising(noise)), Denoiser(model), reconstructs=False)
+    try:
+        with torch.no_grad():
+            asking.answer(*asking.inputs(probe, 0))
+    except Exception as error:  # whatever somebody's model raises
+        if isinstance(error, (RecipeError, torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
+            raise
+        given = "images" if noise is None else "noised images and times, and told neither class nor text,"
+        hint = "; of a denoiser say how images are noised, --set noise={}" if noise is None else ""
+        raise RecipeError(
+            f"{type(model).__name__} given {given} of {probe.shape[3]}x{probe.shape[2]} fails ({one_line(error)}): set "
+            f"data.size{hint}"
+        ) from error
+    return asking
+
+
+def _noised(noising: Noising, images: Tensor, seed: int) -> Inputs:
+    """(noised, times), both functions of the images and the seed alone."""
+    draw = torch.Generator().manual_seed(seed)
+    times = noising.times(torch.rand(len(images), generator=draw)).to(images.device)
+    noise = torch.randn(images.shape, generator=draw).to(images)
+    return noising.noised(images, noise, times), times
