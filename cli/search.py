@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,7 +115,8 @@ def search(
         flags = ", ".join(f"--{name.replace(' ', '-')}" for name in wanted)
         print(f"for a plan give a budget: {flags}", file=sys.stderr)
         return
-    print(f"plan written to {path}: prismify convert {outcome.source} --plan {path} -o DIR", file=sys.stderr)
+    print(f"plan written to {path}, and beside it what its candidates have learned", file=sys.stderr)
+    print(f"next: prismify convert {outcome.source} --plan {shlex.quote(str(path))} -o DIR", file=sys.stderr)
 
 
 def _searched(

@@ -5,6 +5,8 @@ Reads from top to bottom: the candidates, one step of all of them, the scores.
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
@@ -28,7 +30,7 @@ from prismify.training.data import Shares, Stream, batches, open_data
 from prismify.training.engine import Part, Run, Watch, introduce, open_run
 from prismify.training.models import NO_TRUST, open_model
 from prismify.training.rates import adam
-from prismify.training.schema import SearchRecipe
+from prismify.training.schema import ModelSource, SearchRecipe
 
 
 def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: Trust = NO_TRUST) -> Path:
@@ -64,12 +66,20 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
 
         measured = measure(run, model, asking, library, entries, variances, held_out)
         run.written.note(*(run.folder / name for name in (SCORES, WEIGHTS, TABLE, "sensitivity.png", "plans")))
-        outcome = write_outcome(run.folder, plan, entries, measured, library, recipe.model.source)
+        outcome = write_outcome(run.folder, plan, entries, measured, library, words_of(recipe.model))
         draw_sensitivity(outcome, run.folder / "sensitivity.png")
         run.say(f"summed scores and the error of {len(measured.random)} random choices: rank correlation "
                 f"{measured.correlation:.3f}")  # fmt: skip
         run.say(f"done: {TABLE} and the library are in {run.folder}")
     return run.folder
+
+
+def words_of(source: ModelSource) -> str:
+    """What `prismify convert` is given to open the same model, for a shell."""
+    words = [source.source, *(["--model", source.architecture] if source.architecture else [])]
+    for name, value in source.arguments.items():
+        words += ["--arg", f"{name}={json.dumps(value)}"]
+    return shlex.join(words)
 
 
 def take_step(

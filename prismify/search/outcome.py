@@ -39,7 +39,7 @@ class Outcome:
         plan: of the model, keeping everything.
         entries: every candidate of every block, blocks as they are among them.
         scores: what was measured of them.
-        source: what a person named as the model.
+        source: the words that name the model for `prismify convert`.
     """
 
     folder: Path

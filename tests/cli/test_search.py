@@ -61,6 +61,8 @@ def test_a_search_ends_in_a_plan_that_converts(
     assert "of the output's variance lost before retraining" in ran.out
     plan = folder / "plans" / "ratio-1.8.json"
     assert f"plan written to {plan}" in ran.err
+    model = f"{place / 'net.pt'} --model {place / 'net.py'}:make"
+    assert ran.err.splitlines()[-1] == f"next: prismify convert {model} --plan {plan} -o DIR"
     rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
     assert [row["candidate"] for row in rows][:2] == ["kept", "27 weights"]
     assert {row["block"] for row in rows} == {"2"}
