@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +44,23 @@ class Option:
     error: float
 
 
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Keep what a library in C prints off this process's standard output: HiGHS leaves lines there, asked or not."""
+    flush = ctypes.CDLL(None).fflush if os.name == "posix" else lambda stream: None
+    sys.stdout.flush()
+    flush(None)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+        flush(None)
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def choose(options: Sequence[Option], budget: Budget) -> list[int]:
     """The numbers of the chosen options, one for each block.
 
@@ -73,7 +94,8 @@ def choose(options: Sequence[Option], budget: Budget) -> list[int]:
     free = budget.parameters is None and budget.macs is None and budget.milliseconds is None
     goal = costs["parameters" if free else "error"]
     scaled = goal / (goal[goal > 0].mean() if (goal > 0).any() else 1.0)
-    found = milp(scaled, integrality=np.ones(count), bounds=Bounds(0, 1), constraints=constraints)
+    with _quiet_stdout():
+        found = milp(scaled, integrality=np.ones(count), bounds=Bounds(0, 1), constraints=constraints)
     if found.x is None:
         raise PlanError(f"no choice keeps these budgets together: {found.message}")
     return [int(n) for n in np.flatnonzero(found.x > 0.5)]

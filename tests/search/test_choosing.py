@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from random import Random
 
@@ -70,3 +71,14 @@ def test_an_impossible_budget_names_the_least() -> None:
     assert choose(options, Budget(parameters=40)) == [0, 2]
     with pytest.raises(PlanError, match="no choice keeps these budgets together"):
         choose(options, Budget(parameters=40, error=0.1))
+
+
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    draw, options = Random(0), []
+    for block in range(300):  # of such a size HiGHS leaves lines of its own
+        whole = 9 * draw.choice([64, 128, 256, 320]) ** 2
+        errors = [0.0, *(draw.lognormvariate(c - 6, 1) * 1e-3 for c in range(1, 8))]
+        options += [Option(f"b{block}", whole // 4**c + c, 1, 1, error) for c, error in enumerate(errors)]
+    assert len(choose(options, Budget(error=0.05))) == 300
+    ctypes.CDLL(None).fflush(None)  # a library in C keeps its lines back
+    assert capfd.readouterr().out == ""
