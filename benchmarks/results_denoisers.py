@@ -113,7 +113,8 @@ def _becomes(policy: dict[str, Any]) -> str:
     if policy["operator"] is not None:
         return f"`{policy['operator']}`, " + ", ".join(f"{k} {v}" for k, v in policy["options"].items())
     layers = ", ".join(f"of {depth} in `{pattern}`" for pattern, depth in policy["depths"].items())
-    return f"volumes of {policy['depth']}" + (f", {layers}" if layers else "")
+    kept = ", ".join(f"`{pattern}`" for pattern in policy["exclude"])
+    return f"volumes of {policy['depth']}" + (f", {layers}" if layers else "") + (f", {kept} dense" if kept else "")
 
 
 def taught(rows: list[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from prismify.errors import RecipeError
 from prismify.training import losses
 from prismify.training.average import Average
 from prismify.training.blockwise import Lessons, blocks_of, start_from, variances_of
-from prismify.training.data import Shares, Stream, batches, open_data
+from prismify.training.data import Stream, first_batches, open_data
 from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run, see_that_it_fits
 from prismify.training.losses import (
     LPIPS,
@@ -99,7 +98,7 @@ def fit_to_teacher(
     run: Run, recipe: DistillationRecipe, model: nn.Module, teacher: nn.Module, teaching: Answering, images: Stream
 ) -> None:
     """Start every replaced layer from the weights that come nearest to the teacher's, on as many images as wanted."""
-    run_teacher = partial(run_on_first, run, recipe, teaching, images, recipe.blocks.fitted)
+    run_teacher = partial(run_on_first, run, teaching, images, recipe.blocks.fitted)
     fitted = start_from(teacher, model, run_teacher, recipe.blocks.positions)
     run.say(f"{len(fitted)} of {len(replaced_layers(model))} replaced layers start nearest to the teacher's")
 
@@ -111,14 +110,13 @@ def lessons_of(
     if not recipe.blocks.share:
         return None
     blocks = list(blocks_of(teacher, replaced_layers(model)))
-    run_teacher = partial(run_on_first, run, recipe, teaching, images, recipe.train.batch_size)
+    run_teacher = partial(run_on_first, run, teaching, images, recipe.train.batch_size)
     return Lessons(model, teacher, variances_of(teacher, blocks, run_teacher), recipe.blocks.at_once)
 
 
-def run_on_first(run: Run, recipe: DistillationRecipe, model: Answering, images: Stream, count: int) -> None:
-    """Run a model on the first images of the run, the same in every process and after every start."""
-    size = min(run.shares.size, count)
-    for some in islice(batches(images, Shares(size, 1, 1, 0), 0), -(-count // size)):
+def run_on_first(run: Run, model: Answering, images: Stream, count: int) -> None:
+    """Run a model on the first images of the run."""
+    for some in first_batches(images, count, run.shares.size):
         model(some.to(run.device))
 
 

@@ -9,7 +9,6 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from prismify.search.drawing import draw_sensitivity
 from prismify.search.outcome import SCORES, TABLE, WEIGHTS, write_outcome
 from prismify.search.scoring import Scores, score
 from prismify.training.blockwise import variances_of
-from prismify.training.data import Shares, Stream, batches, open_data
+from prismify.training.data import Stream, first_batches, open_data
 from prismify.training.engine import Part, Run, Watch, introduce, open_run
 from prismify.training.models import NO_TRUST, open_model
 from prismify.training.rates import adam
@@ -147,7 +146,6 @@ def measure(
 
 
 def run_on_first(run: Run, asking: Asking, images: Stream, count: int) -> None:
-    """Run the model on the first images of the run, the same after every start."""
-    size = min(run.shares.size, count)
-    for number, some in enumerate(islice(batches(images, Shares(size, 1, 1, 0), 0), -(-count // size))):
+    """Run the model on the first images of the run."""
+    for number, some in enumerate(first_batches(images, count, run.shares.size)):
         asking.answer(*asking.inputs(some.to(run.device), mixed(run.seed, 7, number)))

@@ -8,15 +8,13 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..errors import RecipeError, ShapeError
+from ..errors import RecipeError
 from ..layers import build_operator
-from ..layers.spectrum import Moments, fit, watched
 from ..plan import Plan
 from ..rewrite import copied, replay
-from ..training.blockwise import taught_by, wrapped
+from ..training.blockwise import fits, moments_of, taught_by, wrapped
 from .ladder import KEPT, Entry
 
 
@@ -55,23 +53,14 @@ class Library(nn.Module):
         Returns:
             how many layers, over all candidates, were fitted; for the others there is no closed form.
         """
-        layers = {row.name: model.get_submodule(row.name) for e in self.entries.values() for row in _replaced(e)}
-        readable = {name: layer for name, layer in layers.items() if _has_moments(layer)}
-        with torch.no_grad(), watched(readable, positions) as moments:
-            run_model()
-        fitted = 0
-        for key, entry in self.entries.items():
-            for row in _replaced(entry):
-                seen = moments.get(row.name)
-                if seen is None or seen.count == 0:
-                    continue
-                made: Any = self.pupils[key].get_submodule(row.name[len(entry.block) + 1 :])
-                try:
-                    fit(getattr(made, "operator", made), seen)
-                except ShapeError:
-                    continue
-                fitted += 1
-        return fitted
+        layers = dict.fromkeys(row.name for entry in self.entries.values() for row in _replaced(entry))
+        moments = moments_of(model, layers, run_model, positions)
+        return sum(
+            fits(self.pupils[key].get_submodule(row.name[len(entry.block) + 1 :]), moments[row.name])
+            for key, entry in self.entries.items()
+            for row in _replaced(entry)
+            if row.name in moments
+        )
 
     def learn(
         self,
@@ -137,11 +126,3 @@ def _replaced(entry: Entry) -> list[Any]:
 
 def _within(block: str, blocks: Iterable[str]) -> list[str]:
     return [other for other in blocks if other.startswith(f"{block}.")]
-
-
-def _has_moments(layer: nn.Module) -> bool:
-    try:
-        Moments.of(layer)
-    except (ShapeError, KeyError, AttributeError):
-        return False
-    return True

@@ -28,6 +28,8 @@ SCORES, WEIGHTS, TABLE = "scores.json", "library.safetensors", "table.csv"
 #: What a plan says in place of "untrained", where its weights come along.
 TAUGHT = "The new weights were taught block by block while they were searched; training the whole model comes next."
 _VERSION = 1
+#: The name of the policy in the plans that are written here.
+_SEARCHED = "search"
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def write_plan(outcome: Outcome, chosen: Sequence[int], path: Path, said: str) -
             words = f"{entry.candidate}, chosen by the search: {cost:.2g} of the output's variance for {entry.block}"
             rows[row.name] = dataclasses.replace(row, reason=words) if row.operator is not None else row
     plan = with_rows(outcome.plan, rows)
-    plan = dataclasses.replace(plan, policy={"name": "search"}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
+    plan = dataclasses.replace(plan, policy={"name": _SEARCHED}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = tuple(f"{number}/" for number, _ in entries)
     weights = {n.partition("/")[2]: t for n, t in read_state(outcome.folder / WEIGHTS).items() if n.startswith(keys)}
@@ -213,9 +215,10 @@ def put_weights(model: nn.Module, path: Path | None) -> int:
     Raises:
         PlanError: they belong to another plan.
     """
+    plan: Any = getattr(model, "prismify_plan", None)
     beside = path.with_suffix(".safetensors") if path is not None else None
-    if beside is None or not beside.is_file():
-        return 0
+    if beside is None or not beside.is_file() or plan is None or plan.policy.get("name") != _SEARCHED:
+        return 0  # what lies beside a plan of another origin is something else
     weights: dict[str, Tensor] = read_state(beside)
     own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     for name, tensor in weights.items():
@@ -223,10 +226,8 @@ def put_weights(model: nn.Module, path: Path | None) -> int:
             raise PlanError(f"{beside}: {name} is no tensor of the plan's model: search again, or move the file away")
     weights = {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}
     model.load_state_dict(weights, strict=False, assign=any(own[name].is_meta for name in weights))
-    plan: Any = getattr(model, "prismify_plan", None)
-    if plan is not None:
-        notes = tuple(TAUGHT if note == UNTRAINED else note for note in plan.notes)
-        model.prismify_plan = dataclasses.replace(plan, notes=notes)
+    notes = tuple(TAUGHT if note == UNTRAINED else note for note in plan.notes)
+    model.prismify_plan = dataclasses.replace(plan, notes=notes)
     return len(weights)
 
 

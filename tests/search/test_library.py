@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,14 @@ def test_a_plan_puts_the_same_candidates_in_place(
 def test_weights_of_another_plan_are_refused(net: Net, tmp_path: Path) -> None:
     from prismify.checkpoint.formats import write_safetensors
 
-    small = prismify.convert(net, policy="volumes")
+    plan = dataclasses.replace(prismify.scan(net, policy="volumes"), policy={"name": "search"})
+    small = prismify.convert(net, plan)
     write_safetensors({"blocks.0.first.weight": torch.zeros(3)}, tmp_path / "plan.safetensors")
     with pytest.raises(PlanError, match=r"plan.safetensors: blocks.0.first.weight is no tensor of the plan's model"):
         put_weights(small, tmp_path / "plan.json")
     assert put_weights(small, tmp_path / "other.json") == 0
+    by_policy = prismify.convert(net, policy="volumes")  # what lies beside its plan has nothing to do with it
+    assert put_weights(by_policy, tmp_path / "plan.json") == 0
 
 
 def test_budgets_of_the_whole_model(net: Net, library: tuple[Any, list[Entry], Library], tmp_path: Path) -> None:

@@ -6,6 +6,6 @@
 
 from .finding import blocks_of
 from .lessons import Lessons, taught_by, variances_of, wrapped
-from .starts import start_from
+from .starts import fits, moments_of, start_from
 
-__all__ = ["Lessons", "blocks_of", "start_from", "taught_by", "variances_of", "wrapped"]
+__all__ = ["Lessons", "blocks_of", "fits", "moments_of", "start_from", "taught_by", "variances_of", "wrapped"]

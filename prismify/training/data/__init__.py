@@ -2,7 +2,18 @@
 
 from .folders import passed_over_text
 from .images import Images, open_images
-from .stream import Batch, Sample, Shares, Stream, batches, image_tensor, open_data, order_of, told_batches
+from .stream import (
+    Batch,
+    Sample,
+    Shares,
+    Stream,
+    batches,
+    first_batches,
+    image_tensor,
+    open_data,
+    order_of,
+    told_batches,
+)
 
 __all__ = [
     "Batch",
@@ -11,6 +22,7 @@ __all__ = [
     "Shares",
     "Stream",
     "batches",
+    "first_batches",
     "image_tensor",
     "open_data",
     "open_images",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,6 +147,12 @@ class Stream(Dataset[Any]):
 def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Tensor]:
     """The images of `told_batches` alone: each (size, C, H, W)."""
     return (batch.images for batch in told_batches(stream, shares, first_step))
+
+
+def first_batches(stream: Stream, count: int, size: int) -> Iterator[Tensor]:
+    """The first `count` images of a run, `size` at a time: the same in every process and after every start."""
+    size = min(size, count)
+    return islice(batches(stream, Shares(size, 1, 1, 0), 0), -(-count // size))
 
 
 def told_batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Batch]:
