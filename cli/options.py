@@ -141,8 +141,8 @@ OperatorOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What takes the place of convolutions and linear layers instead: LowRank, Grouped, Separable, Gained, "
-        "Sum, or one that --import registers.",
+        help="What takes the place of convolutions and linear layers instead: Tucker, LowRank, Grouped, Separable, "
+        "Gained, Sum, or one that --import registers.",
         rich_help_panel=_POLICY,
     ),
 ]

@@ -30,6 +30,7 @@ POLICIES = st.builds(
 ) | st.just(Policy())
 _OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("LowRank", {"rank": 2}),
+    ("Tucker", {"rank": 3}),
     ("Grouped", {"groups": 2}),
     ("Separable", {}),
     ("Gained", {"operator": {"type": "LowRank", "options": {"rank": 1}}}),

@@ -8,7 +8,7 @@ from .own import OperatorType, described_operators, own_operators, register_oper
 from .prism import Prism
 from .prism_attn import PrismAttn
 from .prism_conv import PrismConv
-from .spectrum import Gained, Grouped, LowRank, Separable, Sum
+from .spectrum import Gained, Grouped, LowRank, Separable, Sum, Tucker
 
 __all__ = [
     "LAYERS",
@@ -30,6 +30,7 @@ __all__ = [
     "PrismMultihead",
     "Separable",
     "Sum",
+    "Tucker",
     "build_operator",
     "described_operators",
     "operator_for",

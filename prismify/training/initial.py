@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ..errors import RecipeError
-from ..layers import Gained, Grouped, LowRank, PrismConv, Separable, Sum
-from ..layers.spectrum import last_weight
+from ..layers import PrismConv, Sum
+from ..layers.spectrum import InPlace, last_weight
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def _what_zeroes(module: nn.Module) -> list[nn.Parameter]:
         wanted = [module.channel_weight, module.bias]  # of two zero factors, neither would have a gradient
     elif isinstance(module, PrismConv):
         wanted = [module.spatial_weight, module.channel_weight, module.bias]
-    elif isinstance(module, (Gained, Grouped, LowRank, Separable, Sum)):
+    elif isinstance(module, InPlace):
         return _last(module)
     else:
         # By attribute, since a convolution with a forward of its own holds its weight in an operator within.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prismify.errors import ShapeError
-from prismify.layers import DeepPrism, Gained, Grouped, LowRank, Operator, Prism, Separable, Sum, build_operator
+from prismify.layers import DeepPrism, Gained, Grouped, LowRank, Operator, Prism, Separable, Sum, Tucker, build_operator
 from prismify.layers.spectrum import Moments, fit, watched
 from tests.tolerances import equivalent
 
@@ -27,6 +27,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 OPERATORS: dict[str, dict[str, Any]] = {
     "LowRank": {"type": "LowRank", "options": {"rank": 3}},
+    "Tucker": {"type": "Tucker", "options": {"rank": 4}},
     "Grouped": {"type": "Grouped", "options": {"groups": 2}},
     "Separable": {"type": "Separable"},
     "Gained": {"type": "Gained", "options": {"operator": {"type": "Grouped", "options": {"groups": 4}}}},
@@ -119,6 +120,7 @@ FULL: list[tuple[str, dict[str, Any]]] = [
     ("strided", {"type": "LowRank", "options": {"rank": 12}}),
     ("transposed", {"type": "LowRank", "options": {"rank": 12}}),
     ("linear", {"type": "LowRank", "options": {"rank": 8}}),
+    *((kind, {"type": "Tucker", "options": {"rank": 12}}) for kind in LAYERS),
     *((kind, {"type": "Grouped", "options": {"groups": 1}}) for kind in LAYERS),
     *(
         (kind, {"type": "DeepPrism", "volumes": (12, 8), "channel_kernel_size": 1, "bias": "channel"})
@@ -179,6 +181,7 @@ def test_a_fit_finds_the_kernel_that_made_a_layer(make: Any, topology: str) -> N
         ("conv2d", {"type": "LowRank", "options": {"rank": 9}}, "rank 9 must be a whole number from 1 to 8"),
         ("conv2d", {"type": "LowRank", "options": {"rank": 2.0}}, "rank 2.0 must be a whole number"),
         ("conv2d", {"type": "LowRank", "options": {"ranks": 2}}, "unexpected keyword argument 'ranks'"),
+        ("conv2d", {"type": "Tucker", "options": {"rank": 13}}, "rank 13 must be a whole number from 1 to 12"),
         ("conv2d", {"type": "Grouped", "options": {"groups": 5}}, "do not split into 5 groups"),
         ("conv2d", {"type": "Sum", "options": {"operators": []}}, "two operators or more"),
         ("conv2d", {"type": "Gained", "options": {"operator": {"type": "Prisme"}}}, "'Prisme' is not one of"),
@@ -210,4 +213,6 @@ def test_channel_dilation_is_the_stencil_on_every_other_channel() -> None:
 
 
 def test_all_of_them_have_been_tried() -> None:
-    assert {Gained, Grouped, LowRank, Separable, Sum} == {type(made("conv2d", text)[1]) for text in OPERATORS.values()}
+    assert {Gained, Grouped, LowRank, Separable, Sum, Tucker} == {
+        type(made("conv2d", text)[1]) for text in OPERATORS.values()
+    }

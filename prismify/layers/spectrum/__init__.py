@@ -8,5 +8,19 @@ from .fits import fit
 from .grouped import Grouped, Separable
 from .low_rank import LowRank
 from .moments import Moments, watched
+from .shapes import InPlace
+from .tucker import Tucker
 
-__all__ = ["Gained", "Grouped", "LowRank", "Moments", "Separable", "Sum", "fit", "last_weight", "watched"]
+__all__ = [
+    "Gained",
+    "Grouped",
+    "InPlace",
+    "LowRank",
+    "Moments",
+    "Separable",
+    "Sum",
+    "Tucker",
+    "fit",
+    "last_weight",
+    "watched",
+]

@@ -2,7 +2,7 @@
 
 Nearest in the mean squared error of the layer's output over the positions whose `Moments` were taken: least squares
 where the output is linear in the weights (volumes, groups), reduced-rank regression for low rank (Izenman, 1975: the
-whitened singular value decomposition), alternating least squares for products and sums. The arithmetic is in float64.
+whitened singular value decomposition), one factor after the other for products and sums. The arithmetic is in float64.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from ...errors import ShapeError
 from ..prism import Prism
 from ..volumetric import Volumetric
 from .composed import Gained, Sum
+from .factors import tucker, tucker_of_patches
 from .grouped import Grouped, Separable
 from .low_rank import LowRank
 from .moments import Moments
+from .solving import solved
+from .tucker import Tucker
 
-#: Beside the mean of a matrix' diagonal: so much is added to it before it is inverted.
-_RIDGE = 1e-10
 _ROUNDS = 6
 
 
@@ -46,16 +47,42 @@ def fit(operator: nn.Module, moments: Moments) -> Tensor:
 
 @fit.register
 def _(operator: LowRank, moments: Moments) -> Tensor:
-    made, rank = moments.weight, operator.rank
-    covariance = moments.second(centred=moments.bias is not None and not _is_transposed(operator))
+    return _reduced_rank(operator, moments, operator.rank)
+
+
+@fit.register
+def _(operator: Tucker, moments: Moments) -> Tensor:
+    if isinstance(operator.core, nn.Identity):
+        return _reduced_rank(operator, moments, operator.rank)
+    inside, outside = operator.core.in_channels, operator.core.out_channels
+    channels, transposed = operator.in_channels, _is_transposed(operator)
+    second = moments.second(centred=moments.bias is not None and not transposed)
+    if transposed:
+        made = moments.weight.reshape(channels, operator.out_channels, -1)
+        down, core, up = tucker_of_patches(made, second, inside, outside)
+        effective = torch.einsum("ci,iot,po->cpt", down, core, up).flatten(1)
+    else:
+        down, core, up = tucker(moments.weight.reshape(channels, -1, operator.out_channels), second, inside, outside)
+        effective = torch.einsum("ci,ito,po->ctp", down, core, up).flatten(0, 1)
+        core = core.permute(2, 0, 1)
+    _set(operator.down.weight, down.T)
+    _set(operator.core.weight, core)
+    _set(operator.up.weight, up)
+    _set_bias(operator.up.bias, moments, effective, transposed=transposed)
+    return effective
+
+
+def _reduced_rank(operator: Any, moments: Moments, rank: int) -> Tensor:
+    """Reduced-rank regression for a `down` and an `up`."""
+    made, transposed = moments.weight, _is_transposed(operator)
+    covariance = moments.second(centred=moments.bias is not None and not transposed)
     _, vectors = torch.linalg.eigh(made.T @ covariance @ made)
     chosen = vectors[:, -rank:]
-    down, up = operator.down, operator.up
     fitted = made @ chosen
-    _set(down.weight, fitted.T)
-    _set(up.weight, chosen.T if _is_transposed(operator) else chosen)
+    _set(operator.down.weight, fitted.T)
+    _set(operator.up.weight, chosen.T if transposed else chosen)
     effective: Tensor = fitted @ chosen.T
-    _set_bias(up.bias, moments, effective, transposed=_is_transposed(operator))
+    _set_bias(operator.up.bias, moments, effective, transposed=transposed)
     return effective
 
 
@@ -70,7 +97,7 @@ def _(operator: Grouped, moments: Moments) -> Tensor:
         rows = slice(group * features // groups, (group + 1) * features // groups)
         columns = slice(group * outputs // groups, (group + 1) * outputs // groups)
         wanted = covariance[rows] @ moments.weight[:, columns]
-        block = _solved(covariance[rows, rows], wanted)
+        block = solved(covariance[rows, rows], wanted)
         effective[rows, columns] = block
         blocks.append(block if _is_transposed(operator) else block.T)
     _set(inner.weight, torch.cat(blocks))
@@ -91,11 +118,11 @@ def _(operator: Separable, moments: Moments) -> Tensor:
     square = covariance.reshape(channels, taps, channels, taps)
     for _round in range(_ROUNDS):
         seen = torch.einsum("at,atbs,bs->ab", depthwise, square, depthwise)
-        pointwise = _solved(seen, torch.einsum("at,ato->ao", depthwise, wanted.reshape(channels, taps, -1)))
+        pointwise = solved(seen, torch.einsum("at,ato->ao", depthwise, wanted.reshape(channels, taps, -1)))
         both = pointwise @ pointwise.T
         normal = (square * both[:, None, :, None]).reshape(channels * taps, channels * taps)
         aim = torch.einsum("ao,ato->at", pointwise, wanted.reshape(channels, taps, -1)).flatten()
-        depthwise = _solved(normal, aim[:, None]).reshape(channels, taps)
+        depthwise = solved(normal, aim[:, None]).reshape(channels, taps)
     _set(operator.depthwise.weight, depthwise)
     _set(operator.pointwise.weight, pointwise.T)
     effective: Tensor = (depthwise[:, :, None] * pointwise[:, None]).flatten(0, 1)
@@ -137,13 +164,13 @@ def _fit_volumes(operator: Any, moments: Moments, taps: int, transposed: bool) -
         rows = rows.clamp(min=0)
         normal += second[rows][:, rows] * torch.outer(there, there)
         aim += wanted[rows, :, v] * there[:, None, None]
-    solved = _solved(normal, aim.flatten(1)).reshape(p, kernel, inside, q, outside)
+    found = solved(normal, aim.flatten(1)).reshape(p, kernel, inside, q, outside)
     effective = torch.zeros_like(aim_map)
     for v in range(depth):
         rows = _feature_rows(reach[v], p, depth, inside)
         there = rows >= 0
-        effective[:, :, v].index_add_(0, rows[there], solved.reshape(unknowns, q, outside)[there])
-    weight = solved.permute(0, 3, 1, 2, 4) if transposed else solved.permute(3, 0, 1, 2, 4)
+        effective[:, :, v].index_add_(0, rows[there], found.reshape(unknowns, q, outside)[there])
+    weight = found.permute(0, 3, 1, 2, 4) if transposed else found.permute(3, 0, 1, 2, 4)
     _set(operator.weight, weight)
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order))
@@ -185,13 +212,6 @@ def _left(moments: Moments, taken: Tensor) -> Moments:
     left = Moments(moments.weight - taken, moments.bias)
     left.count, left.total, left.products = moments.count, moments.total, moments.products
     return left
-
-
-def _solved(square: Tensor, right: Tensor) -> Tensor:
-    """The least-squares solution, where inputs that never vary leave it open near zero."""
-    ridge = _RIDGE * float(square.diagonal().mean().clamp(min=torch.finfo(square.dtype).tiny))
-    solved: Tensor = torch.linalg.solve(square + ridge * torch.eye(len(square), dtype=square.dtype), right)
-    return solved
 
 
 def _neighbours(depth: int, kernel: int, topology: str, dilation: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..own import shipped_operator
-from .shapes import InPlace, convolution, fan, has_bias, is_transposed, linear, pointwise, whole, widths
+from .shapes import InPlace, convolution, drawn, fan, has_bias, is_transposed, linear, pointwise, whole, widths
 
 
 @shipped_operator
@@ -56,9 +56,7 @@ class LowRank(InPlace):
     def reset_parameters(self) -> None:
         """Draw weights that keep the variance of the signal; the bias starts at zero."""
         for part in (self.down, self.up):
-            nn.init.normal_(part.weight, std=fan(part)[0] ** -0.5)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+            drawn(part)
 
     def forward(self, input: Tensor) -> Tensor:
         result: Tensor = self.up(self.down(input))

@@ -85,6 +85,13 @@ def has_bias(layer: nn.Module) -> bool:
     return layer._parameters.get("bias") is not None
 
 
+def drawn(part: Any) -> None:
+    """Draw weights that keep the variance of the signal, in place; the bias starts at zero."""
+    nn.init.normal_(part.weight, std=fan(part)[0] ** -0.5)
+    if part.bias is not None:
+        nn.init.zeros_(part.bias)
+
+
 def whole(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
     """`value`, seen to be a whole number within bounds.
 
