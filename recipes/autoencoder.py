@@ -6,7 +6,7 @@ Reads from top to bottom: what is trained, what it is trained on, one step, what
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, tru
             if run.shares.processes > 1 and run.device.type == "cuda":
                 convert: Callable[[Judged], Judged] = nn.SyncBatchNorm.convert_sync_batchnorm
                 judge = convert(judge)  # where it has batch norms
-            judge_optimizer = adam(judge, recipe.train, loss.discriminator.learning_rate)
+            plain = replace(recipe.train, rates=replace(recipe.train.rates, operators={}))  # it holds no operators
+            judge_optimizer = adam(judge, plain, loss.discriminator.learning_rate)
             parts |= {"judge": judge, "judge_optimizer": judge_optimizer}
 
         idle = dict.fromkeys(("judge", "judge_optimizer"), loss.adversarial_start) if loss.adversarial else {}

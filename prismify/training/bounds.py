@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import RecipeError
@@ -49,6 +49,17 @@ def numbers(where: str, section: object, kind: str, *names: str, hint: str = "")
         if not all(map(_RANGES[kind], several)):
             each = "each be" if isinstance(value, tuple) else "be"
             raise RecipeError(f"{where}: {name} {_text(value)} must {each} {kind}{hint}")
+
+
+def factors(operators: Mapping[str, float]) -> None:
+    """See that the factors on the learning rate of single operators are 0 or more.
+
+    Raises:
+        RecipeError: one is not; the message names it.
+    """
+    for name, factor in operators.items():
+        if not _RANGES["0 or a positive number"](factor):
+            raise RecipeError(f"rates: operators: {name} {_text(factor)} must be 0 or a positive number")
 
 
 def _text(value: Any) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import nn
 
-from ..layers import LAYERS, PrismMultihead, own_operators
+from ..errors import RecipeError
+from ..layers import LAYERS, PrismMultihead, described_operators, own_operators
 from .schema import Train
 
 #: A packed attention is made of these, and of what it keeps.
@@ -15,17 +17,34 @@ _KERNELS = tuple(layer for layer in LAYERS if layer is not PrismMultihead)
 _NORMS = ("Norm",)
 
 
-def parameters_by_kind(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+def parameters_by_kind(model: nn.Module, apart: Collection[str] = ()) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters as "kernel" (the paper's operators, and registered ones), "norm" and "dense".
 
     Each is there once, in order.
+
+    Args:
+        apart: operators, by the names that plans give them, that are kinds of their own.
+
+    Raises:
+        RecipeError: the model holds none of those.
     """
-    groups: dict[str, list[nn.Parameter]] = {"kernel": [], "norm": [], "dense": []}
+    groups: dict[str, list[nn.Parameter]] = {"kernel": [], "norm": [], "dense": [], **{name: [] for name in apart}}
     seen: set[int] = set()
     kernels = (*_KERNELS, *own_operators().values())
+    names = {operator: name for name, operator in described_operators().items()}
+    # Plans call it DeepPrism whatever the number of axes.
+    names |= {layer: "DeepPrism" if "DeepPrism" in layer.__name__ else layer.__name__ for layer in LAYERS}
+    held = {names[type(module)] for module in model.modules() if type(module) in names}
+    if missing := [name for name in apart if name not in held]:
+        has = f"; it has {', '.join(sorted(held))}" if held else ""
+        raise RecipeError(f"train: rates: operators: the model holds no {missing[0]}{has}")
     for module in model.modules():
-        kind = "kernel" if isinstance(module, kernels) else "norm" if _is_norm(module) else "dense"
-        for parameter in module.parameters(recurse=isinstance(module, kernels)):
+        if (name := names.get(type(module), "")) in apart:
+            kind, whole = name, True
+        else:
+            whole = isinstance(module, kernels)
+            kind = "kernel" if whole else "norm" if _is_norm(module) else "dense"
+        for parameter in module.parameters(recurse=whole):
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
                 groups[kind].append(parameter)
@@ -39,10 +58,11 @@ def adam(model: nn.Module, train: Train, rate: float | None = None) -> torch.opt
         rate: in place of the recipe's learning rate.
     """
     base = train.rate if rate is None else rate
-    factors = {"kernel": train.rates.kernel, "norm": train.rates.norm, "dense": train.rates.dense}
+    rates = train.rates
+    factors = {"kernel": rates.kernel, "norm": rates.norm, "dense": rates.dense, **rates.operators}
     groups = [
         {"params": parameters, "lr": base * factors[kind], "initial_lr": base * factors[kind], "kind": kind}
-        for kind, parameters in parameters_by_kind(model).items()
+        for kind, parameters in parameters_by_kind(model, rates.operators).items()
         if parameters
     ]
     make = torch.optim.AdamW if train.weight_decay else torch.optim.Adam

@@ -72,6 +72,7 @@ def test_a_number_out_of_range_is_named(file: Path, key: str, value: str) -> Non
         (["recipe=distillation", "loss.output=-1"], "loss: output -1 must be 0 or a positive number; 0 leaves it out"),
         (["recipe=distillation", "loss={output: 0, latent: 0}"], "are all 0, so that nothing is trained"),
         (["train.rates={kernel: 0, norm: 0, dense: 0}"], "rates: kernel, norm and dense are all 0, so that nothing"),
+        (["train.rates={operators: {Tucker: -1}}"], "rates: operators: Tucker -1 must be 0 or a positive number"),
         (["recipe=[1]"], "recipe [1] is not one of autoencoder, distillation"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from prismify.errors import RecipeError
 from prismify.training import losses
 from prismify.training.average import Average
 from prismify.training.losses import Divergence, PatchDiscriminator, smallest_side
@@ -86,6 +87,21 @@ def test_rates_differ_by_kind_of_layer() -> None:
     assert [*map(len, parameters_by_kind(of_other_ranks).values())] == [4, 0, 0]
     train = Train(learning_rate=0.5, steps=10, rates=Rates(kernel=2.0, norm=1.0, dense=0.1))
     assert {g["kind"]: g["lr"] for g in adam(model, train).param_groups} == {"kernel": 1.0, "norm": 0.5, "dense": 0.05}
+
+
+def test_an_operator_has_a_rate_of_its_own() -> None:
+    from prismify.layers import DeepPrism, DeepPrism1d, Operator, build_operator
+
+    tucker = build_operator(Operator("Tucker", options={"rank": 2}), nn.Conv2d(16, 16, 3))
+    model = nn.ModuleList([tucker, DeepPrism1d(16), nn.Conv2d(16, 3, 3)])
+    train = Train(learning_rate=0.5, steps=10, rates=Rates(kernel=2.0, operators={"Tucker": 4.0}))
+    groups = {g["kind"]: (g["lr"], sum(p.numel() for p in g["params"])) for g in adam(model, train).param_groups}
+    assert groups == {"kernel": (1.0, 10), "dense": (0.5, 3 * 145), "Tucker": (2.0, 2 * 32 + 36 + 16)}
+    named = Train(learning_rate=0.5, steps=10, rates=Rates(kernel=2.0, operators={"DeepPrism": 3.0}))
+    assert {g["kind"]: g["lr"] for g in adam(model, named).param_groups} == {"dense": 0.5, "DeepPrism": 1.5}
+    with pytest.raises(RecipeError, match=r"the model holds no Tucke; it has DeepPrism, Tucker"):
+        parameters_by_kind(model, ["Tucke"])
+    assert parameters_by_kind(nn.Sequential(DeepPrism(16)))["kernel"]
 
 
 def test_schedules_rise_and_fall() -> None:

@@ -65,7 +65,7 @@ def introduce(
         beside: further JSON files of the folder, by their names.
     """
     train, shares = run.recipe.train, run.shares
-    kinds = {k: sum(p.numel() for p in ps) for k, ps in parameters_by_kind(model).items()}
+    kinds = {k: sum(p.numel() for p in ps) for k, ps in parameters_by_kind(model, train.rates.operators).items()}
     of_kinds = ", ".join(f"{n:,} {k}" for k, n in kinds.items() if n)
     run.say(f"{type(model).__name__}: {parameter_count(model):,} parameters ({of_kinds})")
     run.say(f"{len(images):,} images from {images.where}")

@@ -10,7 +10,7 @@ from PIL import ImageColor
 
 from ...errors import RecipeError
 from ...plan import Policy
-from ..bounds import MOST, numbers, whole
+from ..bounds import MOST, factors, numbers, whole
 
 
 def _is_colour(text: str) -> bool:
@@ -101,15 +101,18 @@ class Rates:
         kernel: the paper's operators, in every form.
         norm: normalisation layers.
         dense: everything else: input, output and other dense layers.
+        operators: of single operators, by the name that plans give them ({Tucker: 2}), in place of these.
     """
 
     kernel: float = 1.0
     norm: float = 1.0
     dense: float = 1.0
+    operators: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers("rates", self, "0 or a positive number", "kernel", "norm", "dense")
-        if not (self.kernel or self.norm or self.dense):
+        factors(self.operators)
+        if not (self.kernel or self.norm or self.dense or any(self.operators.values())):
             raise RecipeError("rates: kernel, norm and dense are all 0, so that nothing is trained")
 
 
