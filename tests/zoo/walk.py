@@ -24,6 +24,7 @@ from prismify.graph.dataflow.roles import primary_inputs
 from prismify.graph.inputs import tensors_in
 from prismify.graph.isolation import undisturbed
 from prismify.plan import Plan, Policy
+from prismify.rewrite.module import converted_copy
 from prismify.scanning import scan_captured
 
 from .oracle import contradictions, flow_of
@@ -81,7 +82,8 @@ def walk(row: Row, folder: Path, steps: tuple[str, ...] = STEPS) -> Result:
         folder: what is to be loaded goes into a folder of the row's name in here.
         steps: which to take; what a step needs must be among them.
     """
-    result, state = Result(row.name), {}
+    result = Result(row.name)
+    state: dict[str, Any] = {"whole": steps == STEPS}
     for step in steps:
         if step == "load":
             continue
@@ -179,7 +181,10 @@ def _convert(row: Row, result: Result, state: dict[str, Any], folder: Path) -> N
     model, plan, kwargs = state["model"], state["plan"], given(row.inputs)
     before = {n: t.clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     try:
-        small = prismify.convert(model, plan, args=None if kwargs is None else (), kwargs=kwargs)
+        if state["whole"]:
+            small = prismify.convert(model, plan, args=None if kwargs is None else (), kwargs=kwargs)
+        else:  # the same without capturing the model once more
+            small = converted_copy(model, plan, state["capture"])
     except PlanError as error:
         raise Failed(str(error)) from error
     state["small"] = small
