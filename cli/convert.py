@@ -33,6 +33,8 @@ def convert(
     policy: o.PolicyOption = "paper",
     topology: o.TopologyOption = "zero",
     depth: o.DepthOption = None,
+    share: o.ShareOption = None,
+    width: o.WidthOption = None,
     channel_dilation: o.ChannelDilationOption = False,
     operator: o.OperatorOption = None,
     option: o.OperatorOptionOption = None,

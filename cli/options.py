@@ -106,7 +106,7 @@ PolicyOption = Annotated[
     str,
     typer.Option(
         help="paper: inner C->C convolutions and attention projections. volumes: also inner C->C' convolutions. "
-        "file.py:function: your own.",
+        "narrow: the same layers with fewer channels between them. file.py:function: your own.",
         rich_help_panel=_POLICY,
     ),
 ]
@@ -125,6 +125,16 @@ DepthOption = Annotated[
 FeedForwardOption = Annotated[
     bool,
     typer.Option("--feed-forward", help="Also inner linear layers (policy volumes).", rich_help_panel=_POLICY),
+]
+ShareOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S", help="Share of the channels that is left (policy narrow); 0.5 by default.", rich_help_panel=_POLICY
+    ),
+]
+WidthOption = Annotated[
+    int | None,
+    typer.Option(metavar="C", help="Channels that are left instead (policy narrow).", rich_help_panel=_POLICY),
 ]
 ContextOption = Annotated[
     bool,
@@ -236,7 +246,7 @@ _POLICY_FIELDS = {
     "policy": "name", "topology": "topology", "channel_kernel": "channel_kernel_size", "bias": "bias", "depth": "depth",
     "feed_forward": "feed_forward", "context": "context", "min_width": "min_width", "min_volume": "min_volume",
     "include": "include", "exclude": "exclude", "operator": "operator", "option": "options",
-    "channel_dilation": "channel_dilation",
+    "channel_dilation": "channel_dilation", "share": "share", "width": "width",
 }  # fmt: skip
 
 

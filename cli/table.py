@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
 from rich.table import Table
 from rich.text import Text
 
+from ..layers import OperatorType
 from ..scanning import RULES, human, operator_text
 
 _ENOUGH = 132  # in fewer columns reasons are shortened, and roles left out
@@ -31,6 +32,7 @@ _SHORT = {
     "narrow_volumes": "narrow volumes",
     "volumes": "widths don't split",
     "no_gain": "no gain",
+    "width": "channels stay",
     "excluded": "excluded",
     "not_included": "not included",
     "tied": "tied to a kept one",
@@ -66,7 +68,9 @@ class Fold:
         operators = list(dict.fromkeys(operator_text(row) for row in self.rows))
         rule = self.rows[0]["rule"]
         if self.rows[0]["operator"] is not None:
-            return operators[0] if len(operators) == 1 else operators[0].partition(",")[0] + ", volumes"
+            papers = all(row["operator"]["type"] in get_args(OperatorType) for row in self.rows)
+            more = ", volumes" if papers else ", …"
+            return operators[0] if len(operators) == 1 else operators[0].partition(",")[0] + more
         if not wide:
             return f"{self.rows[0]['role']} layer" if rule == "input_output" else _SHORT.get(rule, rule)
         reasons = {row["reason"] for row in self.rows}

@@ -17,7 +17,7 @@ from prismify.checkpoint import Trust
 from prismify.errors import RecipeError
 from prismify.training import losses
 from prismify.training.average import Average
-from prismify.training.blockwise import Lessons, blocks_of, start_from, variances_of
+from prismify.training.blockwise import Lessons, alike, blocks_of, start_from, variances_of
 from prismify.training.data import Stream, first_batches, open_data
 from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run, see_that_it_fits
 from prismify.training.losses import (
@@ -109,8 +109,16 @@ def lessons_of(
     """What the blocks learn by themselves, where the recipe lets them."""
     if not recipe.blocks.share:
         return None
-    blocks = list(blocks_of(teacher, replaced_layers(model)))
     run_teacher = partial(run_on_first, run, teaching, images, recipe.train.batch_size)
+    found = list(blocks_of(teacher, replaced_layers(model)))
+    own = partial(run_on_first, run, Answering(model, (), whole=False), images, recipe.train.batch_size)
+    blocks = alike(found, teacher, model, run_teacher, own)
+    if found and not blocks:
+        raise RecipeError(
+            "blocks: no block returns what the teacher's does, for all have fewer channels: share must be 0"
+        )
+    if len(blocks) < len(found):
+        run.say(f"{len(found) - len(blocks)} blocks return fewer channels than the teacher's and learn with the whole")
     return Lessons(model, teacher, variances_of(teacher, blocks, run_teacher), recipe.blocks.at_once)
 
 

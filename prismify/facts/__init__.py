@@ -7,12 +7,15 @@ from .count import parameter_count, state_bytes
 from .inventory import inventory
 from .layer import Inventory, Layer
 from .obstacles import is_layer, obstacle_of, widths_of
+from .widths import is_norm, is_replaceable
 
 __all__ = [
     "Inventory",
     "Layer",
     "inventory",
     "is_layer",
+    "is_norm",
+    "is_replaceable",
     "obstacle_of",
     "parameter_count",
     "state_bytes",

@@ -21,6 +21,7 @@ from .layer import Inventory, Layer
 from .obstacles import class_name, is_layer, kind_of, obstacle_of, widths_of
 from .projections import AttentionPart, attention_parts, in_projections
 from .weight_uses import uses_outside
+from .widths import widths_of_model
 
 #: Kinds of layers that have a row; the others count only in the model's totals.
 _KINDS = ("convolution", "linear")
@@ -66,11 +67,14 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
     attentions: list[Attention] = []
     elsewhere = 0
     counted = _whole_model(capture)
+    nodes: dict[fx.Node, str] = {}
     for entry, graph in capture.graphs:
         uses = roles(graph)
         attentions += find_attention(graph, uses)
         for use in uses:
             _gather(gathered, modules, use, entry.method in counted)
+            if use.kind in _KINDS:
+                nodes[use.node] = _row_name(use, modules)
         if entry.method in counted:
             layer_nodes = {use.node for use in uses if use.kind in _KINDS}
             elsewhere += sum(node_macs(n) for n in graph.nodes if n not in layer_nodes)
@@ -93,7 +97,8 @@ def inventory(model: nn.Module, capture: Capture) -> Inventory:
         some_train=any(p.requires_grad for p in model.parameters()),
     )
     layers = [_layer(name, model, gathered.get(name, _Uses()), context) for name in _names(modules, gathered)]
-    return Inventory(tuple(layers), tuple(_once(attentions)), elsewhere)
+    widths = widths_of_model((g for _, g in capture.graphs), nodes, layers, modules, proven=context.proven)
+    return Inventory(tuple(layers), tuple(_once(attentions)), elsewhere, widths)
 
 
 def _gather(gathered: dict[str, _Uses], modules: dict[str, nn.Module], use: LayerUse, counted: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..graph import Attention, Role
+from ..graph.dataflow import Width
 from .count import Work
 from .projections import AttentionPart, InProjection
 
@@ -80,8 +81,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inventory:
-    """Every layer of a model, its attentions, and the multiply-adds outside the layers."""
+    """Every layer of a model, its attentions, the multiply-adds outside the layers, and the widths between them."""
 
     layers: tuple[Layer, ...]
     attention: tuple[Attention, ...]
     macs_elsewhere: int
+    widths: tuple[Width, ...] = ()

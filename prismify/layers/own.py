@@ -73,7 +73,7 @@ def build_own(name: str, options: dict[str, Any], layer: nn.Module) -> nn.Module
     """
     if isinstance(layer, nn.MultiheadAttention):
         raise ShapeError(f"{name} takes the place of convolutions and linear layers, not of a packed attention")
-    weight: Any = layer._parameters["weight"]
+    weight: Any = layer._parameters.get("weight")
     try:
         made = described_operators()[name].from_layer(layer, **options)  # type: ignore[attr-defined]
     except PrismifyError:
@@ -86,6 +86,8 @@ def build_own(name: str, options: dict[str, Any], layer: nn.Module) -> nn.Module
         raise ShapeError(
             f"{name}.from_layer returned the layer's own weight in its operator: clone it, or make new parameters"
         )
+    if weight is None:  # a norm that learns nothing
+        return made.train(layer.training)
     return made.to(device=weight.device, dtype=weight.dtype).train(layer.training)
 
 

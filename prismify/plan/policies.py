@@ -25,7 +25,8 @@ class Policy:
 
     Args:
         name: "paper" replaces inner C->C convolutions and C->C attention projections (Secs. 3.5, 4);
-            "volumes" also inner convolutions, and projections within an attention, whose width changes.
+            "volumes" also inner convolutions, and projections within an attention, whose width changes;
+            "narrow" leaves layers what they are, with fewer channels between them.
         topology: padding of the channel axis (Table 1).
         channel_kernel_size: K along the channels; odd.
         bias: "scalar" or "channel", where the replaced layer has a bias. A scalar that a norm behind the layer takes
@@ -44,12 +45,14 @@ class Policy:
         operator: what takes the place of every convolution and linear layer instead: one of `layers.spectrum`, such as
             "LowRank", or a registered one. What it cannot take the place of, and packed attentions, are kept.
         options: its options, as {"rank": 8}.
+        share: under "narrow", the share of the channels that is left of every width; half of them by default.
+        width: under "narrow", the channels that are left instead, as a number.
 
     Raises:
         PlanError: a field has no such value.
     """
 
-    name: Literal["paper", "volumes"] = "paper"
+    name: Literal["paper", "volumes", "narrow"] = "paper"
     topology: Topology = "zero"
     channel_kernel_size: int = 3
     bias: Bias = "scalar"
@@ -65,6 +68,8 @@ class Policy:
     channel_dilation: bool = False
     operator: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    share: float | None = None
+    width: int | None = None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Policy)
@@ -73,7 +78,7 @@ class Policy:
             object.__setattr__(self, name, fit(getattr(self, name), hints[name], where))
         if self.channel_kernel_size < 1 or self.channel_kernel_size % 2 == 0:
             raise PlanError(f"channel kernel size {self.channel_kernel_size} must be odd and positive")
-        if self.name == "paper" and (self.depth is not None or self.depths or self.feed_forward or self.context):
+        if self.name != "volumes" and (self.depth is not None or self.depths or self.feed_forward or self.context):
             raise PlanError("depth, feed-forward and context belong to policy 'volumes': add --policy volumes")
         for name in ("min_width", "min_volume"):
             if getattr(self, name) < 0:
@@ -84,6 +89,14 @@ class Policy:
         if self.operator is not None and self.operator not in described_operators():
             known = ", ".join(described_operators())
             raise PlanError(f"operator {self.operator!r} is not one of {known}")
+        if self.name != "narrow" and (self.share is not None or self.width is not None):
+            raise PlanError("share and width belong to policy 'narrow': add --policy narrow")
+        if self.name == "narrow" and (self.operator is not None or self.channel_dilation):
+            raise PlanError("policy 'narrow' leaves layers what they are: drop operator and channel dilation")
+        if self.share is not None and (self.width is not None or not 0 < self.share < 1):
+            raise PlanError(f"share {self.share:g} must be between 0 and 1, and width is not given beside it")
+        if self.width is not None and self.width < 1:
+            raise PlanError(f"width {self.width} must be a positive number of channels")
         if self.options and self.operator is None:
             raise PlanError(f"{', '.join(self.options)}: options of no operator; name it, as operator LowRank")
 

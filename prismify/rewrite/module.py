@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from ..errors import ConversionError, PlanError, ShapeError
-from ..facts import is_layer, obstacle_of, widths_of
+from ..facts import is_layer, is_norm, is_replaceable, obstacle_of, widths_of
 from ..graph import Capture, unwrap
 from ..graph.program import capture_program, program_module
 from ..layers import PrismMultihead, build_operator
@@ -122,7 +122,7 @@ def converted_copy(inner: M, plan: Plan, capture: Capture, *, check: bool = True
     _require_work(plan)
     new = _build(inner, plan)
     modules = dict(inner.named_modules())
-    operators = {n: m for n, m in new.items() if not is_layer(modules.get(n))}
+    operators = {n: m for n, m in new.items() if not is_replaceable(modules.get(n))}
     memo: dict[int, Any] = {}
     try:
         # With the replacements in its memo, a deep copy puts them in and skips the weights they replace.
@@ -211,9 +211,9 @@ def replay(model: M, plan: Plan) -> M:
         PlanError: the plan does not fit the model.
     """
     new, modules = _build(model, plan), dict(model.named_modules())
-    _swap(model, {n: m for n, m in new.items() if is_layer(modules.get(n))})
+    _swap(model, {n: m for n, m in new.items() if is_replaceable(modules.get(n))})
     if isinstance(model, fx.GraphModule):
-        replace_operators(model, {n: m for n, m in new.items() if not is_layer(modules.get(n))})
+        replace_operators(model, {n: m for n, m in new.items() if not is_replaceable(modules.get(n))})
     model.prismify_plan = plan  # type: ignore[assignment]
     return model
 
@@ -276,7 +276,7 @@ def _warn_unchecked(plan: Plan, capture: Capture, check: bool) -> None:
 
 
 #: Rules whose reason says more than what the rule means.
-_TELLING = ("unsupported", "no_gain")
+_TELLING = ("unsupported", "no_gain", "width")
 
 
 def _require_work(plan: Plan) -> None:
@@ -328,6 +328,8 @@ def _replaced(old: nn.Module, name: str) -> Any:
 def _replaceable(model: nn.Module, modules: dict[str, nn.Module], row: Decision) -> nn.Module:
     """The layer a row speaks of, seen to be what the row says and to be replaceable."""
     layer = modules.get(row.name)
+    if row.kind == "norm" and layer is not None and is_norm(layer):
+        return layer
     if not is_layer(layer) and isinstance(model, fx.GraphModule):
         layer = operator_layer(model, row)
     if layer is None:

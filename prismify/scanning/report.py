@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from ..layers import OperatorType
 from ..plan import Decision, Plan, Totals
+from ..plan.narrowing import NARROW
 
 SCHEMA_VERSION = 1
 #: What each rule means for the layers it holds for together.
@@ -26,6 +27,7 @@ RULES = {
     "narrow_volumes": "layers whose volumes would be too narrow",
     "volumes": "layers whose widths do not split into the wanted volumes",
     "no_gain": "layers that would not shrink",
+    "width": "layers all of whose channels stay",
     "excluded": "layers excluded by a pattern",
     "not_included": "layers that match no include pattern",
     "tied": "layers whose weight is tied to a kept one",
@@ -161,6 +163,10 @@ def operator_text(row: dict[str, Any]) -> str:
         return ""
     if operator["type"] not in get_args(OperatorType):
         options = operator.get("options", {})
+        if operator["type"] == NARROW:
+            makes = next(iter(options.get("makes", {}).values()), row["out_channels"])
+            reads = next(iter(options.get("reads", {}).values()), row["in_channels"])
+            return f"{makes} channels" if row["kind"] == "norm" else f"{reads}→{makes}"
         return " ".join([operator["type"], *(f"{name}={value}" for name, value in options.items())])
     kernel = "×".join(str(k) for k in (operator["channel_kernel_size"], *row["kernel_size"]))
     if operator["type"] == "Prism":

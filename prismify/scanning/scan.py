@@ -15,12 +15,14 @@ from ..errors import CaptureError, PlanError, ShapeError
 from ..facts import Inventory, Layer, inventory, is_layer, parameter_count, state_bytes
 from ..facts.count import Counted, count_operator
 from ..facts.own import count_own
+from ..facts.widths import is_norm, norm_facts
 from ..graph import Capture, ExampleInputs, capture_all, unwrap
 from ..graph.inputs import noise
 from ..graph.program import capture_program
 from ..layers import Operator
 from ..layers.operator import refusal
 from ..plan import Decision, Plan, Policy, Totals, Verdict, check_patterns, decide
+from ..plan.narrowing import NARROW, check_widths, count_narrow, narrowed
 from ..plan.policies import OwnPolicy, idle_biases, own_verdict, policy_name, without_idle_biases
 from ..plan.turns import dilated_in_turn
 
@@ -78,6 +80,8 @@ def scan_captured(
     if isinstance(policy, str):
         policy = Policy(name=policy)  # type: ignore[arg-type]
     found = inventory(unwrap(model), capture) if found is None else found
+    if isinstance(policy, Policy) and policy.name == "narrow":
+        return _narrowed(model, capture, found, policy)
     if isinstance(policy, Policy):
         if found.layers:
             check_patterns([layer.name for layer in found.layers], policy)
@@ -95,6 +99,22 @@ def scan_captured(
     return _plan(model, capture, found, verdicts, described)
 
 
+def _narrowed(model: nn.Module, capture: Capture, found: Inventory, policy: Policy) -> Plan:
+    """The plan of policy narrow, with rows for the norms that change."""
+    if found.layers:
+        check_patterns([layer.name for layer in found.layers], policy)
+    decided = narrowed(found.layers, found.widths, policy)
+    found = _with_norms(unwrap(model), found, decided.norms)
+    return _plan(model, capture, found, {**decided.layers, **decided.norms}, dataclasses.asdict(policy))
+
+
+def _with_norms(model: nn.Module, found: Inventory, names: Iterable[str]) -> Inventory:
+    """The inventory with rows for norms, each where it stands in the model."""
+    places = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    rows = (*found.layers, *(norm_facts(name, model.get_submodule(name)) for name in names))
+    return dataclasses.replace(found, layers=tuple(sorted(rows, key=lambda row: places.get(row.name, len(places)))))
+
+
 def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
     """`plan`'s decisions, with every fact and total measured anew on `model`: how an edited plan is applied.
 
@@ -103,6 +123,11 @@ def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
     """
     inner = unwrap(model)
     found = inventory(inner, capture)
+    norms = [d.name for d in plan.layers if d.kind == "norm"]
+    modules = dict(inner.named_modules())
+    if wrong := [name for name in norms if not is_norm(modules.get(name))]:
+        raise PlanError(f"the plan's norm {wrong[0]!r} is not in {type(inner).__name__}")
+    found = _with_norms(inner, found, norms)
     names, planned = [layer.name for layer in found.layers], {d.name: d for d in plan.layers}
     held = {name for name, _ in (*inner.named_modules(), *inner.named_parameters(remove_duplicate=False))}
     for name in [name for name in planned if name not in names]:
@@ -123,6 +148,7 @@ def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
             if (verdicts[other].operator if other in verdicts else None) != verdicts[layer.name].operator:
                 holder = other or "the model itself"
                 raise PlanError(f"{layer.name} shares a weight or bias with {holder}: give both the same decision")
+    check_widths(found.widths, {name: verdict.operator for name, verdict in verdicts.items()})
     return _plan(model, capture, found, verdicts, plan.policy)
 
 
@@ -155,6 +181,8 @@ def _plan(
 
 
 def _counted(operator: Operator, layer: Layer, modules: dict[str, nn.Module]) -> Counted:
+    if operator.type == NARROW:
+        return count_narrow(operator, layer)
     if not operator.by_options:
         return count_operator(operator, layer.work)
     module = modules.get(layer.name)

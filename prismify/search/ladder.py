@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import nn
 
 from ..errors import PlanError
-from ..facts import inventory
+from ..facts import Inventory, inventory
 from ..graph import capture_all
+from ..graph.dataflow import Width
 from ..plan import Decision, Plan, Policy
 from ..scanning import scan_captured
 from ..training.blockwise import blocks_of
@@ -61,7 +63,13 @@ def ladder_of(model: nn.Module, candidates: Mapping[str, Policy]) -> tuple[Plan,
     capture = capture_all(model)
     found = inventory(model, capture)
     tied = {layer.name for layer in found.layers if layer.tied}
-    plans = {name: scan_captured(model, capture, policy, found) for name, policy in candidates.items()}
+    within = dataclasses.replace(found, widths=_within_blocks(model, found))
+    plans = _with_like_rows(
+        {
+            name: scan_captured(model, capture, policy, within if policy.name == "narrow" else found)
+            for name, policy in candidates.items()
+        }
+    )
     wanted = {d.name for plan in plans.values() for d in plan.replaced} - tied
     first = next(iter(plans.values()))
     if not wanted:
@@ -79,6 +87,24 @@ def ladder_of(model: nn.Module, candidates: Mapping[str, Policy]) -> tuple[Plan,
                 seen.add(described)
                 entries.append(Entry(block, name, decisions))
     return keeping(first), entries
+
+
+def _within_blocks(model: nn.Module, found: Inventory) -> tuple[Width, ...]:
+    """The widths that begin and end in one block, which can change whatever the others become."""
+    along = {width: (*width.makers, *width.readers, *width.norms) for width in found.widths}
+    home = {name: b for b, names in blocks_of(model, chain(*along.values())).items() for name in names}
+    return tuple(width for width, names in along.items() if len({home.get(name) for name in names}) == 1)
+
+
+def _with_like_rows(plans: dict[str, Plan]) -> dict[str, Plan]:
+    """The plans with a row for every norm that one of them narrows, so that all count the same numbers."""
+    norms = {row.name: kept(row) for plan in plans.values() for row in plan.layers if row.kind == "norm"}
+    found = {}
+    for name, plan in plans.items():
+        own = {row.name for row in plan.layers}
+        more = tuple(row for row in norms.values() if row.name not in own)
+        found[name] = dataclasses.replace(plan, layers=(*plan.layers, *more))
+    return found
 
 
 def keeping(plan: Plan) -> Plan:

@@ -14,7 +14,7 @@ from ..errors import RecipeError
 from ..layers import build_operator
 from ..plan import Plan
 from ..rewrite import copied, replay
-from ..training.blockwise import fits, moments_of, taught_by, wrapped
+from ..training.blockwise import fits, moments_of, start_narrowed, taught_by, wrapped
 from .ladder import KEPT, Entry
 
 
@@ -55,7 +55,11 @@ class Library(nn.Module):
         """
         layers = dict.fromkeys(row.name for entry in self.entries.values() for row in _replaced(entry))
         moments = moments_of(model, layers, run_model, positions)
-        return sum(
+        narrowed = 0
+        for key, entry in self.entries.items():
+            started = start_narrowed(_replaced(entry), model, self.pupils[key], moments, entry.block)
+            narrowed += len(started)
+        return narrowed + sum(
             fits(self.pupils[key].get_submodule(row.name[len(entry.block) + 1 :]), moments[row.name])
             for key, entry in self.entries.items()
             for row in _replaced(entry)

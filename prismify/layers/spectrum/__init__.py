@@ -8,6 +8,7 @@ from .fits import fit
 from .grouped import Grouped, Separable
 from .low_rank import LowRank
 from .moments import Moments, watched
+from .narrow import Narrow
 from .shapes import InPlace
 from .tucker import Tucker
 
@@ -17,6 +18,7 @@ __all__ = [
     "InPlace",
     "LowRank",
     "Moments",
+    "Narrow",
     "Separable",
     "Sum",
     "Tucker",

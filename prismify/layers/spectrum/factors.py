@@ -106,4 +106,5 @@ def _down(down: Tensor, core: Tensor, covariance: Tensor, wanted: Tensor) -> Ten
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
-    return torch.linalg.qr(columns).Q
+    result: Tensor = torch.linalg.qr(columns).Q
+    return result

@@ -4,8 +4,19 @@
 `starts` gives replaced layers the weights that come nearest to the original's, in closed form, before the first step.
 """
 
-from .finding import blocks_of
+from .finding import alike, blocks_of
 from .lessons import Lessons, taught_by, variances_of, wrapped
-from .starts import fits, moments_of, start_from
+from .starts import fits, moments_of, start_from, start_narrowed
 
-__all__ = ["Lessons", "blocks_of", "fits", "moments_of", "start_from", "taught_by", "variances_of", "wrapped"]
+__all__ = [
+    "Lessons",
+    "alike",
+    "blocks_of",
+    "fits",
+    "moments_of",
+    "start_from",
+    "start_narrowed",
+    "taught_by",
+    "variances_of",
+    "wrapped",
+]

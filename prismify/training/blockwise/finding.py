@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .lessons import Pass, outputs_of
 
 #: Forwards that say nothing of their own: one module after the other, or none at all.
 _PLAIN_FORWARDS = (nn.Sequential.forward, nn.Module.forward)
@@ -25,6 +30,22 @@ def blocks_of(model: nn.Module, layers: Iterable[str]) -> dict[str, tuple[str, .
         if name in wanted:
             found.setdefault(_block_around(model, name), []).append(name)
     return {block: tuple(names) for block, names in found.items()}
+
+
+def alike(
+    blocks: Sequence[str], teacher: nn.Module, student: nn.Module, run_teacher: Pass, run_student: Pass
+) -> list[str]:
+    """The blocks that return tensors of the same shapes in both models, whose channels may have become fewer."""
+    with torch.no_grad():
+        with outputs_of(teacher, blocks) as wanted:
+            run_teacher()
+        with outputs_of(student, blocks) as said:
+            run_student()
+    return [name for name in blocks if _shapes(wanted[name]) == _shapes(said[name])]
+
+
+def _shapes(outputs: Any) -> list[torch.Size]:
+    return [value.shape for value in tree_leaves(outputs) if isinstance(value, Tensor)]
 
 
 def _block_around(model: nn.Module, name: str) -> str:

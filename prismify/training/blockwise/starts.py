@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,9 @@ from torch import nn
 
 from ...errors import ShapeError
 from ...layers.spectrum import Moments, fit, watched
-from ..losses.teaching import replaced_layers
+from ...layers.spectrum.narrowing import narrow_rows, start_narrow
+from ...plan import Decision
+from ..losses.teaching import replaced_layers, replaced_rows
 
 
 def start_from(teacher: nn.Module, student: nn.Module, run_teacher: Callable[[], Any], positions: int) -> list[str]:
@@ -23,8 +25,24 @@ def start_from(teacher: nn.Module, student: nn.Module, run_teacher: Callable[[],
     Returns:
         the layers that were fitted; the others, for which there is no closed form, keep their weights.
     """
-    moments = moments_of(teacher, replaced_layers(student), run_teacher, positions)
-    return [name for name, seen in moments.items() if fits(student.get_submodule(name), seen)]
+    names = replaced_layers(student)
+    moments = moments_of(teacher, names, run_teacher, positions)
+    narrowed = start_narrowed(replaced_rows(student), teacher, student, moments)
+    return narrowed + [name for name, seen in moments.items() if fits(student.get_submodule(name), seen)]
+
+
+def start_narrowed(
+    rows: Iterable[Decision], teacher: nn.Module, student: nn.Module, moments: Mapping[str, Moments], within: str = ""
+) -> list[str]:
+    """Start layers and norms that a plan narrows, in place; returns their names.
+
+    Args:
+        within: the teacher's block that `student` takes the place of; the whole model by default.
+    """
+    own = narrow_rows((row.name, row.operator) for row in rows)
+    before = {name: teacher.get_submodule(name) for name in own}
+    start_narrow(own, before, {name: student.get_submodule(name[len(within) :].lstrip(".")) for name in own}, moments)
+    return list(own)
 
 
 def moments_of(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ...checkpoint.handoff import needed_arguments
 from ...errors import RecipeError
 from ...graph.latents import decode, encode, first_tensor
-from ...plan import Plan
+from ...plan import Decision, Plan
+from ...plan.narrowing import makes_fewer
 from ..models import is_autoencoder, reconstruct
 from ..schema import DistillationLoss
 from .terms import relative_error
@@ -78,17 +79,23 @@ def matched_layers(student: nn.Module, teacher: nn.Module, loss: DistillationLos
     """
     if not loss.features:
         return []
-    found = shared_modules(student, teacher, loss.feature_layers, replaced_layers(student))
+    names = [row.name for row in replaced_rows(student) if not makes_fewer(row.operator)]
+    found = shared_modules(student, teacher, loss.feature_layers, names)
     if not found:
-        patterns = ", ".join(loss.feature_layers) or "the replaced layers"
+        patterns = ", ".join(loss.feature_layers) or "the replaced layers, with as many channels as before"
         raise RecipeError(f"loss.feature_layers: student and teacher share no layer that is {patterns}")
     return found
 
 
 def replaced_layers(model: nn.Module) -> list[str]:
     """The layers of a converted model that were replaced; none of any other."""
+    return [row.name for row in replaced_rows(model)]
+
+
+def replaced_rows(model: nn.Module) -> list[Decision]:
+    """The same as the rows of its plan."""
     plan: Plan | None = getattr(model, "prismify_plan", None)
-    return [decision.name for decision in plan.replaced] if plan is not None else []
+    return plan.replaced if plan is not None else []
 
 
 def shared_modules(

@@ -1,0 +1,141 @@
+"""A start for narrowed layers: the channels that tell most of the others, and readers that make up for the rest.
+
+Channels are chosen one after the other, each the one of which those before tell least: pivoted Cholesky of what the
+readers see, every channel as large as it counts for them. Makers keep the weights of the chosen channels; readers
+become the least squares from those to what they made of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import lcm
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .moments import Moments, dense_map
+from .narrow import NORMS
+from .shapes import fan, is_transposed, widths
+from .solving import solved
+
+#: name of a layer or norm -> its options in the plan, {"reads": {width: channels}, "makes": {width: channels}}.
+Rows = Mapping[str, Mapping[str, Mapping[str, int]]]
+
+
+def start_narrow(
+    rows: Rows, original: Mapping[str, nn.Module], narrow: Mapping[str, nn.Module], moments: Mapping[str, Moments]
+) -> int:
+    """Start narrowed layers and norms from the original's, in place.
+
+    Args:
+        original, narrow: the modules of each row before and now, by name.
+        moments: of the original's layers, those of them that are known.
+
+    Returns:
+        how many layers and norms were started.
+    """
+    chosen: dict[str, Tensor] = {}
+    for row in rows.values():
+        for width, channels in (*row.get("reads", {}).items(), *row.get("makes", {}).items()):
+            if width not in chosen:
+                chosen[width] = _channels(width, channels, rows, original, moments)
+    for name, row in rows.items():
+        inside, outside = (next((chosen[width] for width in row.get(end, {})), None) for end in ("reads", "makes"))
+        if isinstance(original[name], NORMS):
+            assert outside is not None
+            _start_norm(original[name], narrow[name], outside)
+        else:
+            _start_layer(original[name], narrow[name], inside, outside, moments.get(name))
+    return len(rows)
+
+
+def _channels(
+    width: str, channels: int, rows: Rows, original: Mapping[str, nn.Module], moments: Mapping[str, Moments]
+) -> Tensor:
+    """Which channels of a width are left, in their order."""
+    readers = [name for name, row in rows.items() if width in row.get("reads", {})]
+    norms = [original[name] for name, row in rows.items() if width in row.get("makes", {})]
+    step = lcm(1, *(norm.num_channels // norm.num_groups for norm in norms if isinstance(norm, nn.GroupNorm)))
+    total: Tensor | None = None
+    for name in readers:
+        seen = _seen(original[name], moments.get(name))
+        seen = seen / seen.diagonal().sum().clamp(min=torch.finfo(seen.dtype).tiny)
+        total = seen if total is None else total + seen
+    if total is None:  # nobody reads them: any are as good
+        return torch.arange(channels)
+    return _pivots(total, channels // step, step)
+
+
+def _seen(reader: nn.Module, moments: Moments | None) -> Tensor:
+    """(C, C): how channels vary together where a layer reads them, by what it makes of them; float64."""
+    channels = widths(reader)[0]
+    weight = dense_map(reader).reshape(channels, -1)
+    size = weight.square().sum(1).sqrt()
+    if moments is None or not moments.count:
+        return torch.diag(size.square())
+    taps = fan(reader)[0] // channels
+    square = moments.second(centred=True).reshape(channels, taps, channels, taps)
+    return torch.einsum("ctdt->cd", square) * torch.outer(size, size)
+
+
+def _pivots(covariance: Tensor, count: int, step: int) -> Tensor:
+    """Channels in blocks of `step`, each block that of which the ones before tell least."""
+    left, blocks = covariance.clone(), covariance.shape[0] // step
+    free = torch.ones(blocks, dtype=torch.bool)
+    for _ in range(count):
+        power = left.diagonal().reshape(blocks, step).sum(1)
+        best = int(torch.where(free, power, -torch.inf).argmax())
+        free[best] = False
+        rows = slice(best * step, (best + 1) * step)
+        told = torch.linalg.pinv(left[rows, rows], hermitian=True)
+        left = left - left[:, rows] @ told @ left[rows]
+    return (~free).repeat_interleave(step).nonzero().flatten()
+
+
+def _start_layer(
+    original: nn.Module, narrow: nn.Module, inside: Tensor | None, outside: Tensor | None, moments: Moments | None
+) -> None:
+    made, (channels_in, channels_out) = dense_map(original), widths(original)
+    bias = original._parameters.get("bias")
+    offset = None if bias is None else bias.detach().double().cpu()
+    if outside is not None:
+        taps = made.shape[1] // channels_out
+        made = made[:, _spread(outside, taps)]
+        offset = None if offset is None else offset[outside]
+    if inside is not None:
+        rows = _spread(inside, made.shape[0] // channels_in)
+        if moments is None or not moments.count:
+            made = made[rows]
+        else:
+            transposed = is_transposed(original)
+            second = moments.second(centred=offset is not None and not transposed)
+            fitted = solved(second[rows][:, rows], second[rows] @ made)
+            if offset is not None and not transposed:
+                offset = offset + moments.mean @ made - moments.mean[rows] @ fitted
+            made = fitted
+    weight: Any = narrow._parameters["weight"]
+    with torch.no_grad():
+        weight.copy_((made if is_transposed(original) else made.T).reshape(weight.shape))
+        if offset is not None:
+            narrow._parameters["bias"].copy_(offset)  # type: ignore[union-attr]
+
+
+def _start_norm(original: nn.Module, narrow: nn.Module, channels: Tensor) -> None:
+    own = {**narrow._parameters, **narrow._buffers}
+    theirs = {**original._parameters, **original._buffers}
+    with torch.no_grad():
+        for name, value in own.items():
+            whole = theirs[name]
+            if value is not None and whole is not None:
+                value.copy_(whole[channels.to(whole.device)] if value.dim() else whole)
+
+
+def _spread(channels: Tensor, taps: int) -> Tensor:
+    """The numbers of channels, each of which has so many."""
+    return (channels[:, None] * taps + torch.arange(taps)).flatten()
+
+
+def narrow_rows(rows: Iterable[tuple[str, Any]]) -> dict[str, Mapping[str, Mapping[str, int]]]:
+    """Of (name, operator) pairs, those that narrow, with their options."""
+    return {name: operator.options for name, operator in rows if operator is not None and operator.type == "Narrow"}

@@ -1,0 +1,253 @@
+"""Policy narrow: the same layers with fewer channels between them, and starts that equal the model where they can."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from prismify.cli.main import app
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import prismify
+from prismify import Plan, Policy
+from prismify.errors import PlanError, ShapeError
+from prismify.layers import Operator, build_operator
+from prismify.training.blockwise import start_from
+from tests.tolerances import equivalent
+
+
+class Block(nn.Module):
+    """A residual block that is told a time; its stream is `width` wide, its inside `inner`."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(4, width)
+        self.conv1 = nn.Conv2d(width, inner, 3, padding=1)
+        self.time = nn.Linear(4, inner)
+        self.norm2 = nn.GroupNorm(inner // 4, inner)
+        self.batch = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, width, 3, padding=1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x))) + self.time(time)[:, :, None, None]
+        return x + self.conv2(F.silu(self.batch(self.norm2(h))))
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 16, inner: int = 24) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, width, 3, padding=1)
+        self.blocks = nn.ModuleList(Block(width, inner) for _ in range(2))
+        self.up = nn.ConvTranspose2d(width, inner, 4, stride=2, padding=1)
+        self.leave = nn.Conv2d(inner, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        x = self.enter(x)
+        for block in self.blocks:
+            x = block(x, time)
+        return self.leave(self.up(F.relu(x)))
+
+
+INPUTS = torch.randn(2, 3, 8, 8), torch.randn(2, 4)
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def widths_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in model.named_parameters() if name.endswith("weight")}
+
+
+@pytest.mark.parametrize("options", [{"share": 0.5}, {"width": 8}, {}])
+def test_all_along_a_width_lose_the_same_channels(net: Net, options: dict[str, Any]) -> None:
+    plan = prismify.scan(net, INPUTS, policy=Policy(name="narrow", **options))
+    small = prismify.convert(net, plan)
+    inner = 8 if "width" in options else 12
+    assert widths_of(small) == widths_of(Net(8, inner))
+    assert small.blocks[0].norm2.num_groups == inner // 4  # groups are as large as they were
+    assert sum(p.numel() for p in small.parameters()) == plan.parameters.after
+    assert plan.macs.after == prismify.scan(small, INPUTS).macs.before
+    assert small(*INPUTS).shape == net(*INPUTS).shape
+    assert type(small.enter) is nn.Conv2d
+    names = [row.name for row in plan.layers]
+    assert names == [name for name, module in net.named_modules() if name in names]  # norms where they stand
+
+
+def test_patterns_keep_widths_whole(net: Net) -> None:
+    only = prismify.scan(net, INPUTS, policy=Policy(name="narrow", include=("blocks.0.*",)))
+    assert {row.name for row in only.replaced} == {
+        f"blocks.0.{n}" for n in ("conv1", "time", "norm2", "batch", "conv2")
+    }
+    without = prismify.scan(net, INPUTS, policy=Policy(name="narrow", exclude=("enter",)))
+    rows = {row.name: row for row in without.layers}
+    assert rows["enter"].reason.startswith("its channels stay by --include, --exclude")
+    assert rows["blocks.0.conv1"].operator == Operator("Narrow", options={"makes": {"blocks.0.conv1": 12}})
+    assert rows["leave"].operator is not None
+    wide = prismify.scan(net, INPUTS, policy=Policy(name="narrow", min_width=20))
+    assert "enter" not in {row.name for row in wide.replaced}
+    with pytest.raises(
+        PlanError, match="9 layers all of whose channels stay, as enter: its channels stay by --include"
+    ):
+        prismify.convert(net, args=INPUTS, policy=Policy(name="narrow", width=64))
+
+
+def doubled(small: Net) -> Net:
+    """A model twice as wide that computes the same: every channel twice, and read in unequal shares."""
+    big = Net(16, 24).double().eval()
+
+    def order(width: int) -> Tensor:
+        groups = torch.arange(width).reshape(-1, 4)
+        return torch.stack([groups, groups], 1).flatten()
+
+    shares = torch.tensor([0.3, 0.7], dtype=torch.float64).repeat_interleave(4)
+    for name, module in big.named_modules():
+        own = small.get_submodule(name) if name else None
+        if own is None or not (own._parameters or own._buffers):
+            continue
+        for key, value in {**own._parameters, **own._buffers}.items():
+            target: Any = {**module._parameters, **module._buffers}[key]
+            value = value.detach()
+            out_axis, in_axis = (1, 0) if isinstance(own, nn.ConvTranspose2d) else (0, 1)
+            axis = out_axis if value.dim() > 1 else 0
+            if value.dim() and target.shape[axis] != value.shape[axis]:
+                value = value.index_select(axis, order(value.shape[axis]))
+            if value.dim() > 1 and target.shape[in_axis] != value.shape[in_axis]:
+                value = value.index_select(in_axis, order(value.shape[in_axis]))
+                spread = shares.repeat(value.shape[in_axis] // 8)
+                value = value * spread.reshape([-1 if i == in_axis else 1 for i in range(value.dim())])
+            with torch.no_grad():
+                target.copy_(value)
+    return big
+
+
+def test_what_the_chosen_channels_tell_of_the_others_is_made_up_for() -> None:
+    torch.manual_seed(0)
+    small = Net(8, 12).double().eval()
+    for block in small.blocks:
+        block.norm1 = nn.GroupNorm(2, 8).double()
+        nn.init.normal_(block.norm2.weight, 1.0, 0.3)
+        block.batch.running_mean.normal_()
+        block.batch.running_var.uniform_(0.5, 2)
+    inputs = tuple(x.double() for x in (torch.randn(8, 3, 12, 12), torch.randn(8, 4)))
+    big = doubled(small)
+    equivalent(big(*inputs), small(*inputs))
+    found = prismify.convert(big, args=inputs, policy=Policy(name="narrow")).double()
+    assert widths_of(found) == widths_of(small)
+    started = start_from(big, found, lambda: big(*inputs), 1 << 20)
+    assert set(started) == {row.name for row in found.prismify_plan.replaced}
+    torch.testing.assert_close(found(*inputs), big(*inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_a_start_is_nearer_than_fresh_weights_and_than_any_channels(net: Net) -> None:
+    x = (torch.randn(8, 3, 12, 12), torch.randn(8, 4))
+    wanted = net(*x)
+    small = prismify.convert(net, args=INPUTS, policy=Policy(name="narrow", share=0.75))
+
+    def error() -> float:
+        return float(((small(*x) - wanted).square().mean() / wanted.var()).detach())
+
+    fresh = error()
+    start_from(net, small, lambda: net(*x), 4000)
+    assert error() < 0.5 * fresh
+
+
+def test_a_plan_and_a_folder_keep_them(net: Net, tmp_path: Path) -> None:
+    plan = prismify.scan(net, INPUTS, policy=Policy(name="narrow"))
+    plan.save(tmp_path / "plan.json")
+    read = Plan.load(tmp_path / "plan.json")
+    assert read.layers == plan.layers
+    small = prismify.convert(net, read, args=INPUTS)
+    source = f"{__file__}:Net"
+    out = tmp_path / "out"
+    ran = CliRunner().invoke(
+        app,
+        [
+            "convert",
+            source,
+            "--input",
+            "x=2,3,8,8",
+            "--input",
+            "time=2,4",
+            "--policy",
+            "narrow",
+            "--width",
+            "8",
+            "-o",
+            str(out),
+        ],
+    )
+    assert ran.exit_code == 0, ran.output
+    loaded = prismify.load(out, trust_code=True)
+    assert widths_of(loaded) == widths_of(Net(8, 8))
+    assert "| 24→3 | output | 8→3 |" in (out / "report.md").read_text()
+    rows = json.loads((out / "report.json").read_text())["layers"]
+    assert {row["kind"] for row in rows} == {"conv2d", "conv_transpose2d", "linear", "norm"}
+    assert small(*INPUTS).shape == loaded(*INPUTS).shape
+
+
+def changed(plan: Plan, name: str, **fields: Any) -> Plan:
+    return replace(plan, layers=tuple(replace(row, **fields) if row.name == name else row for row in plan.layers))
+
+
+KEEP = {"decision": "keep", "operator": None}
+EDITS: list[tuple[Callable[[Plan], Plan], str]] = [
+    (lambda plan: changed(plan, "blocks.0.conv2", **KEEP), "stand along one width"),
+    (lambda plan: changed(plan, "blocks.1.norm2", **KEEP), r"stand along one width \(blocks.1.conv1\)"),
+    (lambda plan: changed(plan, "leave", operator=Operator("Narrow", options={"reads": {"up": 5}})), "one width"),
+    (
+        lambda plan: changed(
+            plan,
+            "leave",
+            operator=Operator("Narrow", options={"reads": {"up": 12}, "makes": {"leave": 2}}),
+        ),
+        "the channels of leave cannot be fewer: they are a result",
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "message"), EDITS)
+def test_an_edited_plan_must_fit_together(net: Net, edit: Callable[[Plan], Plan], message: str) -> None:
+    plan = prismify.scan(net, INPUTS, policy=Policy(name="narrow"))
+    with pytest.raises(PlanError, match=message) as caught:
+        prismify.convert(net, edit(plan), args=INPUTS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "paper", "share": 0.5}, "share and width belong to policy 'narrow'"),
+        ({"name": "narrow", "share": 1.5}, "share 1.5 must be between 0 and 1"),
+        ({"name": "narrow", "share": 0.5, "width": 8}, "width is not given beside it"),
+        ({"name": "narrow", "width": 0}, "width 0 must be a positive number"),
+        ({"name": "narrow", "operator": "Tucker"}, "leaves layers what they are"),
+        ({"name": "narrow", "depth": 8}, "belong to policy 'volumes'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        Policy(**fields)
+
+
+def test_a_layer_alone_is_not_narrowed() -> None:
+    with pytest.raises(ShapeError, match="use policy narrow"):
+        build_operator(Operator("Narrow"), nn.Conv2d(8, 8, 3))
+    with pytest.raises(ShapeError, match="5 channels are no whole groups of 4"):
+        build_operator(Operator("Narrow", options={"makes": {"it": 5}}), nn.GroupNorm(4, 16))
+    with pytest.raises(ShapeError, match="from 1 to 8"):
+        build_operator(Operator("Narrow", options={"makes": {"it": 9}}), nn.Conv2d(8, 8, 3))
+    with pytest.raises(ShapeError, match="must be the name of one width"):
+        build_operator(Operator("Narrow", options={"makes": 4}), nn.Conv2d(8, 8, 3))
+    plain = build_operator(Operator("Narrow", options={"makes": {"it": 4}}), nn.InstanceNorm2d(8))
+    assert isinstance(plain, nn.InstanceNorm2d)
+    assert plain.num_features == 4
