@@ -44,6 +44,7 @@ POLICIES |= st.builds(
     name=st.sampled_from(["paper", "volumes"]),
     feed_forward=st.booleans(),
 )
+POLICIES |= st.builds(Policy, name=st.just("narrow"), share=st.sampled_from([0.25, 0.5, 0.75]), min_width=st.just(2))
 #: The same examples every time, in a minute on two cores.
 _DETERMINISTIC: dict[str, Any] = {
     "deadline": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import prod
 from typing import Any
 
@@ -15,8 +15,10 @@ from ..errors import CaptureError, PlanError, ShapeError
 from ..facts import Inventory, Layer, inventory, is_layer, parameter_count, state_bytes
 from ..facts.count import Counted, count_operator
 from ..facts.own import count_own
+from ..facts.trial import culprits, fails_with
 from ..facts.widths import is_norm, norm_facts
 from ..graph import Capture, ExampleInputs, capture_all, unwrap
+from ..graph.dataflow import Width
 from ..graph.inputs import noise
 from ..graph.program import capture_program
 from ..layers import Operator
@@ -103,9 +105,29 @@ def _narrowed(model: nn.Module, capture: Capture, found: Inventory, policy: Poli
     """The plan of policy narrow, with rows for the norms that change."""
     if found.layers:
         check_patterns([layer.name for layer in found.layers], policy)
+    found = dataclasses.replace(found, widths=_uncounted(unwrap(model), capture, found, policy))
     decided = narrowed(found.layers, found.widths, policy)
     found = _with_norms(unwrap(model), found, decided.norms)
     return _plan(model, capture, found, {**decided.layers, **decided.norms}, dataclasses.asdict(policy))
+
+
+def _uncounted(model: nn.Module, capture: Capture, found: Inventory, policy: Policy) -> tuple[Width, ...]:
+    """The widths, with those that the model's own code counts among those that stay."""
+
+    def only(names: Collection[str]) -> tuple[Width, ...]:
+        why = "they are not tried"
+        return tuple(w if w.name in names else dataclasses.replace(w, obstacle=w.obstacle or why) for w in found.widths)
+
+    def fails(names: Collection[str]) -> str | None:
+        decided = narrowed(found.layers, only(names), policy)
+        verdicts = {**decided.layers, **decided.norms}
+        return fails_with(model, capture, {n: v.operator for n, v in verdicts.items() if v.operator is not None})
+
+    wrong = culprits([width.name for width in found.widths if width.obstacle is None], fails)
+    return tuple(
+        dataclasses.replace(w, obstacle=f"the model's own code counts them ({wrong[w.name]})") if w.name in wrong else w
+        for w in found.widths
+    )
 
 
 def _with_norms(model: nn.Module, found: Inventory, names: Iterable[str]) -> Inventory:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import prismify
 from prismify import Plan, Policy
 from prismify.errors import PlanError, ShapeError
+from prismify.facts.trial import culprits
 from prismify.layers import Operator, build_operator
 from prismify.training.blockwise import start_from
 from tests.tolerances import equivalent
@@ -251,3 +252,42 @@ def test_a_layer_alone_is_not_narrowed() -> None:
     plain = build_operator(Operator("Narrow", options={"makes": {"it": 4}}), nn.InstanceNorm2d(8))
     assert isinstance(plain, nn.InstanceNorm2d)
     assert plain.num_features == 4
+
+
+class Counting(nn.Module):
+    """It counts the channels of one of its streams, and sets out from another's shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in [(3, 16), (16, 24), (24, 16), (16, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers[0](x).relu()
+        if x.shape[1] != 16:
+            raise ValueError("16 wanted")
+        x = self.layers[1](x).relu()
+        x = self.layers[2](x).relu()
+        return self.layers[3](x) + float(x.shape[1] > 0)
+
+
+def test_what_the_models_own_code_counts_stays() -> None:
+    net, x = Counting().eval(), torch.randn(1, 3, 8, 8)
+    state = [(name, id(module)) for name, module in net.named_modules()]
+    plan = prismify.scan(net, (x,), policy=Policy(name="narrow"))
+    assert [(name, id(module)) for name, module in net.named_modules()] == state
+    rows = {row.name: row for row in plan.layers}
+    assert rows["layers.0"].reason == "its channels stay: the model's own code counts them (ValueError: 16 wanted)"
+    assert rows["layers.1"].operator == Operator("Narrow", options={"makes": {"layers.1": 12}})
+    assert prismify.convert(net, plan)(x).shape == x.shape
+
+
+def test_culprits_are_found_by_halves() -> None:
+    tried: list[tuple[str, ...]] = []
+
+    def fails(names: Any) -> str | None:
+        tried.append(tuple(names))
+        return "no" if {"c", "x"} & set(names) else None
+
+    assert culprits([*"abcdefgh"], fails) == {"c": "no"}
+    assert len(tried) == 7
+    assert culprits([*"ab"], fails) == {}
