@@ -24,6 +24,7 @@ from prismify.training.losses import (
     LPIPS,
     Answering,
     Answers,
+    Remembering,
     answer,
     check_pair,
     distances,
@@ -46,6 +47,7 @@ class Pair:
     optimizer: Any
     average: Average
     teacher: Answering
+    answers: Remembering
     lpips: LPIPS | None
 
 
@@ -78,7 +80,9 @@ def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False, tr
         if recipe.blocks.fitted and run.step == 0:
             fit_to_teacher(run, recipe, model, teacher, teaching, images)
             average.restart(model)
-        pair = Pair(*run.processes.prepare(student, optimizer), average, teaching, lpips and lpips.to(run.device))
+        answers = Remembering(teaching, recipe.remember * 2**30)
+        judge = lpips and lpips.to(run.device)
+        pair = Pair(*run.processes.prepare(student, optimizer), average, teaching, answers, judge)
 
         lessons = lessons_of(run, recipe, model, teacher, teaching, images)
         for step, batch in run.parts_of_steps(images):
@@ -151,8 +155,7 @@ def learn_blocks(
 def distillation_terms(recipe: DistillationRecipe, pair: Pair, part: Part) -> dict[str, Tensor]:
     """Every term of the loss on one part of a batch, and their weighted sum as "total"."""
     loss, images, scale = recipe.loss, part.images, recipe.data.range
-    with torch.no_grad():
-        taught: Answers = pair.teacher(images)
+    taught = pair.answers(images)
     said: Answers = pair.student(images, taught.get("latent"))
     terms = distances(said, taught)
     if "image" in said:

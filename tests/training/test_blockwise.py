@@ -242,6 +242,26 @@ def test_a_run_goes_from_blocks_to_the_whole(recipe: Recipe, train: Train, taugh
     assert {"output", "latent", "total"} <= set(rows[-1])
 
 
+@pytest.mark.parametrize("include", [("*.conv[12]",), ()])
+def test_narrowed_models_learn_where_they_still_are_alike(
+    include: tuple[str, ...], recipe: Recipe, train: Train, tmp_path: Path
+) -> None:
+    model = small_autoencoder()
+    model.save_pretrained(tmp_path / "teacher")
+    source = prismify.checkpoint.open_source(str(tmp_path / "teacher"))
+    small = prismify.convert(model, policy=Policy(name="narrow", include=include))
+    prismify.save(small, tmp_path / "student", source=source)
+    content = recipe(train={"steps": 8, "ema": None}, log={"every": 1, "validate_every": 8, "tensorboard": False})
+    content = blockwise(content, (tmp_path, tmp_path / "student"), share=0.5, fitted=8)
+    folder, told = train({**content, "loss": {"features": 0.5}, "remember": 0.1})
+    texts = [e.text for e in told if e.kind == "said"]
+    assert f"{len(replaced_layers(small))} of {len(replaced_layers(small))} replaced layers start" in " ".join(texts)
+    assert any("return fewer channels than the teacher's" in text for text in texts) == (not include)
+    rows = records(folder)
+    assert ["blocks" in row for row in rows] == [True] * 4 + [False] * 4
+    assert rows[-1]["features"] > 0
+
+
 def test_a_run_that_was_killed_goes_on_with_its_blocks(recipe: Recipe, train: Train, taught: tuple[Path, Path]) -> None:
     content = recipe(train={"steps": 8}, log={"every": 1, "validate_every": 8, "tensorboard": False})
     blocks = {"share": 0.75, "own_inputs": 0.5, "fitted": 8, "at_once": 5}

@@ -3,6 +3,7 @@
 from .discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable, smallest_side
 from .divergence import Divergence
 from .perceptual import LPIPS, load_lpips, unit_length
+from .remembering import Remembering
 from .teaching import Answering, Answers, answer, check_pair, distances, matched_layers, replaced_layers
 from .terms import (
     adaptive_weight,
@@ -21,6 +22,7 @@ __all__ = [
     "Divergence",
     "Judged",
     "PatchDiscriminator",
+    "Remembering",
     "adaptive_weight",
     "answer",
     "check_pair",

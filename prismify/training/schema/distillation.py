@@ -69,9 +69,15 @@ class DistillationRecipe(Recipe):
     Args:
         teacher: the original; None takes what the converted folder was made from.
         blocks: what comes before the model as a whole.
+        remember: GiB of the teacher's answers that are kept, so that an image that comes again the same costs no pass
+            of the teacher. A run that goes on may differ in the last bits then.
     """
 
     recipe: Literal["distillation"]
     teacher: ModelSource | None = None
     blocks: BlockLessons = BlockLessons()
+    remember: float = 0.0
     loss: DistillationLoss = DistillationLoss()
+
+    def __post_init__(self) -> None:
+        numbers("distillation", self, "0 or a positive number", "remember", hint="; 0 asks the teacher every time")
