@@ -1,7 +1,7 @@
 """How small TAEF2 can get: PSNR, SSIM and LPIPS on Kodak against parameters, for four ways to choose its layers.
 
     python benchmarks/frontier.py --weights FOLDER --data IMAGES --test KODAK --lpips ALEX.safetensors --runs RUNS
-        [search greedy uniform whole] [--budgets 80K 270K 670K 1.3M] [--minutes 30] [--seeds 0]
+        [search greedy uniform narrow fitted whole] [--budgets 80K 270K 670K 1.3M] [--minutes 30] [--seeds 0]
 
 searches once, then trains a point for each way and budget on squares cut from the images, measures it on whole test
 images, and writes benchmarks/results/frontier-cpu.json and the page. What a run left in --runs is not made again.
@@ -10,6 +10,9 @@ search   the plan of `prismify search`, from what its candidates have learned; b
          the whole model
 greedy   the same, but the plan takes the exchange that costs the least error for each parameter saved, again and again
 uniform  the same, but one candidate for all blocks, the best that fits
+narrow   policy narrow: every width of the model, residual streams as well, has the same share of its channels left;
+         from the channels that tell most of the others, the whole model from the first step
+fitted   the plan of `search`, from closed-form starts, the whole model from the first step
 whole    the plan of `search`, from fresh weights, the whole model from the first step
 """
 
@@ -28,6 +31,7 @@ import results_page
 from command import run
 from distil import TAEF2, cut
 
+from prismify import Policy, scan
 from prismify.checkpoint import Trust
 from prismify.metrics.evaluation import Judges, evaluate
 from prismify.search import Outcome, read_outcome, write_plan
@@ -45,13 +49,16 @@ IMAGES = ["data.range=[0, 1]", f"data.size={SQUARE}"]
 SEARCH = ["data.validation=64", "train.batch_size=8", "train.steps=100000", "checkpoint.every=50", "log.every=5"]
 POINT = [
     "data.validation=0", "train.batch_size=8", "train.learning_rate=1e-3", "train.rates.kernel=5",
-    "train.steps=1000000", "train.ema=0.995", "log.every=50", "log.tensorboard=false", "checkpoint.every=200",
+    "train.steps=1000000", "train.ema=0.995", "remember=2", "log.every=50", "log.tensorboard=false",
+    "checkpoint.every=200",
 ]  # fmt: skip
 #: Way -> what it changes in the recipe `distil`.
 WAYS: dict[str, list[str]] = {
     "search": ["blocks={share: 0.25, own_inputs: 1}"],
     "greedy": ["blocks={share: 0.25, own_inputs: 1}"],
     "uniform": ["blocks={share: 0.25, own_inputs: 1}"],
+    "narrow": ["blocks={fitted: 64}"],
+    "fitted": ["blocks={fitted: 64}"],
     "whole": [],
 }
 
@@ -145,18 +152,34 @@ def trained(way: str, budget: str, seed: int, at: Places, outcome: Outcome, argu
     folder = at.point(way, budget, seed)
     if (folder / "report.md").is_file():
         return folder
-    plan = at.runs / "plans" / f"{way}-{budget}.json"
-    write_plan(outcome, chosen_by(way, outcome, amount(budget)), plan, f"at most {budget} parameters")
-    if way == "whole":
-        plan.with_suffix(".safetensors").unlink()
     small = at.runs / "converted" / folder.name
     if not small.is_dir():
-        model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--plan", str(plan), "--seed", str(seed)]
-        run("convert", *model, "-o", str(small))
+        model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--seed", str(seed)]
+        run("convert", *model, *policy_of(way, budget, at, outcome), "-o", str(small))
     sets = [f"model.source={small}", f"data.path={at.squares}", f"output={folder}", f"train.seed={seed}"]
     sets += [*IMAGES, *POINT, f"train.max_minutes={arguments.minutes:g}", *WAYS[way], *arguments.sets]
     run("train", "distil", "--trust-code", *(word for s in sets for word in ("--set", s)))
     return folder
+
+
+def policy_of(way: str, budget: str, at: Places, outcome: Outcome) -> list[str]:
+    """What `convert` is told, beside the model."""
+    if way == "narrow":
+        return ["--policy", "narrow", "--share", f"{share_within(amount(budget), at):.4f}"]
+    plan = at.runs / "plans" / f"{way}-{budget}.json"
+    write_plan(outcome, chosen_by(way, outcome, amount(budget)), plan, f"at most {budget} parameters")
+    if way in ("fitted", "whole"):
+        plan.with_suffix(".safetensors").unlink()
+    return ["--plan", str(plan)]
+
+
+def share_within(most: float, at: Places) -> float:
+    """The largest share of its channels, in sixty-fourths, with which the model has at most so many parameters."""
+    model = open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), Trust(code=True))
+    for left in range(63, 0, -1):
+        if scan(model, policy=Policy(name="narrow", share=left / 64, min_width=1)).parameters.after <= most:
+            return left / 64
+    sys.exit(f"no share of the channels has at most {most:,.0f} parameters")
 
 
 def amount(text: str) -> float:

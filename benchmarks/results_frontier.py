@@ -12,6 +12,8 @@ _WAYS = {
     "search": "the plan of `prismify search`",
     "greedy": "a greedy plan",
     "uniform": "one candidate for all blocks",
+    "narrow": "every width alike (policy `narrow`), the whole model alone",
+    "fitted": "the search's plan from closed-form starts, the whole model alone",
     "whole": "the search's plan from fresh weights, the whole model alone",
 }
 

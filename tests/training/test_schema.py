@@ -60,7 +60,7 @@ def test_the_shipped_search_is_valid() -> None:
     recipe = read_recipe("search", ["candidates.27 weights=null"])
     assert recipe.recipe == "search"
     assert "27 weights" not in recipe.policies
-    assert recipe.policies["low rank 4"].options == {"rank": 4}
+    assert recipe.policies["tucker 4"].options == {"rank": 4}
     with pytest.raises(RecipeError, match="candidates: name at least one"):
         recipe_from(
             {
