@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..graph import Attention, Role
-from ..graph.dataflow import Width
+from ..graph.dataflow import Widths
 from .count import Work
 from .projections import AttentionPart, InProjection
 
@@ -86,4 +86,4 @@ class Inventory:
     layers: tuple[Layer, ...]
     attention: tuple[Attention, ...]
     macs_elsewhere: int
-    widths: tuple[Width, ...] = ()
+    widths: Widths = field(default_factory=Widths)

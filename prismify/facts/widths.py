@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..graph.dataflow.widths import Width, widths_in
+from ..graph.dataflow import Widths, widths_in
 from ..layers.operator import is_transposed_linear
 from ..layers.spectrum.narrow import NORMS, norm_width
 from .layer import Layer
@@ -22,7 +22,7 @@ def widths_of_model(
     modules: Mapping[str, nn.Module],
     *,
     proven: bool,
-) -> tuple[Width, ...]:
+) -> Widths:
     """Every width between a model's layers.
 
     Args:
@@ -30,8 +30,8 @@ def widths_of_model(
         proven: whether the graphs show every way that channels may take.
     """
     facts = {layer.name: layer for layer in layers}
-    found = []
-    for width in widths_in(graphs, nodes):
+    found, rows = widths_in(graphs, nodes), []
+    for width in found.rows:
         why = width.obstacle
         if why is None and not proven:
             why = "the model may use them in ways that were not seen"
@@ -40,8 +40,8 @@ def widths_of_model(
         for name in width.norms:
             if not is_norm(modules.get(name)) or _computes_more(modules[name]):
                 why = why or f"{name} is no norm of torch's own"
-        found.append(replace(width, obstacle=why))
-    return tuple(found)
+        rows.append(replace(width, obstacle=why))
+    return replace(found, rows=tuple(rows))
 
 
 def is_norm(module: nn.Module | None) -> bool:

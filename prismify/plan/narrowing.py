@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -10,7 +10,7 @@ from math import prod
 from ..errors import PlanError
 from ..facts import Layer
 from ..facts.count import Counted
-from ..graph.dataflow import Width
+from ..graph.dataflow import Width, Widths
 from ..layers import Operator
 from .policies import Policy, Verdict
 
@@ -26,38 +26,31 @@ class Narrowed:
     norms: dict[str, Verdict]
 
 
-def narrowed(layers: Iterable[Layer], widths: Collection[Width], policy: Policy) -> Narrowed:
+def narrowed(layers: Iterable[Layer], widths: Widths, policy: Policy) -> Narrowed:
     """What policy narrow makes of every layer, and of every norm along a width."""
-    chosen = {width.name: channels for width in widths if (channels := _channels_left(width, policy)) < width.channels}
-    made = {name: width for width in widths for name in width.makers}
-    read = {name: width for width in widths for name in width.readers}
+    rows = {width.name: width for width in widths.rows}
+    left = {width.name: _channels_left(width, policy) for width in widths.rows}
+    made = {layer: width for width in widths.rows for layer in width.makers}
     verdicts = {}
     for layer in layers:
-        ends = {
-            end: width
-            for end, width in (("reads", read.get(layer.name)), ("makes", made.get(layer.name)))
-            if width is not None and width.name in chosen
-        }
+        ends = {"reads": widths.read.get(layer.name, ()), "makes": _names(made.get(layer.name))}
+        ends = {end: names for end, names in ends.items() if any(left[n] < rows[n].channels for n in names)}
         if not ends:
-            verdicts[layer.name] = Verdict(None, "width", _why_not(made.get(layer.name), policy))
+            verdicts[layer.name] = Verdict(None, "width", _why_not(made.get(layer.name)))
             continue
-        options = {end: {width.name: chosen[width.name]} for end, width in ends.items()}
-        words = [f"{end} {chosen[w.name]} of {w.channels} channels (those of {w.name})" for end, w in ends.items()]
-        verdicts[layer.name] = Verdict(Operator(NARROW, options=options), "replaced", " and ".join(words))
-    norms = {
-        name: Verdict(
-            Operator(NARROW, options={"makes": {width.name: chosen[width.name]}}),
-            "replaced",
-            f"of {chosen[width.name]} of {width.channels} channels (those of {width.name})",
-        )
-        for width in widths
-        if width.name in chosen
-        for name in width.norms
-    }
+        words = " and ".join(f"{end} {_words(names, rows, left)}" for end, names in ends.items())
+        options = {end: {name: left[name] for name in names} for end, names in ends.items()}
+        verdicts[layer.name] = Verdict(Operator(NARROW, options=options), "replaced", words)
+    norms = {}
+    for norm in dict.fromkeys(name for width in widths.rows for name in width.norms):
+        names = widths.read.get(norm, ())
+        if any(left[name] < rows[name].channels for name in names):
+            operator = Operator(NARROW, options={"makes": {name: left[name] for name in names}})
+            norms[norm] = Verdict(operator, "replaced", f"of {_words(names, rows, left)}")
     return Narrowed(verdicts, norms)
 
 
-def check_widths(widths: Iterable[Width], operators: Mapping[str, Operator | None]) -> None:
+def check_widths(widths: Widths, operators: Mapping[str, Operator | None]) -> None:
     """See that all that stands along a width has the same number of channels.
 
     Args:
@@ -66,27 +59,30 @@ def check_widths(widths: Iterable[Width], operators: Mapping[str, Operator | Non
     Raises:
         PlanError: a plan narrows one and not the other.
     """
-    made: dict[tuple[str, str], Width] = {}
-    for width in widths:
-        along = [("makes", name) for name in (*width.makers, *width.norms)] + [("reads", n) for n in width.readers]
-        left = {(end, name): _left_by(operators.get(name), end) for end, name in along}
-        made |= dict.fromkeys(left, width)
-        if len(set(left.values())) > 1:
-            (_, one), (_, other) = (
-                next(k for k, v in left.items() if v == value) for value in list(set(left.values()))[:2]
-            )
-            raise PlanError(f"{one} and {other} stand along one width ({width.name}): narrow both to the same channels")
-        if width.obstacle is not None and set(left.values()) != {None}:
-            raise PlanError(f"the channels of {width.name} cannot be fewer: {width.obstacle}")
+    ends = {("reads", name): names for name, names in widths.read.items()}
+    ends |= {("makes", norm): widths.read.get(norm, ()) for width in widths.rows for norm in width.norms}
+    ends |= {("makes", layer): (width.name,) for width in widths.rows for layer in width.makers}
     for name, operator in operators.items():
         for end in ("reads", "makes"):
-            if _left_by(operator, end) is not None and (end, name) not in made:
-                raise PlanError(f"{name}: what it {end} is no width that could be narrowed")
+            named = _left_by(operator, end)
+            if named and tuple(named) != ends.get((end, name)):
+                raise PlanError(
+                    f"{name}: what it {end} is not {', '.join(named)}: see what scan --policy narrow writes"
+                )
+    for width in widths.rows:
+        along = [("makes", name) for name in (*width.makers, *width.norms)] + [("reads", n) for n in width.readers]
+        left = {name: _left_by(operators.get(name), end).get(width.name, width.channels) for end, name in along}
+        if len(set(left.values())) > 1:
+            one, other = (next(n for n, count in left.items() if count == c) for c in sorted(set(left.values()))[:2])
+            raise PlanError(f"{one} and {other} stand along one width ({width.name}): narrow both to the same channels")
+        if width.obstacle is not None and set(left.values()) != {width.channels}:
+            raise PlanError(f"the channels of {width.name} cannot be fewer: {width.obstacle}")
 
 
 def count_narrow(operator: Operator, layer: Layer) -> Counted:
     """The numbers and multiply-adds of a narrowed layer or norm."""
-    reads, makes = _left_by(operator, "reads") or layer.in_channels, _left_by(operator, "makes") or layer.out_channels
+    reads = sum(_left_by(operator, "reads").values()) or layer.in_channels
+    makes = sum(_left_by(operator, "makes").values()) or layer.out_channels
     if layer.kind == "norm":
         return Counted(makes, makes, 0)
     weights = reads * makes * prod(layer.kernel_size)
@@ -96,15 +92,27 @@ def count_narrow(operator: Operator, layer: Layer) -> Counted:
 
 def makes_fewer(operator: Operator | None) -> bool:
     """Whether a layer makes fewer channels with an operator in its place."""
-    return _left_by(operator, "makes") is not None
+    return bool(_left_by(operator, "makes"))
 
 
-def _left_by(operator: Operator | None, end: str) -> int | None:
-    """How many channels an operator leaves of what a layer reads or makes; None for all."""
-    if operator is None or operator.type != NARROW:
-        return None
-    named = operator.options.get(end)
-    return next(iter(named.values()), None) if isinstance(named, dict) else None
+def narrow_text(operator: Operator, in_channels: int, out_channels: int) -> str:
+    """What is left of a layer's widths: "32→16"."""
+    reads = sum(_left_by(operator, "reads").values()) or in_channels
+    return f"{reads}→{sum(_left_by(operator, 'makes').values()) or out_channels}"
+
+
+def _left_by(operator: Operator | None, end: str) -> dict[str, int]:
+    """How many channels an operator leaves of the widths that a layer reads or makes; empty for all."""
+    named = operator.options.get(end) if operator is not None and operator.type == NARROW else None
+    return named if isinstance(named, dict) and all(isinstance(n, int) for n in named.values()) else {}
+
+
+def _names(width: Width | None) -> tuple[str, ...]:
+    return () if width is None else (width.name,)
+
+
+def _words(names: Iterable[str], rows: Mapping[str, Width], left: Mapping[str, int]) -> str:
+    return ", ".join(f"{left[name]} of {rows[name].channels} channels (those of {name})" for name in names)
 
 
 def _channels_left(width: Width, policy: Policy) -> int:
@@ -119,7 +127,7 @@ def _channels_left(width: Width, policy: Policy) -> int:
     return min(width.channels, max(1, round(wanted / width.step)) * width.step)
 
 
-def _why_not(width: Width | None, policy: Policy) -> str:
+def _why_not(width: Width | None) -> str:
     if width is None:
         return "no graph shows what becomes of its channels"
     if width.obstacle is not None:

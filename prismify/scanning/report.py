@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from ..layers import OperatorType
+from ..layers import Operator, OperatorType
 from ..plan import Decision, Plan, Totals
-from ..plan.narrowing import NARROW
+from ..plan.narrowing import NARROW, narrow_text
 
 SCHEMA_VERSION = 1
 #: What each rule means for the layers it holds for together.
@@ -164,9 +164,8 @@ def operator_text(row: dict[str, Any]) -> str:
     if operator["type"] not in get_args(OperatorType):
         options = operator.get("options", {})
         if operator["type"] == NARROW:
-            makes = next(iter(options.get("makes", {}).values()), row["out_channels"])
-            reads = next(iter(options.get("reads", {}).values()), row["in_channels"])
-            return f"{makes} channels" if row["kind"] == "norm" else f"{reads}→{makes}"
+            left = narrow_text(Operator(**operator), row["in_channels"], row["out_channels"])
+            return f"{left.partition('→')[2]} channels" if row["kind"] == "norm" else left
         return " ".join([operator["type"], *(f"{name}={value}" for name, value in options.items())])
     kernel = "×".join(str(k) for k in (operator["channel_kernel_size"], *row["kernel_size"]))
     if operator["type"] == "Prism":

@@ -18,7 +18,7 @@ from ..facts.own import count_own
 from ..facts.trial import culprits, fails_with
 from ..facts.widths import is_norm, norm_facts
 from ..graph import Capture, ExampleInputs, capture_all, unwrap
-from ..graph.dataflow import Width
+from ..graph.dataflow import Widths
 from ..graph.inputs import noise
 from ..graph.program import capture_program
 from ..layers import Operator
@@ -111,23 +111,18 @@ def _narrowed(model: nn.Module, capture: Capture, found: Inventory, policy: Poli
     return _plan(model, capture, found, {**decided.layers, **decided.norms}, dataclasses.asdict(policy))
 
 
-def _uncounted(model: nn.Module, capture: Capture, found: Inventory, policy: Policy) -> tuple[Width, ...]:
+def _uncounted(model: nn.Module, capture: Capture, found: Inventory, policy: Policy) -> Widths:
     """The widths, with those that the model's own code counts among those that stay."""
-
-    def only(names: Collection[str]) -> tuple[Width, ...]:
-        why = "they are not tried"
-        return tuple(w if w.name in names else dataclasses.replace(w, obstacle=w.obstacle or why) for w in found.widths)
+    free = [row.name for row in found.widths.rows if row.obstacle is None]
 
     def fails(names: Collection[str]) -> str | None:
-        decided = narrowed(found.layers, only(names), policy)
+        untried = {name: "they are not tried" for name in free if name not in names}
+        decided = narrowed(found.layers, found.widths.staying(untried), policy)
         verdicts = {**decided.layers, **decided.norms}
         return fails_with(model, capture, {n: v.operator for n, v in verdicts.items() if v.operator is not None})
 
-    wrong = culprits([width.name for width in found.widths if width.obstacle is None], fails)
-    return tuple(
-        dataclasses.replace(w, obstacle=f"the model's own code counts them ({wrong[w.name]})") if w.name in wrong else w
-        for w in found.widths
-    )
+    wrong = culprits(free, fails) if free else {}
+    return found.widths.staying({name: f"the model's own code counts them ({why})" for name, why in wrong.items()})
 
 
 def _with_norms(model: nn.Module, found: Inventory, names: Iterable[str]) -> Inventory:

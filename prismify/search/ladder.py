@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import PlanError
 from ..facts import Inventory, inventory
 from ..graph import capture_all
-from ..graph.dataflow import Width
+from ..graph.dataflow import Widths
 from ..plan import Decision, Plan, Policy
 from ..scanning import scan_captured
 from ..training.blockwise import blocks_of
@@ -89,11 +89,12 @@ def ladder_of(model: nn.Module, candidates: Mapping[str, Policy]) -> tuple[Plan,
     return keeping(first), entries
 
 
-def _within_blocks(model: nn.Module, found: Inventory) -> tuple[Width, ...]:
-    """The widths that begin and end in one block, which can change whatever the others become."""
-    along = {width: (*width.makers, *width.readers, *width.norms) for width in found.widths}
+def _within_blocks(model: nn.Module, found: Inventory) -> Widths:
+    """The widths, of which those stay that do not begin and end in one block: others may change in it or not."""
+    along = {width.name: (*width.makers, *width.readers, *width.norms) for width in found.widths.rows}
     home = {name: b for b, names in blocks_of(model, chain(*along.values())).items() for name in names}
-    return tuple(width for width, names in along.items() if len({home.get(name) for name in names}) == 1)
+    beyond = {name for name, names in along.items() if len({home.get(other) for other in names}) > 1}
+    return found.widths.staying(dict.fromkeys(beyond, "they are not of one block alone"))
 
 
 def _with_like_rows(plans: dict[str, Plan]) -> dict[str, Plan]:

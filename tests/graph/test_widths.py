@@ -53,7 +53,7 @@ def as_tokens(net: nn.Module, x: Tensor) -> Tensor:
 def widths(between: Between) -> dict[str, Width]:
     net = Net(between).eval()
     found = inventory(net, capture_all(net, (torch.randn(2, 3, 8, 8),)))
-    return {width.name: width for width in found.widths}
+    return {width.name: width for width in found.widths.rows}
 
 
 FREE: dict[str, tuple[Between, set[str], set[str], tuple[str, ...], int]] = {
@@ -68,6 +68,16 @@ FREE: dict[str, tuple[Between, set[str], set[str], tuple[str, ...], int]] = {
     "timed": (timed, {"first", "time"}, {"last"}, ("norm",), 3),
     "masked": (lambda net, x: x * (torch.rand(1, 1, 8, 8) > 0.5), {"first"}, {"last"}, (), 1),
     "tokens": (as_tokens, {"first"}, {"tokens"}, (), 1),
+    "flattened": (lambda net, x: x.flatten(2).reshape(2, 12, 4, 16).view(2, 12, 8, 8), {"first"}, {"last"}, (), 1),
+    "flat tokens": (
+        lambda net, x: (
+            net.tokens(x.flatten(2).transpose(1, 2).reshape(128, 12)).view(2, 64, 12).mT.reshape(2, 12, 8, 8)
+        ),
+        {"first"},
+        {"tokens"},
+        (),
+        1,
+    ),
 }
 
 
@@ -82,7 +92,8 @@ def test_what_can_be_narrowed(name: str) -> None:
 
 
 STAY: dict[str, tuple[Between, str]] = {
-    "joined": (lambda net, x: torch.cat([x, x], 1)[:, :12], "cat in the model"),
+    "joined and cut": (lambda net, x: torch.cat([x, x], 1)[:, :12], "slice in the model"),
+    "joined with data": (lambda net, x: torch.cat([x, torch.ones(2, 3, 8, 8)], 1)[:, :12], "cat in the model"),
     "reshaped": (lambda net, x: x.reshape(2, 3, 4, 8, 8).flatten(1, 2), "reshape in the model"),
     "cut": (lambda net, x: x[:, :6].repeat(1, 2, 1, 1), "slice in the model"),
     "layer norm": (lambda net, x: net.layer(x.movedim(1, -1)).movedim(-1, 1), "movedim in the model"),
@@ -100,6 +111,40 @@ def test_what_stays_and_why(name: str) -> None:
     assert widths(between)["first"].obstacle == why
 
 
+class Joined(nn.Module):
+    """Two streams side by side, normalised together."""
+
+    def __init__(self, groups: int = 5, twice: bool = False) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(groups, 20)
+        self.last = nn.Conv2d(20, 3, 3, padding=1)
+        self.tower = nn.Conv2d(8, 8, 3, padding=1) if twice else None
+        self.after = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(x), self.right(x)
+        y = self.last(F.silu(self.norm(torch.cat([left, right], 1))))
+        return y if self.tower is None else y + self.after(torch.cat([right, right + self.tower(right)], dim=1))
+
+
+def test_layers_read_several_widths_side_by_side() -> None:
+    net, x = Joined().eval(), torch.randn(1, 3, 8, 8)
+    found = inventory(net, capture_all(net, (x,))).widths
+    assert found.read == {"last": ("left", "right"), "norm": ("left", "right")}
+    assert [(w.name, w.step, w.readers, w.norms, w.obstacle) for w in found.rows[:2]] == [
+        ("left", 4, ("last",), ("norm",), None),
+        ("right", 4, ("last",), ("norm",), None),
+    ]
+    over = Joined(groups=2).eval()  # a group of ten channels lies over the border
+    first = inventory(over, capture_all(over, (x,))).widths.rows[0]
+    assert first.obstacle == "group_norm in norm"
+    twice = Joined(twice=True).eval()
+    rows = {w.name: w for w in inventory(twice, capture_all(twice, (x,))).widths.rows}
+    assert rows["right"].obstacle == "after reads them twice"
+    assert rows["left"].obstacle is None
+
+
 def test_a_layer_or_norm_that_is_called_twice_ties_its_widths() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -112,7 +157,7 @@ def test_a_layer_or_norm_that_is_called_twice_ties_its_widths() -> None:
             return sum(leave(self.norm(enter(x))) for enter, leave in zip(self.enter, self.leave, strict=True))
 
     net = Twice()
-    width = inventory(net, capture_all(net, (torch.randn(1, 3, 4, 4),))).widths[0]
+    width = inventory(net, capture_all(net, (torch.randn(1, 3, 4, 4),))).widths.rows[0]
     assert (width.makers, width.readers) == (("enter.0", "enter.1"), ("leave.0", "leave.1"))
     assert (width.norms, width.step) == (("norm",), 6)
 
@@ -120,7 +165,7 @@ def test_a_layer_or_norm_that_is_called_twice_ties_its_widths() -> None:
 def test_tied_layers_and_weights_used_elsewhere_stay() -> None:
     def tied(net: nn.Module) -> str | None:
         found = inventory(net, capture_all(net, (torch.randn(1, 3, 4, 4),)))
-        return next(iter(found.widths)).obstacle
+        return found.widths.rows[0].obstacle
 
     stack = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1))
     assert tied(stack) is None

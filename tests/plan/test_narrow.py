@@ -47,13 +47,15 @@ class Net(nn.Module):
         self.enter = nn.Conv2d(3, width, 3, padding=1)
         self.blocks = nn.ModuleList(Block(width, inner) for _ in range(2))
         self.up = nn.ConvTranspose2d(width, inner, 4, stride=2, padding=1)
-        self.leave = nn.Conv2d(inner, 3, 3, padding=1)
+        self.side = nn.Conv2d(3, inner, 3, padding=1)
+        self.leave = nn.Conv2d(2 * inner, 3, 3, padding=1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        side = self.side(F.interpolate(x, scale_factor=2.0))
         x = self.enter(x)
         for block in self.blocks:
             x = block(x, time)
-        return self.leave(self.up(F.relu(x)))
+        return self.leave(torch.cat([self.up(F.relu(x)), side], 1))
 
 
 INPUTS = torch.randn(2, 3, 8, 8), torch.randn(2, 4)
@@ -97,7 +99,7 @@ def test_patterns_keep_widths_whole(net: Net) -> None:
     wide = prismify.scan(net, INPUTS, policy=Policy(name="narrow", min_width=20))
     assert "enter" not in {row.name for row in wide.replaced}
     with pytest.raises(
-        PlanError, match="9 layers all of whose channels stay, as enter: its channels stay by --include"
+        PlanError, match="10 layers all of whose channels stay, as enter: its channels stay by --include"
     ):
         prismify.convert(net, args=INPUTS, policy=Policy(name="narrow", width=64))
 
@@ -190,7 +192,7 @@ def test_a_plan_and_a_folder_keep_them(net: Net, tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     loaded = prismify.load(out, trust_code=True)
     assert widths_of(loaded) == widths_of(Net(8, 8))
-    assert "| 24→3 | output | 8→3 |" in (out / "report.md").read_text()
+    assert "| 48→3 | output | 16→3 |" in (out / "report.md").read_text()
     rows = json.loads((out / "report.json").read_text())["layers"]
     assert {row["kind"] for row in rows} == {"conv2d", "conv_transpose2d", "linear", "norm"}
     assert small(*INPUTS).shape == loaded(*INPUTS).shape
@@ -203,13 +205,20 @@ def changed(plan: Plan, name: str, **fields: Any) -> Plan:
 KEEP = {"decision": "keep", "operator": None}
 EDITS: list[tuple[Callable[[Plan], Plan], str]] = [
     (lambda plan: changed(plan, "blocks.0.conv2", **KEEP), "stand along one width"),
+    (
+        lambda plan: changed(plan, "leave", operator=Operator("Narrow", options={"reads": {"up": 12}})),
+        "reads is not up",
+    ),
     (lambda plan: changed(plan, "blocks.1.norm2", **KEEP), r"stand along one width \(blocks.1.conv1\)"),
-    (lambda plan: changed(plan, "leave", operator=Operator("Narrow", options={"reads": {"up": 5}})), "one width"),
+    (
+        lambda plan: changed(plan, "leave", operator=Operator("Narrow", options={"reads": {"up": 5, "side": 12}})),
+        "one width",
+    ),
     (
         lambda plan: changed(
             plan,
             "leave",
-            operator=Operator("Narrow", options={"reads": {"up": 12}, "makes": {"leave": 2}}),
+            operator=Operator("Narrow", options={"reads": {"up": 12, "side": 12}, "makes": {"leave": 2}}),
         ),
         "the channels of leave cannot be fewer: they are a result",
     ),
@@ -247,7 +256,7 @@ def test_a_layer_alone_is_not_narrowed() -> None:
         build_operator(Operator("Narrow", options={"makes": {"it": 5}}), nn.GroupNorm(4, 16))
     with pytest.raises(ShapeError, match="from 1 to 8"):
         build_operator(Operator("Narrow", options={"makes": {"it": 9}}), nn.Conv2d(8, 8, 3))
-    with pytest.raises(ShapeError, match="must be the name of one width"):
+    with pytest.raises(ShapeError, match="must be the names of widths"):
         build_operator(Operator("Narrow", options={"makes": 4}), nn.Conv2d(8, 8, 3))
     plain = build_operator(Operator("Narrow", options={"makes": {"it": 4}}), nn.InstanceNorm2d(8))
     assert isinstance(plain, nn.InstanceNorm2d)

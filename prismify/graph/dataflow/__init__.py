@@ -3,7 +3,7 @@
 from .attention import Attention, find_attention
 from .channels import Layout, channels_reaching, layout_of
 from .roles import LayerUse, Role, merge_roles, roles
-from .widths import Width, widths_in
+from .widths import Width, Widths, widths_in
 
 __all__ = [
     "Attention",
@@ -11,6 +11,7 @@ __all__ = [
     "Layout",
     "Role",
     "Width",
+    "Widths",
     "channels_reaching",
     "find_attention",
     "layout_of",

@@ -33,7 +33,7 @@ class Narrow(nn.Module):
         """A fresh convolution, linear layer or norm in the place of one.
 
         Args:
-            reads: {name of the width: channels} of its input, where that is narrowed.
+            reads: {name of the width: channels} of its input, where one of these is narrowed; side by side, in order.
             makes: of its output; of a norm, of both.
 
         Raises:
@@ -62,9 +62,9 @@ def norm_width(norm: nn.Module) -> int:
 
 
 def _channels(named: Mapping[str, int] | None, most: int) -> int:
-    if not isinstance(named, Mapping) or len(named) != 1:
-        raise ShapeError(f"{named!r:.60} must be the name of one width and its channels")
-    return whole(next(iter(named.values())), "channels", most=most)
+    if not isinstance(named, Mapping) or not named:
+        raise ShapeError(f"{named!r:.60} must be the names of widths and their channels")
+    return whole(sum(whole(count, "channels") for count in named.values()), "channels", most=most)
 
 
 def _norm(layer: nn.Module, channels: int) -> nn.Module:

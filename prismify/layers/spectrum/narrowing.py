@@ -16,50 +16,67 @@ from torch import Tensor, nn
 
 from .moments import Moments, dense_map
 from .narrow import NORMS
-from .shapes import fan, is_transposed, widths
+from .shapes import fan, is_transposed
+from .shapes import widths as widths_of
 from .solving import solved
 
-#: name of a layer or norm -> its options in the plan, {"reads": {width: channels}, "makes": {width: channels}}.
+#: name of a layer or norm -> its options in the plan, {"reads": {width: channels, ...}, "makes": {width: channels}}.
 Rows = Mapping[str, Mapping[str, Mapping[str, int]]]
 
 
 def start_narrow(
-    rows: Rows, original: Mapping[str, nn.Module], narrow: Mapping[str, nn.Module], moments: Mapping[str, Moments]
-) -> int:
+    rows: Rows, original: nn.Module, narrow: Mapping[str, nn.Module], moments: Mapping[str, Moments]
+) -> None:
     """Start narrowed layers and norms from the original's, in place.
 
     Args:
-        original, narrow: the modules of each row before and now, by name.
+        original: the whole model before.
+        narrow: the module of each row now, by name.
         moments: of the original's layers, those of them that are known.
-
-    Returns:
-        how many layers and norms were started.
     """
     chosen: dict[str, Tensor] = {}
     for row in rows.values():
         for width, channels in (*row.get("reads", {}).items(), *row.get("makes", {}).items()):
             if width not in chosen:
                 chosen[width] = _channels(width, channels, rows, original, moments)
+
+    def side_by_side(widths: Mapping[str, int] | None) -> Tensor | None:
+        """Which channels are left of several widths together."""
+        if not widths:
+            return None
+        places = _places(widths, original)
+        return torch.cat([chosen[width] + places[width].start for width in widths])
+
     for name, row in rows.items():
-        inside, outside = (next((chosen[width] for width in row.get(end, {})), None) for end in ("reads", "makes"))
-        if isinstance(original[name], NORMS):
+        before, inside, outside = original.get_submodule(name), *map(side_by_side, (row.get("reads"), row.get("makes")))
+        if isinstance(before, NORMS):
             assert outside is not None
-            _start_norm(original[name], narrow[name], outside)
+            _start_norm(before, narrow[name], outside)
         else:
-            _start_layer(original[name], narrow[name], inside, outside, moments.get(name))
-    return len(rows)
+            _start_layer(before, narrow[name], inside, outside, moments.get(name))
 
 
-def _channels(
-    width: str, channels: int, rows: Rows, original: Mapping[str, nn.Module], moments: Mapping[str, Moments]
-) -> Tensor:
+def _places(widths: Iterable[str], original: nn.Module) -> dict[str, slice]:
+    """Where the channels of each width lie among those of several, by their names, which are those of makers."""
+    places, start = {}, 0
+    for width in widths:
+        stop = start + widths_of(original.get_submodule(width))[1]
+        places[width] = slice(start, stop)
+        start = stop
+    return places
+
+
+def _channels(width: str, channels: int, rows: Rows, original: nn.Module, moments: Mapping[str, Moments]) -> Tensor:
     """Which channels of a width are left, in their order."""
-    readers = [name for name, row in rows.items() if width in row.get("reads", {})]
-    norms = [original[name] for name, row in rows.items() if width in row.get("makes", {})]
+    if channels == widths_of(original.get_submodule(width))[1]:
+        return torch.arange(channels)
+    readers = {name: row["reads"] for name, row in rows.items() if width in row.get("reads", {})}
+    norms = [original.get_submodule(name) for name, row in rows.items() if width in row.get("makes", {})]
     step = lcm(1, *(norm.num_channels // norm.num_groups for norm in norms if isinstance(norm, nn.GroupNorm)))
     total: Tensor | None = None
-    for name in readers:
-        seen = _seen(original[name], moments.get(name))
+    for name, side_by_side in readers.items():
+        own = _places(side_by_side, original)[width]
+        seen = _seen(original.get_submodule(name), moments.get(name))[own, own]
         seen = seen / seen.diagonal().sum().clamp(min=torch.finfo(seen.dtype).tiny)
         total = seen if total is None else total + seen
     if total is None:  # nobody reads them: any are as good
@@ -69,7 +86,7 @@ def _channels(
 
 def _seen(reader: nn.Module, moments: Moments | None) -> Tensor:
     """(C, C): how channels vary together where a layer reads them, by what it makes of them; float64."""
-    channels = widths(reader)[0]
+    channels = widths_of(reader)[0]
     weight = dense_map(reader).reshape(channels, -1)
     size = weight.square().sum(1).sqrt()
     if moments is None or not moments.count:
@@ -96,7 +113,7 @@ def _pivots(covariance: Tensor, count: int, step: int) -> Tensor:
 def _start_layer(
     original: nn.Module, narrow: nn.Module, inside: Tensor | None, outside: Tensor | None, moments: Moments | None
 ) -> None:
-    made, (channels_in, channels_out) = dense_map(original), widths(original)
+    made, (channels_in, channels_out) = dense_map(original), widths_of(original)
     bias = original._parameters.get("bias")
     offset = None if bias is None else bias.detach().double().cpu()
     if outside is not None:

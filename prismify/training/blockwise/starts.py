@@ -40,8 +40,7 @@ def start_narrowed(
         within: the teacher's block that `student` takes the place of; the whole model by default.
     """
     own = narrow_rows((row.name, row.operator) for row in rows)
-    before = {name: teacher.get_submodule(name) for name in own}
-    start_narrow(own, before, {name: student.get_submodule(name[len(within) :].lstrip(".")) for name in own}, moments)
+    start_narrow(own, teacher, {name: student.get_submodule(name[len(within) :].lstrip(".")) for name in own}, moments)
     return list(own)
 
 
