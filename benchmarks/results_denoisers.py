@@ -140,8 +140,18 @@ def taught(rows: list[dict[str, Any]]) -> list[str]:
         told = [f"{row[key]:.4f}" if key in row else "" for key in ("error", "error_to_teacher")]
         steps = f"{row['steps']:,}" if "steps" in row else ""
         lines.append(f"| {row['name']} | {row['parameters']:,} | {steps} | {' | '.join([*told, *cells])} |")
+    lines += [
+        "",
+        "The teacher lets the mean of some pictures drift, which gives them a grey ground, in a thousand steps of DDPM as",
+        "well; the students were stopped long before they were done, as their pictures show.",
+        "",
+    ]
+    for name in ("teacher", *(row["name"] for row in rows[1:])):
+        path = places.IMAGES / f"taught-{name.replace(',', '').replace(' ', '-')}.png"
+        if path.is_file():
+            lines += [f"![pictures of: {name}](images/{path.name})", ""]
     command = "python benchmarks/teach_denoiser.py --weights ddpm_mnist.pt --data train.npz --test test.npz"
-    return [*lines, "", f"    {command} --features lenet.pth"]
+    return [*lines, f"    {command} --features lenet.pth"]
 
 
 def single(rows: list[dict[str, Any]]) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,14 @@ def main() -> None:
         opened = Opened(Denoiser(teacher), Trained(noise=Noise(), shape=(1, 28, 28)))
         wanted = Wanted(count=arguments.count, steps=100, sampler="ddpm")
         write_samples(opened, wanted, samples, "the teacher", torch.device("cpu"), lambda done, steps: None)
+    shutil.copy(samples / "grid.png", places.IMAGES / "taught-teacher.png")
     rows = [{"name": "teacher", "parameters": parameter_count(teacher), "metrics": judged(samples, arguments)}]
     for name in arguments.names:
         folder = taught(name, small, arguments)
         samples = arguments.runs / f"{folder.name}-samples"
         if not (samples / "samples.json").is_file():
             run("sample", str(folder), "-n", str(arguments.count), *SAMPLED, "-o", str(samples), "--trust-code")
+        shutil.copy(samples / "grid.png", places.IMAGES / f"taught-{folder.name}.png")
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         facts = json.loads((folder / "run.json").read_text())
         held = [r for r in records if r["kind"] == "validation"][-1]
