@@ -142,8 +142,8 @@ def taught(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(f"| {row['name']} | {row['parameters']:,} | {steps} | {' | '.join([*told, *cells])} |")
     lines += [
         "",
-        "The teacher lets the mean of some pictures drift, which gives them a grey ground, in a thousand steps of DDPM as",
-        "well; the students were stopped long before they were done, as their pictures show.",
+        "The teacher lets the mean of some pictures drift, which gives them a grey ground, in a thousand steps of DDPM",
+        "as well; the students were stopped long before they were done, as their pictures show.",
         "",
     ]
     for name in ("teacher", *(row["name"] for row in rows[1:])):

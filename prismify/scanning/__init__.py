@@ -3,6 +3,7 @@
 The room is not called `scan`, which is its function's name in `prismify`.
 """
 
+from .examples import captured_for
 from .report import (
     RULES,
     build_report,
@@ -17,7 +18,7 @@ from .report import (
     report_markdown,
     slower,
 )
-from .scan import UNTRAINED, captured_for, replan, scan, scan_captured
+from .scan import UNTRAINED, replan, scan, scan_captured
 
 __all__ = [
     "RULES",

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
-from math import prod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from ..errors import CaptureError, PlanError, ShapeError
-from ..facts import Inventory, Layer, inventory, is_layer, parameter_count, state_bytes
-from ..facts.count import Counted, count_operator
-from ..facts.own import count_own
-from ..facts.trial import culprits, fails_with
-from ..facts.widths import is_norm, norm_facts
+from ..errors import PlanError, ShapeError
+from ..facts import Inventory, Layer, inventory, parameter_count, state_bytes
+from ..facts.widths import is_norm
 from ..graph import Capture, ExampleInputs, capture_all, unwrap
-from ..graph.dataflow import Widths
-from ..graph.inputs import noise
 from ..graph.program import capture_program
-from ..layers import Operator
-from ..layers.operator import refusal
 from ..plan import Decision, Plan, Policy, Totals, Verdict, check_patterns, decide
-from ..plan.narrowing import NARROW, check_widths, count_narrow, narrowed
+from ..plan.narrowing import check_widths, narrowed
 from ..plan.policies import OwnPolicy, idle_biases, own_verdict, policy_name, without_idle_biases
 from ..plan.turns import dilated_in_turn
+from .narrowing import uncounted, with_norms
+from .settling import counted, left_alone, settle_refused, settle_tied, settle_within
 
-#: The methods that a plan's file may have run.
-_METHODS = ("forward", "encode", "decode")
-#: Numbers in the largest example that a plan's file may ask for.
-_LARGEST = 1 << 28
 #: What every plan says of a conversion until the model has been trained.
 UNTRAINED = (
     "The new weights are untrained: trained dense weights do not project onto them, "
@@ -94,8 +84,8 @@ def scan_captured(
         described = {"name": policy_name(policy)}
     else:
         raise PlanError(f"policy {policy!r:.60} is no policy's name, no Policy and no function")
-    settled = _settle_refused(unwrap(model), found, decided)
-    verdicts = _settle_within(found, _settle_tied(found, settled))
+    settled = settle_refused(unwrap(model), found, decided)
+    verdicts = settle_within(found, settle_tied(found, settled))
     if isinstance(policy, Policy):
         verdicts = dilated_in_turn(found.layers, without_idle_biases(found.layers, verdicts, policy), policy)
     return _plan(model, capture, found, verdicts, described)
@@ -105,31 +95,10 @@ def _narrowed(model: nn.Module, capture: Capture, found: Inventory, policy: Poli
     """The plan of policy narrow, with rows for the norms that change."""
     if found.layers:
         check_patterns([layer.name for layer in found.layers], policy)
-    found = dataclasses.replace(found, widths=_uncounted(unwrap(model), capture, found, policy))
+    found = dataclasses.replace(found, widths=uncounted(unwrap(model), capture, found, policy))
     decided = narrowed(found.layers, found.widths, policy)
-    found = _with_norms(unwrap(model), found, decided.norms)
+    found = with_norms(unwrap(model), found, decided.norms)
     return _plan(model, capture, found, {**decided.layers, **decided.norms}, dataclasses.asdict(policy))
-
-
-def _uncounted(model: nn.Module, capture: Capture, found: Inventory, policy: Policy) -> Widths:
-    """The widths, with those that the model's own code counts among those that stay."""
-    free = [row.name for row in found.widths.rows if row.obstacle is None]
-
-    def fails(names: Collection[str]) -> str | None:
-        untried = {name: "they are not tried" for name in free if name not in names}
-        decided = narrowed(found.layers, found.widths.staying(untried), policy)
-        verdicts = {**decided.layers, **decided.norms}
-        return fails_with(model, capture, {n: v.operator for n, v in verdicts.items() if v.operator is not None})
-
-    wrong = culprits(free, fails) if free else {}
-    return found.widths.staying({name: f"the model's own code counts them ({why})" for name, why in wrong.items()})
-
-
-def _with_norms(model: nn.Module, found: Inventory, names: Iterable[str]) -> Inventory:
-    """The inventory with rows for norms, each where it stands in the model."""
-    places = {name: number for number, (name, _) in enumerate(model.named_modules())}
-    rows = (*found.layers, *(norm_facts(name, model.get_submodule(name)) for name in names))
-    return dataclasses.replace(found, layers=tuple(sorted(rows, key=lambda row: places.get(row.name, len(places)))))
 
 
 def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
@@ -144,7 +113,7 @@ def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
     modules = dict(inner.named_modules())
     if wrong := [name for name in norms if not is_norm(modules.get(name))]:
         raise PlanError(f"the plan's norm {wrong[0]!r} is not in {type(inner).__name__}")
-    found = _with_norms(inner, found, norms)
+    found = with_norms(inner, found, norms)
     names, planned = [layer.name for layer in found.layers], {d.name: d for d in plan.layers}
     held = {name for name, _ in (*inner.named_modules(), *inner.named_parameters(remove_duplicate=False))}
     for name in [name for name in planned if name not in names]:
@@ -159,7 +128,7 @@ def replan(model: nn.Module, capture: Capture, plan: Plan) -> Plan:
             raise PlanError(f"the plan has no row for layer {name!r}; scan the model again")
     verdicts = {name: Verdict(d.operator, d.rule, d.reason) for name, d in planned.items()}
     for layer in found.layers:
-        if _left_alone(layer, verdicts):
+        if left_alone(layer, verdicts):
             raise PlanError(f"{layer.name} is applied by {layer.within}: replace that as well, or keep both")
         for other in layer.tied:
             if (verdicts[other].operator if other in verdicts else None) != verdicts[layer.name].operator:
@@ -197,26 +166,17 @@ def _plan(
     )
 
 
-def _counted(operator: Operator, layer: Layer, modules: dict[str, nn.Module]) -> Counted:
-    if operator.type == NARROW:
-        return count_narrow(operator, layer)
-    if not operator.by_options:
-        return count_operator(operator, layer.work)
-    module = modules.get(layer.name)
-    return count_own(operator, layer, module if is_layer(module) else None)
-
-
 def _decision(layer: Layer, verdict: Verdict, modules: dict[str, nn.Module]) -> Decision:
     operator, after, macs = verdict.operator, layer.parameters, layer.macs
     if operator is not None:
         # What a tied layer shares with an earlier one is the earlier one's to count.
         try:
-            counted = _counted(operator, layer, modules)
+            count = counted(operator, layer, modules)
         except ShapeError as error:
             raise PlanError(f"{layer.name}: {error}") from error
-        after = counted.weights if "weight" in layer.owns else 0
-        after += counted.biases if "bias" in layer.owns else 0
-        macs = counted.macs
+        after = count.weights if "weight" in layer.owns else 0
+        after += count.biases if "bias" in layer.owns else 0
+        macs = count.macs
     part = layer.attention
     return Decision(
         name=layer.name,
@@ -239,64 +199,6 @@ def _decision(layer: Layer, verdict: Verdict, modules: dict[str, nn.Module]) -> 
         macs_before=layer.macs,
         macs_after=macs,
     )
-
-
-def _settle_refused(model: nn.Module, found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
-    """What the operator's own constructor refuses is kept, or becomes the general form where that takes it."""
-    modules = dict(model.named_modules())
-    settled = dict(verdicts)
-    for facts in found.layers:
-        if (operator := verdicts[facts.name].operator) is not None and operator.by_options:
-            try:
-                counted = _counted(operator, facts, modules)
-            except ShapeError as error:
-                settled[facts.name] = Verdict(None, "unsupported", str(error))
-                continue
-            after = counted.weights + counted.biases
-            if after >= facts.parameters and not facts.tied and not operator.is_own:
-                text = f"{operator.type} would need {after:,} numbers where it has {facts.parameters:,}"
-                settled[facts.name] = Verdict(None, "no_gain", text)
-    for name, verdict in list(settled.items()):
-        layer = modules.get(name)
-        if verdict.operator is None or layer is None or isinstance(layer, nn.MultiheadAttention) or not is_layer(layer):
-            continue
-        if (reason := refusal(verdict.operator, layer)) is None:
-            continue
-        general = dataclasses.replace(verdict.operator, type="DeepPrism")
-        if verdict.operator.type == "PrismConv" and refusal(general, layer) is None:
-            settled[name] = Verdict(general, verdict.rule, f"{verdict.reason}; a DeepPrism: {reason}")
-        else:
-            settled[name] = Verdict(None, "unsupported", reason)
-    return settled
-
-
-def _settle_tied(found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
-    """Layers that share a weight change together, to the same operator, or not at all."""
-    for layer in found.layers:
-        if not layer.tied or verdicts[layer.name].operator is None:
-            continue
-        for other in layer.tied:
-            same = other in verdicts and verdicts[other].operator == verdicts[layer.name].operator
-            if not same:
-                holder = other or "the model itself"
-                reason = f"it shares a weight or bias with {holder}, which does not change in the same way"
-                verdicts[layer.name] = Verdict(None, "tied", reason)
-                return _settle_tied(found, verdicts)
-    return verdicts
-
-
-def _settle_within(found: Inventory, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
-    """The output projection of a packed attention, which never calls it, changes only where the attention does."""
-    alone = [layer.name for layer in found.layers if _left_alone(layer, verdicts)]
-    reason = "nn.MultiheadAttention applies it without calling it, and stays"
-    return {**verdicts, **{name: Verdict(None, "within", reason) for name in alone}}
-
-
-def _left_alone(layer: Layer, verdicts: dict[str, Verdict]) -> bool:
-    """Whether a packed attention would stay around an output projection that is replaced."""
-    if layer.within is None or verdicts[layer.name].operator is None:
-        return False
-    return layer.within not in verdicts or verdicts[layer.within].operator is None
 
 
 def _attention_row(found: Inventory) -> list[dict[str, Any]]:
@@ -327,49 +229,6 @@ def _input_rows(inputs: ExampleInputs) -> list[dict[str, Any]]:
         {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
         for name, tensor in inputs.tensors()
     ]
-
-
-def captured_for(
-    model: nn.Module, plan: Plan | None, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None
-) -> Capture:
-    """The capture of an unwrapped model that a plan is carried out on: on given inputs, else on the plan's own.
-
-    Where neither runs, or there is no plan, inputs are guessed.
-    """
-    if args is None and kwargs is None and plan is not None:
-        inputs = plan.examples or _described(plan)
-        methods = [method for method in inputs if callable(getattr(model, method, None))]
-        if methods:
-            try:
-                return capture_all(model, methods=methods, given=inputs)
-            except CaptureError:
-                pass  # the plan is of a model that took other inputs
-    return capture_all(model, args, kwargs)
-
-
-def _described(plan: Plan) -> dict[str, ExampleInputs]:
-    """Inputs of the shapes and types that a plan's file holds; none for a method that took more than tensors."""
-    found = {}
-    for row in plan.capture:
-        method, rows = row.get("method"), row.get("inputs")
-        if method not in _METHODS or not isinstance(rows, (list, tuple)):  # a file does not say what is called
-            continue
-        tensors = {str(i.get("name")): _example(i) for i in rows if isinstance(i, dict)}
-        places = [tensors.pop(name) for name in [f"arg{n}" for n in range(len(tensors))] if name in tensors]
-        values = [*places, *tensors.values()]
-        if values and all(value is not None for value in values) and all(name.isidentifier() for name in tensors):
-            found[str(method)] = ExampleInputs(tuple(places), dict(tensors))
-    return found
-
-
-def _example(row: dict[str, Any]) -> torch.Tensor | None:
-    """A tensor of the shape and type in a plan's row; None where those are of no tensor."""
-    shape, kind = row.get("shape"), getattr(torch, str(row.get("dtype", "float32")), None)
-    if not isinstance(kind, torch.dtype) or not isinstance(shape, (list, tuple)):
-        return None
-    if not all(type(size) is int and size >= 0 for size in shape) or prod(shape) > _LARGEST:
-        return None
-    return noise(*shape).to(kind) if kind.is_floating_point else torch.zeros(shape, dtype=kind)
 
 
 def _frozen(found: Inventory, verdicts: dict[str, Verdict]) -> list[str]:
