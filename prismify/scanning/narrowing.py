@@ -1,4 +1,4 @@
-"""What policy narrow asks of the model itself: whether it runs with fewer channels; and rows for norms along a width."""
+"""What policy narrow asks of the model itself: whether it runs with fewer channels; and rows for the norms along."""
 
 from __future__ import annotations
 
