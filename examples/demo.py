@@ -1,4 +1,4 @@
-"""The whole road: convert, report, load, and reconstruct with a trained model. Run it with `make demo`."""
+"""The whole road: convert, report, load, reconstruct and sample with trained models. Run it with `make demo`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import prismify
 EXAMPLES = Path(__file__).parent
 CONFIG = EXAMPLES / "configs" / "ldm-autoencoder-256"
 PICTURE = EXAMPLES / "images" / "balloons.png"
-#: Comes with prismify; docs/results.md says how it was trained.
-TRAINED = "cifar10-ae-64"
+#: They come with prismify; docs/results.md says how they were trained.
+TRAINED, DENOISER = "cifar10-ae-64", "mnist-ddpm-64"
 OUTPUT = EXAMPLES.parent / "demo"
 
 
@@ -61,6 +61,7 @@ def main() -> None:
     print("  the picture;")
     print(f"  what the model just converted makes of it ({fresh_psnr:.1f} dB): a new architecture, untrained;")
     print(f"  what {TRAINED} makes of it ({trained_psnr:.1f} dB): {parameters:,} parameters, trained on a CPU.")
+    run("sample", DENOISER, "-n", "40", "--steps", "25", "--guidance", "2.5", "-o", str(OUTPUT / "digits"))
     print("\nTraining gives a converted model back its pictures; recipe.yaml in its folder is where that starts:")
     print(f"  prismify train {converted / 'recipe.yaml'} --set data.path=FOLDER_OF_IMAGES")
 
