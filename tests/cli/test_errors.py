@@ -51,7 +51,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "missing file": (["missing.pt"], "missing.pt: no such file"),
     "missing folder": (
         ["missing"],
-        "missing: no such file or folder, no trained model that comes along (cifar10-ae-64)",
+        "missing: no such file or folder, no trained model that comes along (cifar10-ae-64, mnist-ddpm-64)",
     ),
     "missing index": (["weights.safetensors"], "weights.safetensors: no such file"),
     "truncated safetensors": (
