@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Self
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from ..own import shipped_operator
-from .shapes import InPlace, convolution, drawn, fan, has_bias, is_transposed, linear, pointwise, whole, widths
+from .shapes import InPlace, down_and_up, drawn, fan, whole
 
 
 @shipped_operator
@@ -33,18 +32,8 @@ class LowRank(InPlace):
             ShapeError: `layer` is neither, or the rank is none.
         """
         made = cls(layer)
-        channels_in, channels_out = widths(layer)
         rank = whole(rank, "rank", most=min(fan(layer)))
-        bias = has_bias(layer)
-        if not isinstance(layer, _ConvNd):
-            made.down = linear(layer, channels_in, rank, bias=False)
-            made.up = linear(layer, rank, channels_out, bias=bias)
-        elif is_transposed(layer):
-            made.down = pointwise(layer, channels_in, rank, bias=False)
-            made.up = convolution(layer, rank, channels_out, bias=bias)
-        else:
-            made.down = convolution(layer, channels_in, rank, bias=False)
-            made.up = pointwise(layer, rank, channels_out, bias=bias)
+        made.down, made.up = down_and_up(layer, rank)
         made.reset_parameters()
         return made.train(layer.training)
 

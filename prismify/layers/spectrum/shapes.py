@@ -40,6 +40,20 @@ def linear(layer: nn.Module, in_features: int, out_features: int, *, bias: bool)
     return nn.Linear(in_features, out_features, bias, **like(layer))
 
 
+def down_and_up(layer: nn.Module, between: int) -> tuple[Any, Any]:
+    """Two fresh layers that go from a layer's inputs to so many channels and on to its outputs, where it has its bias.
+
+    The layer's own kernel is in the first; in the second where it is transposed.
+    """
+    channels_in, channels_out = widths(layer)
+    bias = has_bias(layer)
+    if not isinstance(layer, _ConvNd):
+        return linear(layer, channels_in, between, bias=False), linear(layer, between, channels_out, bias=bias)
+    if is_transposed(layer):
+        return pointwise(layer, channels_in, between, bias=False), convolution(layer, between, channels_out, bias=bias)
+    return convolution(layer, channels_in, between, bias=False), pointwise(layer, between, channels_out, bias=bias)
+
+
 def like(layer: nn.Module) -> dict[str, Any]:
     """Where a layer's weight is, and of what type."""
     weight = layer._parameters["weight"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..own import shipped_operator
-from .shapes import InPlace, convolution, drawn, has_bias, is_transposed, linear, pointwise, whole, widths
+from .shapes import InPlace, convolution, down_and_up, drawn, has_bias, is_transposed, pointwise, whole, widths
 
 
 @shipped_operator
@@ -38,20 +38,13 @@ class Tucker(InPlace):
         channels_in, channels_out = widths(layer)
         rank = whole(rank, "rank", most=max(channels_in, channels_out))
         inside, outside = min(rank, channels_in), min(rank, channels_out)
-        bias = has_bias(layer)
         if isinstance(layer, _ConvNd) and not _sees_one_position(layer):
             made.down = pointwise(layer, channels_in, inside, bias=False)
             made.core = convolution(layer, inside, outside, bias=False)
-            made.up = pointwise(layer, outside, channels_out, bias=bias)
+            made.up = pointwise(layer, outside, channels_out, bias=has_bias(layer))
         else:
-            between = min(inside, outside)
             made.core = nn.Identity()
-            if isinstance(layer, _ConvNd):
-                made.down = convolution(layer, channels_in, between, bias=False)
-                made.up = pointwise(layer, between, channels_out, bias=bias)
-            else:
-                made.down = linear(layer, channels_in, between, bias=False)
-                made.up = linear(layer, between, channels_out, bias=bias)
+            made.down, made.up = down_and_up(layer, min(inside, outside))
         made.reset_parameters()
         return made.train(layer.training)
 
