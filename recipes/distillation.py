@@ -26,8 +26,11 @@ from prismify.training.losses import (
     Answers,
     Remembering,
     answer,
+    asked_of_student,
+    asked_of_teacher,
     check_pair,
     distances,
+    everything_of,
     load_lpips,
     matched_layers,
     replaced_layers,
@@ -46,7 +49,6 @@ class Pair:
     student: Any
     optimizer: Any
     average: Average
-    teacher: Answering
     answers: Remembering
     lpips: LPIPS | None
 
@@ -59,18 +61,20 @@ def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False, tr
         where = "the recipe" if recipe.teacher else f"the manifest of {recipe.model.source}"
         teacher = open_model(source, run.trust, where).to(run.device).eval().requires_grad_(False)
         model = open_model(recipe.model, run.trust).to(run.device)
-        check_pair(model, teacher)
         loss = recipe.loss
+        check_pair(model, teacher, loss)
         lpips, said = load_lpips(loss.lpips) if loss.perceptual else (None, "none")
 
         layers = matched_layers(model, teacher, loss)
-        student = Answering(model, layers, whole=loss.image > 0)
-        teaching = Answering(teacher, layers, whole=False)
+        student = Answering(model, layers, asked_of_student(loss))
+        answers = Remembering(Answering(teacher, layers, asked_of_teacher(loss)), recipe.remember * 2**30)
         probe = images.first().to(run.device)
         see_that_it_fits(model, probe, whole=is_autoencoder(model))
+        taught = answers(probe)
         with torch.no_grad():
-            distances(student(probe), teaching(probe))  # shapes that differ are an error before the first step
-        freeze_unused(run, student, (probe,))
+            # Shapes that differ are an error before the first step.
+            distances(student(probe, taught.get("latent")), taught)
+        freeze_unused(run, student, (probe, taught.get("latent")))
         average = Average(model, recipe.train.ema)
         fuse_if(model, recipe.train.fuse)
         optimizer = adam(model, recipe.train)
@@ -78,17 +82,16 @@ def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False, tr
         run.begin(images, {"model": model, "average": average.model, "optimizer": optimizer}, [optimizer])
         introduce(run, model, images.images, {"perceptual": said, "teacher": source.source})
         if recipe.blocks.fitted and run.step == 0:
-            fit_to_teacher(run, recipe, model, teacher, teaching, images)
+            fit_to_teacher(run, recipe, model, teacher, images)
             average.restart(model)
-        answers = Remembering(teaching, recipe.remember * 2**30)
         judge = lpips and lpips.to(run.device)
-        pair = Pair(*run.processes.prepare(student, optimizer), average, teaching, answers, judge)
+        pair = Pair(*run.processes.prepare(student, optimizer), average, answers, judge)
 
-        lessons = lessons_of(run, recipe, model, teacher, teaching, images)
+        lessons = lessons_of(run, recipe, model, teacher, images)
         for step, batch in run.parts_of_steps(images):
             moved = (run, batch, pair.student, pair.optimizer, pair.average)
             if lessons is not None and run.progress < recipe.blocks.share:
-                take_step_apart(*moved, partial(learn_blocks, run, recipe, pair, lessons, step))
+                take_step_apart(*moved, partial(learn_blocks, run, recipe, lessons, step))
             else:
                 take_step(*moved, partial(distillation_terms, recipe, pair))
             if held_out is not None and run.measures_now:
@@ -98,24 +101,23 @@ def train(recipe: DistillationRecipe, watch: Watch, *, restart: bool = False, tr
     return run.folder
 
 
-def fit_to_teacher(
-    run: Run, recipe: DistillationRecipe, model: nn.Module, teacher: nn.Module, teaching: Answering, images: Stream
-) -> None:
+def fit_to_teacher(run: Run, recipe: DistillationRecipe, model: nn.Module, teacher: nn.Module, images: Stream) -> None:
     """Start every replaced layer from the weights that come nearest to the teacher's, on as many images as wanted."""
-    run_teacher = partial(run_on_first, run, teaching, images, recipe.blocks.fitted)
+    run_teacher = partial(run_on_first, run, everything_of(teacher), images, recipe.blocks.fitted)
     fitted = start_from(teacher, model, run_teacher, recipe.blocks.positions)
     run.say(f"{len(fitted)} of {len(replaced_layers(model))} replaced layers start nearest to the teacher's")
 
 
 def lessons_of(
-    run: Run, recipe: DistillationRecipe, model: nn.Module, teacher: nn.Module, teaching: Answering, images: Stream
+    run: Run, recipe: DistillationRecipe, model: nn.Module, teacher: nn.Module, images: Stream
 ) -> Lessons | None:
     """What the blocks learn by themselves, where the recipe lets them."""
     if not recipe.blocks.share:
         return None
-    run_teacher = partial(run_on_first, run, teaching, images, recipe.train.batch_size)
-    found = list(blocks_of(teacher, replaced_layers(model)))
-    own = partial(run_on_first, run, Answering(model, (), whole=False), images, recipe.train.batch_size)
+    run_teacher = partial(run_on_first, run, everything_of(teacher), images, recipe.train.batch_size)
+    named = blocks_of(teacher, replaced_layers(model))
+    found = [n for n in named if any(p.requires_grad for p in model.get_submodule(n).parameters())]
+    own = partial(run_on_first, run, everything_of(model), images, recipe.train.batch_size)
     blocks = alike(found, teacher, model, run_teacher, own)
     if found and not blocks:
         raise RecipeError(
@@ -132,23 +134,21 @@ def run_on_first(run: Run, model: Answering, images: Stream, count: int) -> None
         model(some.to(run.device))
 
 
-def learn_blocks(
-    run: Run, recipe: DistillationRecipe, pair: Pair, lessons: Lessons, step: int, part: Part
-) -> dict[str, Tensor]:
+def learn_blocks(run: Run, recipe: DistillationRecipe, lessons: Lessons, step: int, part: Part) -> dict[str, Tensor]:
     """Add the gradients of every block's own error on one part of a batch; returns their mean."""
     taught: Answers = {}
 
     def run_teacher() -> None:
-        taught.update(pair.teacher(part.images))
+        taught.update(everything_of(lessons.teacher)(part.images))
+
+    def run_student() -> None:
+        everything_of(lessons.student)(part.images, taught.get("latent"))
 
     with run.processes.autocast():
         if run.progress < recipe.blocks.share * (1 - recipe.blocks.own_inputs):
             error = lessons.from_teacher(step, run_teacher, run.processes.backward)
         else:
-            student = run.processes.bare(pair.student)
-            error = lessons.on_its_own(
-                step, run_teacher, lambda: student(part.images, taught.get("latent")), run.processes.backward
-            )
+            error = lessons.on_its_own(step, run_teacher, run_student, run.processes.backward)
     return {"blocks": error}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ import prismify
 
 ROOT = Path(__file__).parents[2]
 SIZE = 16
+Train = Callable[..., tuple[Path, list[Any]]]
+Recipe = Callable[..., dict[str, Any]]
+
+
+def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
+    """What a run noted of one kind."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
 
 
 def small_autoencoder() -> Any:

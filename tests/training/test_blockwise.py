@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,9 @@ from prismify.errors import RecipeError
 from prismify.training.blockwise import Lessons, blocks_of, start_from, variances_of
 from prismify.training.blockwise.lessons import error_between
 from prismify.training.losses import replaced_layers
-from tests.training.conftest import small_autoencoder
+from tests.training.conftest import Recipe, Train, records, small_autoencoder
 from tests.training.test_processes import CLI, ROOT
 
-Train = Callable[..., tuple[Path, list[Any]]]
-Recipe = Callable[..., dict[str, Any]]
 NARROW = Policy(name="volumes", depth=4, min_volume=4)
 
 
@@ -208,11 +204,6 @@ def test_layers_start_nearest_to_the_teachers(pair: tuple[Net, nn.Module]) -> No
     assert start_from(teacher, student, lambda: teacher(x), 500) == replaced_layers(student)
     after = lessons.from_teacher(0, lambda: teacher(x), lambda error: None)
     assert float(after) < 0.8 * float(before)
-
-
-def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["kind"] == kind]
 
 
 @pytest.fixture(scope="session")

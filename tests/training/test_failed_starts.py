@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import pytest
 
 from prismify.errors import PrismifyError
 from prismify.training.engine import begin, processes, record, states
+from tests.training.conftest import Recipe, Train
 
-Recipe = Callable[..., dict[str, Any]]
-Train = Callable[..., tuple[Path, list[Any]]]
 #: What the recipe asks for that is not there, in the order in which it is found out.
 ASKED: dict[str, dict[str, Any]] = {
     "device": {"train": {"batch_size": 9, "accumulation": 2}},

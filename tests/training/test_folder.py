@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import pytest
 
 from prismify.errors import OutputError
 from prismify.training.engine.written import RECORD_NAME
+from tests.training.conftest import Recipe, Train
 
-Recipe = Callable[..., dict[str, Any]]
-Train = Callable[..., tuple[Path, list[Any]]]
 SHORT: dict[str, Any] = {"train": {"steps": 1}, "data": {"validation": 0}}
 
 

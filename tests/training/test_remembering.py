@@ -24,7 +24,7 @@ class Counting(nn.Module):
 
 def test_an_image_that_comes_again_costs_no_pass() -> None:
     model = Counting().double()
-    teacher = Answering(model, ["layer"], whole=False)
+    teacher = Answering(model, ["layer"], {"latent", "output"})
     one = 2 * 3 * 8 * 8 * 8  # bytes of an answer: the output and the layer's
     remembering = Remembering(teacher, 3 * one)
     x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
@@ -42,7 +42,7 @@ def test_an_image_that_comes_again_costs_no_pass() -> None:
 
 def test_without_room_it_is_asked_every_time() -> None:
     model = Counting()
-    remembering = Remembering(Answering(model, [], whole=False), 0)
+    remembering = Remembering(Answering(model, [], {"latent", "output"}), 0)
     x = torch.randn(2, 3, 8, 8)
     for _ in range(3):
         remembering(x)

@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,9 @@ from prismify.training.initial import start_at_zero
 from prismify.training.models import open_model
 from prismify.training.schema import ModelSource
 from tests.tolerances import exact
+from tests.training.conftest import Recipe, Train, records
 
 JUDGE = {"adversarial": 0.5, "adversarial_start": 3, "discriminator": {"channels": 8, "layers": 1}}
-Train = Callable[..., tuple[Path, list[Any]]]
-Recipe = Callable[..., dict[str, Any]]
-
-
-def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["kind"] == kind]
 
 
 def said(told: list[Any]) -> str:
@@ -411,78 +404,3 @@ def test_grey_images(recipe: Recipe, train: Train, tmp_path: Path) -> None:
         recipe(model={"source": f"{tmp_path / 'grey.py'}:Grey"}, data={"channels": 1, "range": [0, 1]}, loss=JUDGE)
     )
     assert records(folder)[-1]["step"] == 6
-
-
-def distillation(content: dict[str, Any], **sections: Any) -> dict[str, Any]:
-    content = {**content, "recipe": "distillation", "loss": {}}
-    for name, values in sections.items():
-        content[name] = {**content.get(name, {}), **values} if isinstance(content.get(name), dict) else values
-    return content
-
-
-@pytest.fixture
-def taught(tmp_path: Path) -> tuple[Path, Path]:
-    """A teacher's diffusers folder, and the folder it was converted to."""
-    from prismify.checkpoint import open_source
-
-    from .conftest import small_autoencoder
-
-    small_autoencoder().save_pretrained(tmp_path / "teacher")
-    source = open_source(str(tmp_path / "teacher"))
-    prismify.save(prismify.convert(source.build()), tmp_path / "student", source=source)
-    return tmp_path / "teacher", tmp_path / "student"
-
-
-def test_distillation_finds_its_teacher_and_learns_from_it(
-    recipe: Recipe, train: Train, taught: tuple[Path, Path]
-) -> None:
-    teacher, student = taught
-    content = distillation(
-        recipe(train={"steps": 40}, log={"every": 1, "validate_every": 40, "tensorboard": False}),
-        model={"source": str(student)},
-        loss={"features": 1.0, "image": 0.1},
-    )
-    folder, _ = train(content)
-    assert json.loads((folder / "run.json").read_text())["teacher"] == str(teacher)
-    rows = records(folder)
-    assert {"output", "latent", "features", "image", "total"} <= set(rows[0])
-    for term in ("output", "latent", "features"):
-        assert rows[-1][term] < rows[0][term], term
-    assert {"psnr", "teacher_psnr", "error_to_teacher"} <= set(records(folder, "validation")[0])
-
-
-def test_a_student_equal_to_its_teacher_has_nothing_to_learn(
-    recipe: Recipe, train: Train, taught: tuple[Path, Path]
-) -> None:
-    teacher, _ = taught
-    content = distillation(recipe(train={"steps": 1}), model={"source": str(teacher)}, teacher={"source": str(teacher)})
-    folder, _ = train(content)
-    assert records(folder)[0]["total"] == pytest.approx(0, abs=1e-10)
-
-
-def test_distillation_of_a_model_that_is_no_autoencoder(recipe: Recipe, train: Train, tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text(
-        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), "
-        "nn.Conv2d(16, 16, 3), nn.Conv2d(16, 10, 5), nn.Flatten())\n"
-    )
-    source = {"source": f"{tmp_path / 'net.py'}:make"}
-    content = distillation(
-        recipe(train={"steps": 3}), model={**source, "convert": {"name": "paper"}}, teacher=source,
-        loss={"features": 0.5},
-    )  # fmt: skip
-    folder, _ = train(content)
-    assert set(records(folder, "validation")[0]) == {"step", "kind", "error_to_teacher"}
-    assert "features" in records(folder)[0]
-
-
-def test_a_teacher_that_does_not_fit_is_one_line(
-    recipe: Recipe, train: Train, taught: tuple[Path, Path], converted: Path
-) -> None:
-    _teacher, student = taught
-    with pytest.raises(RecipeError, match=r"was made from a python object, which has no path: set teacher.source"):
-        train(distillation(recipe(), model={"source": str(converted)}))
-    with pytest.raises(RecipeError, match=r"only one of them has encode and decode"):
-        train(distillation(recipe(), model={"source": str(student)}, teacher={"source": "torchvision:resnet18"}))
-    missing = {"features": 1.0, "feature_layers": ["nothing.like.this"]}
-    with pytest.raises(RecipeError, match=r"share no layer that is nothing.like.this"):
-        train(distillation(recipe(), model={"source": str(student)}, loss=missing))

@@ -167,7 +167,7 @@ def see_that_it_fits(model: nn.Module, probe: Tensor, *, whole: bool) -> None:
         )
 
 
-def freeze_unused(run: Run, module: nn.Module, probe: tuple[Tensor, ...]) -> None:
+def freeze_unused(run: Run, module: nn.Module, probe: tuple[Tensor | None, ...]) -> None:
     """Keep the parameters that no output depends on out of training: distributed training waits for all others.
 
     Args:

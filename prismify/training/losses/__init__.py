@@ -4,7 +4,18 @@ from .discriminator import Judged, PatchDiscriminator, mean_logit, set_trainable
 from .divergence import Divergence
 from .perceptual import LPIPS, load_lpips, unit_length
 from .remembering import Remembering
-from .teaching import Answering, Answers, answer, check_pair, distances, matched_layers, replaced_layers
+from .teaching import (
+    Answering,
+    Answers,
+    answer,
+    asked_of_student,
+    asked_of_teacher,
+    check_pair,
+    distances,
+    everything_of,
+    matched_layers,
+    replaced_layers,
+)
 from .terms import (
     adaptive_weight,
     hinge_discriminator_loss,
@@ -25,8 +36,11 @@ __all__ = [
     "Remembering",
     "adaptive_weight",
     "answer",
+    "asked_of_student",
+    "asked_of_teacher",
     "check_pair",
     "distances",
+    "everything_of",
     "hinge_discriminator_loss",
     "hinge_generator_loss",
     "kl_loss",

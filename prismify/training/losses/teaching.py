@@ -19,22 +19,24 @@ from ..schema import DistillationLoss
 from .terms import relative_error
 
 Answers = dict[str, Tensor]
+#: Terms of the loss by which an autoencoder is asked something.
+_ASKED = ("latent", "output", "image")
 
 
 class Answering(nn.Module):
-    """Everything of a model that can be matched, in one pass.
+    """What of a model is to be matched, in one pass.
 
-    An autoencoder gives "latent" and "deviation" (where it has one), and as "output" what it decodes from the
-    teacher's latents, so that each half learns from the teacher's and not from the other's mistakes; "image" is what
-    it makes of the images by itself. Any other model gives its output. "features.NAME" are the feature maps behind
-    layers.
+    An autoencoder is asked for any of: "latent", and "deviation" where it has one; "output", what it decodes from the
+    teacher's latents, so that each half learns from the teacher's and not from the other's mistakes (the teacher itself
+    decodes its own); "image", what it makes of the images by itself. Any other model gives its output.
+    "features.NAME" are the feature maps behind layers; they are of the decoder too only where that is run.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], *, whole: bool) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[str], asked: Collection[str]) -> None:
         super().__init__()
         self.model = model
         self.layers = tuple(layers)
-        self.whole = whole
+        self.asked = frozenset(asked)
 
     def forward(self, images: Tensor, latents: Tensor | None = None) -> Answers:
         answers: Answers = {}
@@ -42,14 +44,36 @@ class Answering(nn.Module):
             if not is_autoencoder(self.model):
                 answers["output"] = first_tensor(self.model(images), type(self.model).__name__)
                 return answers
-            encoded = encode(self.model, images)
-            answers["latent"] = encoded.mean
-            if encoded.log_variance is not None:
-                answers["deviation"] = (0.5 * encoded.log_variance).exp()
-            answers["output"] = decode(self.model, encoded.mean if latents is None else latents)[0]
-        if self.whole:
-            answers["image"] = decode(self.model, encoded.mean)[0]
+            mean = None
+            if latents is None or self.layers or self.asked - {"output"}:
+                encoded = encode(self.model, images)
+                mean = encoded.mean
+                if "latent" in self.asked:
+                    answers["latent"] = mean
+                    if encoded.log_variance is not None:
+                        answers["deviation"] = (0.5 * encoded.log_variance).exp()
+            if "output" in self.asked:
+                answers["output"] = decode(self.model, mean if latents is None else latents)[0]
+        if "image" in self.asked:
+            answers["image"] = decode(self.model, mean)[0]
         return answers
+
+
+def everything_of(model: nn.Module) -> Answering:
+    """A pass through all of a model."""
+    return Answering(model, (), ("latent", "output"))
+
+
+def asked_of_student(loss: DistillationLoss) -> set[str]:
+    """What a student must answer for the terms that count."""
+    asked = {name for name in _ASKED if getattr(loss, name)}
+    return asked | {"output"} if loss.features or loss.perceptual else asked
+
+
+def asked_of_teacher(loss: DistillationLoss) -> set[str]:
+    """The same of its teacher, whose latents the student's decoder is given; nothing where images say it all."""
+    asked = asked_of_student(loss) - {"image"}
+    return asked | {"latent"} if asked else asked
 
 
 @contextmanager
@@ -109,11 +133,12 @@ def shared_modules(
     return [name for name in shared if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def check_pair(student: nn.Module, teacher: nn.Module) -> None:
-    """See that two models can be given the same images.
+def check_pair(student: nn.Module, teacher: nn.Module, loss: DistillationLoss) -> None:
+    """See that two models can be given the same images, and have something of what is to be matched.
 
     Raises:
-        RecipeError: one of them needs more than images, or only one is an autoencoder.
+        RecipeError: one of them needs more than images, only one is an autoencoder, or only autoencoders have what
+            counts.
     """
     if is_autoencoder(student) != is_autoencoder(teacher):
         raise RecipeError(
@@ -122,6 +147,11 @@ def check_pair(student: nn.Module, teacher: nn.Module) -> None:
         )
     if is_autoencoder(student):
         return
+    if not asked_of_student(loss) - {"latent", "image"}:
+        raise RecipeError(
+            f"loss: a {type(student).__name__} has neither encode nor decode, so that latent and image say nothing: "
+            "set output or features"
+        )
     needed = needed_arguments(student)
     if len(needed) != 1:
         raise RecipeError(
@@ -130,7 +160,7 @@ def check_pair(student: nn.Module, teacher: nn.Module) -> None:
 
 
 def distances(student: Answers, teacher: Answers) -> dict[str, Tensor]:
-    """The relative squared error of everything that both answered: "output", "latent", "features".
+    """The relative squared error of whatever both answered: "output", "latent", "features".
 
     Raises:
         RecipeError: two answers differ in shape.
@@ -140,8 +170,10 @@ def distances(student: Answers, teacher: Answers) -> dict[str, Tensor]:
             raise RecipeError(
                 f"student and teacher differ in {name}: {tuple(student[name].shape)} and {tuple(teacher[name].shape)}"
             )
-    terms = {"output": relative_error(student["output"], teacher["output"])}
-    if "latent" in teacher:
+    terms = {}
+    if "output" in student and "output" in teacher:
+        terms["output"] = relative_error(student["output"], teacher["output"])
+    if "latent" in student and "latent" in teacher:
         terms["latent"] = relative_error(student["latent"], teacher["latent"])
         if "deviation" in teacher and "deviation" in student:
             # On the scale of the latents: a deviation that is tiny beside them matters as little.
