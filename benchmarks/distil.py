@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ RESULTS = places.DISTILLED
 TAEF2 = str(places.ROOT / "examples" / "taef2.py")
 CONVERT = ["--policy", "volumes", "--depth", "16", "--bias", "channel"]
 SIDE = 64
+#: Kodak's.
+LONGEST = 768
 SETS = [
     'model.zero=["*.conv.4"]',
     "data.range=[0, 1]",
@@ -43,15 +46,20 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 QUIET = ["train.steps=1000000", "log.every=20", "log.tensorboard=false", "checkpoint.every=1000000"]
 
 
-def cut(source: Path, folder: Path, side: int = SIDE) -> None:
-    """Squares of so many pixels a side from every image, each half over its neighbours."""
-    folder.mkdir()
-    for path in sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES):
-        picture = Image.open(path).convert("RGB")
-        for top in range(0, picture.height - side + 1, side // 2):
-            for left in range(0, picture.width - side + 1, side // 2):
-                square = picture.crop((left, top, left + side, top + side))
-                square.save(folder / f"{path.stem}-{top:04d}-{left:04d}.png")
+def cut(sources: Sequence[str], folder: Path, side: int = SIDE, longest: int = LONGEST) -> None:
+    """Squares of so many pixels a side from every image of the folders, each half over its neighbours.
+
+    Larger images are scaled down first until no side has more than `longest` pixels.
+    """
+    folder.mkdir(parents=True)
+    for place, source in enumerate(sources):
+        for path in sorted(p for p in Path(source).iterdir() if p.suffix.lower() in IMAGES):
+            picture = Image.open(path).convert("RGB")
+            picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+            for top in range(0, picture.height - side + 1, side // 2):
+                for left in range(0, picture.width - side + 1, side // 2):
+                    square = picture.crop((left, top, left + side, top + side))
+                    square.save(folder / f"{place}-{path.stem}-{top:04d}-{left:04d}.png")
 
 
 def noted(*words: str) -> str:
@@ -75,7 +83,7 @@ def main() -> None:
         subprocess.run([sys.executable, TAEF2, arguments.weights, whole], check=True)
         commands = [noted("convert", whole, "--model", f"{TAEF2}:TAEF2", "-o", converted, *CONVERT)]
         squares = Path(scratch) / "squares"
-        cut(Path(arguments.data), squares)
+        cut([arguments.data], squares)
         places = [f"model.source={converted}", f"data.path={squares}", f"output={trained}"]
         sets = [*places, *SETS, *QUIET, f"train.max_minutes={arguments.minutes:g}", *arguments.sets]
         commands.append(noted("train", "distil", "--trust-code", *(word for s in sets for word in ("--set", s))))

@@ -19,6 +19,7 @@ whole    the plan of `search`, from fresh weights, the whole model from the firs
 from __future__ import annotations
 
 import argparse
+import bisect
 import json
 import subprocess
 import sys
@@ -85,12 +86,16 @@ class Places:
         return self.runs / f"{way}-{budget}-{seed}"
 
 
-def searched(at: Places, arguments: argparse.Namespace) -> Outcome:
-    """The finished search; made, or gone on with, where it is not."""
+def prepare(at: Places, arguments: argparse.Namespace) -> None:
+    """Make the original's weights and the squares, where they are not there."""
     if not at.weights.is_file():
         subprocess.run([sys.executable, TAEF2, arguments.weights, str(at.weights)], check=True)
     if not at.squares.is_dir():
-        cut(Path(arguments.data), at.squares, SQUARE)
+        cut(arguments.data, at.squares, SQUARE)
+
+
+def searched(at: Places, arguments: argparse.Namespace) -> Outcome:
+    """The finished search; made, or gone on with, where it is not."""
     if not (at.search / "scores.json").is_file():
         sets = [*IMAGES, *SEARCH, f"train.max_minutes={arguments.search_minutes:g}"]
         model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--data", str(at.squares)]
@@ -147,7 +152,9 @@ def chosen_by(way: str, outcome: Outcome, most: float) -> list[int]:
     return uniform(outcome, most) if way == "uniform" else outcome.within(Budget(parameters=most))
 
 
-def trained(way: str, budget: str, seed: int, at: Places, outcome: Outcome, arguments: argparse.Namespace) -> Path:
+def trained(
+    way: str, budget: str, seed: int, at: Places, outcome: Outcome | None, arguments: argparse.Namespace
+) -> Path:
     """The folder of a point's run; made, or gone on with, where it has not ended."""
     folder = at.point(way, budget, seed)
     if (folder / "report.md").is_file():
@@ -162,9 +169,9 @@ def trained(way: str, budget: str, seed: int, at: Places, outcome: Outcome, argu
     return folder
 
 
-def policy_of(way: str, budget: str, at: Places, outcome: Outcome) -> list[str]:
+def policy_of(way: str, budget: str, at: Places, outcome: Outcome | None) -> list[str]:
     """What `convert` is told, beside the model."""
-    if way == "narrow":
+    if outcome is None or way == "narrow":
         return ["--policy", "narrow", "--share", f"{share_within(amount(budget), at):.4f}"]
     plan = at.runs / "plans" / f"{way}-{budget}.json"
     write_plan(outcome, chosen_by(way, outcome, amount(budget)), plan, f"at most {budget} parameters")
@@ -176,10 +183,14 @@ def policy_of(way: str, budget: str, at: Places, outcome: Outcome) -> list[str]:
 def share_within(most: float, at: Places) -> float:
     """The largest share of its channels, in sixty-fourths, with which the model has at most so many parameters."""
     model = open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), Trust(code=True))
-    for left in range(63, 0, -1):
-        if scan(model, policy=Policy(name="narrow", share=left / 64, min_width=1)).parameters.after <= most:
-            return left / 64
-    sys.exit(f"no share of the channels has at most {most:,.0f} parameters")
+
+    def counted(left: int) -> int:
+        return scan(model, policy=Policy(name="narrow", share=left / 64, min_width=1)).parameters.after
+
+    fits = bisect.bisect_right(range(1, 64), most, key=counted)
+    if not fits:
+        sys.exit(f"no share of the channels has at most {most:,.0f} parameters")
+    return fits / 64
 
 
 def amount(text: str) -> float:
@@ -199,8 +210,9 @@ def measured(folders: dict[str, Path], at: Places, arguments: argparse.Namespace
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ways", nargs="*", default=list(WAYS), metavar="WAY")
-    for name in ("--weights", "--data", "--test", "--lpips"):
+    for name in ("--weights", "--test", "--lpips"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--data", required=True, nargs="+", help="folders of images to train on")
     parser.add_argument("--budgets", nargs="+", default=["80K", "270K", "670K", "1.3M"])
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--search-minutes", type=float, default=15)
@@ -210,7 +222,8 @@ def main() -> None:
     arguments = parser.parse_args()
     at = Places(arguments.runs.resolve())
     at.runs.mkdir(parents=True, exist_ok=True)
-    outcome = searched(at, arguments)
+    prepare(at, arguments)
+    outcome = searched(at, arguments) if set(arguments.ways) - {"narrow"} else None
     for seed in arguments.seeds:
         for budget in arguments.budgets:
             for way in arguments.ways:
@@ -220,7 +233,7 @@ def main() -> None:
 
 
 def row(
-    way: str, budget: str, seed: int, folder: Path, outcome: Outcome, at: Places, arguments: argparse.Namespace
+    way: str, budget: str, seed: int, folder: Path, outcome: Outcome | None, at: Places, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """What is known of a point."""
     found = measured({"point": folder}, at, arguments)
@@ -234,12 +247,12 @@ def row(
         "seed": seed,
         "changes": [*WAYS[way], *arguments.sets],
         "minutes": arguments.minutes,
-        "search_minutes": arguments.search_minutes,
+        "search_minutes": arguments.search_minutes if way != "narrow" else 0.0,
         "steps": train[-1]["step"],
         "parameters": found.parameters["point"],
         "original_parameters": found.parameters["original"],
         "test_images": found.images,
-        "rank_correlation": outcome.scores.correlation,
+        "rank_correlation": outcome.scores.correlation if outcome is not None and way != "narrow" else None,
         "hardware": facts["hardware"],
         "versions": facts["versions"],
         **{key: value.mean for key, value in found.rows["point"].items()},

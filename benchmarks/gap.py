@@ -53,7 +53,12 @@ CANDIDATES: dict[str, list[str]] = {
     "width 128": ["model.arguments.block_out_channels=[128, 128, 128]"],
     "not fused": ["train.fuse=false"],
     "constant rate": ["train.schedule=constant"],
+    "channel dilation": ["model.convert={name: paper, channel_dilation: true}"],
+    "a gain a channel": ["model.convert={name: paper, operator: Gained, options: {operator: {type: DeepPrism}}}"],
+    "shuffled": ["model.convert={name: paper, operator: Shuffled}", "model.zero=['*.conv2.inner']"],
 }
+#: Candidates with an operator that prismify does not know: the file that registers it.
+OWN = {"shuffled": str(Path(__file__).parent / "shuffled.py")}
 
 
 def measure(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -63,12 +68,14 @@ def measure(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         sets = [*COMMON, f"train.max_minutes={given.minutes:g}", f"train.seed={seed}", *CANDIDATES[name]]
         sets += [f"data.path={given.data}", f"output={folder}"]
         begun = time.time()
-        run("train", "cifar10-fast", "--restart", *(word for s in sets for word in ("--set", s)))
+        own = ["--import", OWN[name]] if name in OWN else []
+        run("train", "cifar10-fast", "--restart", *own, *(word for s in sets for word in ("--set", s)))
         whole = time.time() - begun
         found = json.loads(
             run(
                 "evaluate",
                 str(folder / "model"),
+                *own,
                 "--data",
                 given.test,
                 "--size",

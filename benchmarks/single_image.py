@@ -32,7 +32,7 @@ ROWS: dict[str, list[str]] = {
     "dense": ["model.convert=null", "model.arguments.widen_first=false"],
 }
 SETS = [
-    "train.batch_size=8", "train.device=cpu", "log.every=20", "log.validate_every=1000000", "log.images=0",
+    "train.batch_size=2", "train.device=cpu", "log.every=20", "log.validate_every=1000000", "log.images=0",
     "log.tensorboard=false",
 ]  # fmt: skip
 SHOWN = 4

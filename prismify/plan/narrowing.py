@@ -84,7 +84,9 @@ def count_narrow(operator: Operator, layer: Layer) -> Counted:
     reads = sum(_left_by(operator, "reads").values()) or layer.in_channels
     makes = sum(_left_by(operator, "makes").values()) or layer.out_channels
     if layer.kind == "norm":
-        return Counted(makes, makes, 0)
+        numbers = layer.parameters // layer.out_channels * makes
+        biases = numbers // 2 if layer.bias else 0
+        return Counted(numbers - biases, biases, 0)
     weights = reads * makes * prod(layer.kernel_size)
     whole = layer.in_channels * layer.out_channels
     return Counted(weights, makes if layer.bias else 0, layer.macs * reads * makes // max(1, whole))

@@ -25,6 +25,8 @@ class Net(nn.Module):
         self.norm = nn.GroupNorm(4, 12)
         self.batch = nn.BatchNorm2d(12)
         self.layer = nn.LayerNorm(12)
+        self.root = nn.RMSNorm(12)
+        self.whole = nn.LayerNorm((12, 8, 8))
         self.gain = nn.Parameter(torch.ones(12, 1, 1))
         self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
         self.again = nn.Conv2d(12, 12, 3, padding=1)
@@ -61,6 +63,13 @@ FREE: dict[str, tuple[Between, set[str], set[str], tuple[str, ...], int]] = {
     "activations": (lambda net, x: F.gelu(x).clamp(min=0) * 0.5 + 1, {"first"}, {"last"}, (), 1),
     "in place": (lambda net, x: x.relu_().add_(1.0), {"first"}, {"last"}, (), 1),
     "norms": (lambda net, x: net.batch(net.norm(x)), {"first"}, {"last"}, ("norm", "batch"), 3),
+    "layer norms": (
+        lambda net, x: net.root(net.layer(net.whole(x).movedim(1, -1))).movedim((0, 3), (0, 1)),
+        {"first"},
+        {"last"},
+        ("whole", "layer", "root"),
+        1,
+    ),
     "residual": (lambda net, x: x + net.again(x.relu()), {"first", "again"}, {"again", "last"}, (), 1),
     "attended": (attended, {"first", "again"}, {"again", "last"}, (), 1),
     "resampled": (lambda net, x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2), {"first"}, {"last"}, (), 1),
@@ -96,7 +105,7 @@ STAY: dict[str, tuple[Between, str]] = {
     "joined with data": (lambda net, x: torch.cat([x, torch.ones(2, 3, 8, 8)], 1)[:, :12], "cat in the model"),
     "reshaped": (lambda net, x: x.reshape(2, 3, 4, 8, 8).flatten(1, 2), "reshape in the model"),
     "cut": (lambda net, x: x[:, :6].repeat(1, 2, 1, 1), "slice in the model"),
-    "layer norm": (lambda net, x: net.layer(x.movedim(1, -1)).movedim(-1, 1), "movedim in the model"),
+    "a norm over places": (lambda net, x: F.layer_norm(x, (8, 8)), "layer_norm in the model"),
     "a parameter": (lambda net, x: x * net.gain, "mul in the model"),
     "softmax": (lambda net, x: x.softmax(1), "softmax in the model"),
     "over channels": (lambda net, x: x - x.mean(1, keepdim=True), "mean in the model"),

@@ -104,9 +104,8 @@ def test_patterns_keep_widths_whole(net: Net) -> None:
         prismify.convert(net, args=INPUTS, policy=Policy(name="narrow", width=64))
 
 
-def doubled(small: Net) -> Net:
+def doubled(small: nn.Module, big: nn.Module) -> nn.Module:
     """A model twice as wide that computes the same: every channel twice, and read in unequal shares."""
-    big = Net(16, 24).double().eval()
 
     def order(width: int) -> Tensor:
         groups = torch.arange(width).reshape(-1, 4)
@@ -114,12 +113,11 @@ def doubled(small: Net) -> Net:
 
     shares = torch.tensor([0.3, 0.7], dtype=torch.float64).repeat_interleave(4)
     for name, module in big.named_modules():
-        own = small.get_submodule(name) if name else None
-        if own is None or not (own._parameters or own._buffers):
+        own = small.get_submodule(name)
+        if any(module.children()):
             continue
-        for key, value in {**own._parameters, **own._buffers}.items():
+        for key, value in own.state_dict().items():
             target: Any = {**module._parameters, **module._buffers}[key]
-            value = value.detach()
             out_axis, in_axis = (1, 0) if isinstance(own, nn.ConvTranspose2d) else (0, 1)
             axis = out_axis if value.dim() > 1 else 0
             if value.dim() and target.shape[axis] != value.shape[axis]:
@@ -142,12 +140,48 @@ def test_what_the_chosen_channels_tell_of_the_others_is_made_up_for() -> None:
         block.batch.running_mean.normal_()
         block.batch.running_var.uniform_(0.5, 2)
     inputs = tuple(x.double() for x in (torch.randn(8, 3, 12, 12), torch.randn(8, 4)))
-    big = doubled(small)
+    big = doubled(small, Net(16, 24).double().eval())
     equivalent(big(*inputs), small(*inputs))
     found = prismify.convert(big, args=inputs, policy=Policy(name="narrow")).double()
     assert widths_of(found) == widths_of(small)
     started = start_from(big, found, lambda: big(*inputs), 1 << 20)
     assert set(started) == {row.name for row in found.prismify_plan.replaced}
+    torch.testing.assert_close(found(*inputs), big(*inputs), rtol=1e-5, atol=1e-5)
+
+
+class Normed(nn.Module):
+    """A stream of `width` channels between layer norms, over all of an image and over every token."""
+
+    def __init__(self, width: int, affine: bool = True) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, width, 3, padding=1)
+        self.whole = nn.LayerNorm((width, 8, 8), elementwise_affine=affine)
+        self.token = nn.LayerNorm(width, bias=False)
+        self.root = nn.RMSNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.leave = nn.Conv2d(width, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.whole(self.enter(x))
+        tokens = x.flatten(2).mT
+        tokens = tokens + self.mlp(self.token(tokens))
+        return self.leave(self.root(tokens).mT.reshape(x.shape))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norms_go_along(affine: bool) -> None:
+    torch.manual_seed(0)
+    small, inputs = Normed(8, affine).double().eval(), (torch.randn(8, 3, 8, 8).double(),)
+    for norm in (small.whole, small.token, small.root):
+        if norm.weight is not None:
+            nn.init.normal_(norm.weight, 1.0, 0.3)
+    big = doubled(small, Normed(16, affine).double().eval())
+    equivalent(big(*inputs), small(*inputs))
+    plan = prismify.scan(big, args=inputs, policy=Policy(name="narrow"))
+    found = prismify.convert(big, args=inputs, policy=Policy(name="narrow")).double()
+    assert widths_of(found) == widths_of(small)
+    assert sum(p.numel() for p in found.parameters()) == plan.parameters.after
+    start_from(big, found, lambda: big(*inputs), 1 << 20)
     torch.testing.assert_close(found(*inputs), big(*inputs), rtol=1e-5, atol=1e-5)
 
 

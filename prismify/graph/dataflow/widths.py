@@ -1,7 +1,7 @@
 """Widths that could be another number: channels that some layers make, others read, and nobody else counts.
 
 Between the two stand operators that treat every channel by itself (activations, sums of like tensors, resampling),
-norms whose statistics keep channels apart, and concatenations, behind which a layer reads several widths. Where
+norms, and concatenations, behind which a layer reads several widths. Where
 channels are reshaped, cut, mixed by anything but a layer, or returned, their number is part of the model's code or of
 its result, and stays.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import lcm, prod
 from typing import Any
 
+import torch
 from torch import fx
 
 from .channels import channel_axis
@@ -49,8 +50,9 @@ _SPATIAL = {
     "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d",
     "upsample_nearest3d", "upsample_trilinear3d",
 }  # fmt: skip
-#: Norms whose statistics keep channels, or whole groups of them, apart.
+#: Norms whose statistics keep channels, or whole groups of them, apart; and those of all channels, first of their axes.
 _NORMS = {"group_norm", "batch_norm", "instance_norm"}
+_LAYER_NORMS = {"layer_norm", "rms_norm"}
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def _read(node: fx.Node, layers: Mapping[fx.Node, str], places: dict[fx.Node, _P
         place = _together(node, given, places, found)
     elif name in _JOINING:
         place = _side_by_side(node, places, found)
-    elif name in _NORMS:
+    elif name in _NORMS | _LAYER_NORMS:
         place = _norm(node, name, places, found)
     elif name in _SPATIAL and len(shape(node)) == len(shape(given[0])):
         place = places[given[0]] if _behind_channels(node, places[given[0]][1]) else None
@@ -293,9 +295,12 @@ def _norm(node: fx.Node, name: str, places: dict[fx.Node, _Place], found: _Found
     data, *others = operands(node)
     owners = {alias.rpartition(".")[0] for other in others for alias in other.meta.get("parameter", ())}
     module = str(node.meta.get("module"))
-    if data not in places or places[data][1] != 1 or any(o in places for o in others) or not owners <= {module}:
+    if data not in places or any(o in places for o in others) or not owners <= {module}:
         return None
-    sets = places[data][0]
+    sets, axis = places[data]
+    normalised: Any = node.args[1] if name in _LAYER_NORMS else ()
+    if axis != (len(shape(data)) - len(normalised) if normalised else 1):
+        return None
     if name == "group_norm":
         groups: Any = node.args[1]
         size = shape(data)[1] // groups
@@ -309,7 +314,10 @@ def _norm(node: fx.Node, name: str, places: dict[fx.Node, _Place], found: _Found
 
 _JOINING = {"cat", "concat"}
 _RESHAPING = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
-_MOVING = {"unsqueeze", "slice", "select", "permute", "transpose", "mean", "pad", "constant_pad_nd", *_RESHAPING}
+_SWAPPING = {"transpose", "swapaxes", "swapdims", "mT", "t"}
+_MOVING = (
+    {"constant_pad_nd", "mean", "movedim", "pad", "permute", "select", "slice", "unsqueeze"} | _RESHAPING | _SWAPPING
+)
 
 
 def _moved(node: fx.Node, name: str, places: dict[fx.Node, _Place]) -> _Place | None:
@@ -327,8 +335,11 @@ def _moved(node: fx.Node, name: str, places: dict[fx.Node, _Place]) -> _Place | 
     if name == "permute":
         order = [d % rank for d in rest[0]]
         return sets, order.index(axis)
-    if name == "transpose":
-        one, other = (d % rank for d in rest[:2])
+    if name == "movedim":
+        sizes = torch.empty(tuple(range(1, rank + 1)), device="meta").movedim(rest[0], rest[1]).shape
+        return sets, sizes.index(axis + 1)
+    if name in _SWAPPING:
+        one, other = (d % rank for d in (rest[:2] or (-2, -1)))
         return sets, {one: other, other: one}.get(axis, axis)
     if name == "mean":
         dims = {d % rank for d in rest[0]} if rest and rest[0] else set(range(rank))

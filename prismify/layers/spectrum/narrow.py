@@ -14,8 +14,8 @@ from ...errors import ShapeError
 from ..own import shipped_operator
 from .shapes import convolution, drawn, has_bias, like, linear, whole, widths
 
-#: Norms whose statistics keep channels, or whole groups of them, apart.
-NORMS = (nn.GroupNorm, _BatchNorm, _InstanceNorm)
+#: Norms that may have fewer channels; those of layer and RMS norm are the first of the axes over which they go.
+NORMS = (nn.GroupNorm, _BatchNorm, _InstanceNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @shipped_operator
@@ -58,6 +58,8 @@ class Narrow(nn.Module):
 
 def norm_width(norm: nn.Module) -> int:
     """The channels that a norm expects."""
+    if isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
+        return int(norm.normalized_shape[0])
     return int(norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features)  # type: ignore[arg-type]
 
 
@@ -74,6 +76,11 @@ def _norm(layer: nn.Module, channels: int) -> nn.Module:
         if channels % size:
             raise ShapeError(f"{channels} channels are no whole groups of {size}")
         made: Any = nn.GroupNorm(channels // size, channels, layer.eps, layer.affine, **place)
+    elif isinstance(layer, nn.LayerNorm):
+        size = (channels, *layer.normalized_shape[1:])
+        made = nn.LayerNorm(size, layer.eps, layer.elementwise_affine, layer.bias is not None, **place)
+    elif isinstance(layer, nn.RMSNorm):
+        made = nn.RMSNorm((channels, *layer.normalized_shape[1:]), layer.eps, layer.elementwise_affine, **place)
     else:
         norm: Any = layer
         made = type(layer)(channels, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, **place)
