@@ -24,8 +24,10 @@ from prismify.diffusion.teaching import Learner, make_adapters, taught_layers, t
 from prismify.generators import mixed
 from prismify.training import losses
 from prismify.training.average import Average
-from prismify.training.data import Stream
+from prismify.training.blockwise import start_from
+from prismify.training.data import Stream, first_told
 from prismify.training.engine import Part, Run, Watch, end_run, freeze_unused, introduce, open_run
+from prismify.training.losses import replaced_layers
 from prismify.training.models import NO_TRUST, fuse_if, open_model, teacher_of
 from prismify.training.pictures import grid, to_pixels
 from prismify.training.rates import adam
@@ -85,6 +87,9 @@ def train(recipe: DiffusionRecipe, watch: Watch, *, restart: bool = False, trust
         run.begin(material.stream, parts, [optimizer])
         notes = {"classes": list(classes), "teacher": said, "pictures": "Samples of the same seeds as before"}
         introduce(run, model, images, notes, record_files(trained))
+        if taught is not None and recipe.distil and recipe.distil.fitted and run.step == 0:
+            fit_to_teacher(run, recipe, denoiser, taught, material, noising, texts)
+            average.restart(model)
         prepared = run.processes.prepare(learner, optimizer)
         players = Players(*prepared, average, taught, noising, material, trained, texts)
 
@@ -122,6 +127,31 @@ def pair(
     layers = taught_layers(denoiser.model, teacher.model, recipe.distil or Teaching())
     layers, adapters = make_adapters(denoiser, teacher, layers, inputs)
     return Learner(denoiser, layers, adapters), Learner(teacher, layers)
+
+
+def fit_to_teacher(
+    run: Run,
+    recipe: DiffusionRecipe,
+    student: Denoiser,
+    teacher: Learner,
+    material: Material,
+    noising: Noising,
+    texts: Any,
+) -> None:
+    """Start every replaced layer from the weights that come nearest to the teacher's, on as many images as wanted."""
+    distil = recipe.distil or Teaching()
+
+    def run_teacher() -> None:
+        for number, batch in enumerate(first_told(material.stream, distil.fitted, run.shares.size)):
+            noised, times = noising.drawn(batch.images.to(run.device), mixed(run.seed, 7, number))
+            labels = (
+                batch.labels.to(run.device) if recipe.condition.kind == "class" and batch.labels is not None else None
+            )
+            context = None if texts is None else texts(batch.captions or [""] * len(noised))
+            teacher(noised, times, None if labels is None else labels.to(run.device), context)
+
+    fitted = start_from(teacher.model, student.model, run_teacher, distil.positions)
+    run.say(f"{len(fitted)} of {len(replaced_layers(student.model))} replaced layers start nearest to the teacher's")
 
 
 def denoising_terms(run: Run, recipe: DiffusionRecipe, players: Players, step: int, part: Part) -> dict[str, Tensor]:

@@ -48,6 +48,13 @@ class Noising:
         signal, spread = self._factors(times, clean)
         return signal * clean + spread * noise
 
+    def drawn(self, clean: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Noised pictures and their times, both functions of `clean`, shape (B, ...), and the seed alone."""
+        draw = torch.Generator().manual_seed(seed)
+        times = self.times(torch.rand(len(clean), generator=draw)).to(clean.device)
+        noise = torch.randn(clean.shape, generator=draw).to(clean)
+        return self.noised(clean, noise, times), times
+
     def target(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """What the model is to predict: the noise, v (Salimans & Ho, 2022), the clean picture, or the flow."""
         match self.settings.prediction:

@@ -46,7 +46,7 @@ def asking_of(model: nn.Module, noise: Noise | None, probe: Tensor) -> Asking:
     if noise is None:
         asking = Asking(lambda images, seed: (images,), partial(answer, model), is_autoencoder(model))
     else:
-        asking = Asking(partial(_noised, Noising(noise)), Denoiser(model), reconstructs=False)
+        asking = Asking(Noising(noise).drawn, Denoiser(model), reconstructs=False)
     try:
         with torch.no_grad():
             asking.answer(*asking.inputs(probe, 0))
@@ -60,11 +60,3 @@ def asking_of(model: nn.Module, noise: Noise | None, probe: Tensor) -> Asking:
             f"data.size{hint}"
         ) from error
     return asking
-
-
-def _noised(noising: Noising, images: Tensor, seed: int) -> Inputs:
-    """(noised, times), both functions of the images and the seed alone."""
-    draw = torch.Generator().manual_seed(seed)
-    times = noising.times(torch.rand(len(images), generator=draw)).to(images.device)
-    noise = torch.randn(images.shape, generator=draw).to(images)
-    return noising.noised(images, noise, times), times

@@ -105,6 +105,26 @@ def test_a_stopped_distillation_goes_on_to_the_last_bit(recipe: Recipe, tmp_path
     assert not any("adapter" in name for name in one["model"])
 
 
+def test_a_narrow_student_starts_near_its_teacher(recipe: Recipe, tmp_path: Path) -> None:
+    arguments = recipe()["model"]["arguments"]
+    teacher = {"source": "diffusers:UNet2DModel", "arguments": arguments}
+    narrow = {"model": {**teacher, "convert": {"name": "narrow", "share": 0.75, "min_width": 2}}, "teacher": teacher}
+    errors = {}
+    for fitted in (0, 16):
+        said: list[str] = []
+        content = recipe(
+            **narrow,
+            distil={"features": 0.0, "fitted": fitted},
+            train={"steps": 1, "learning_rate": 1e-9, "ema": None},
+            output=str(tmp_path / f"fitted-{fitted}"),
+        )
+        folder = carry_out(recipe_from(content, "test"), lambda event, said=said: said.append(event.text))
+        assert any("replaced layers start nearest" in text for text in said) == bool(fitted)
+        first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        errors[fitted] = first["output"]
+    assert errors[16] < 0.7 * errors[0]
+
+
 def test_a_teacher_may_make_what_is_learned_from(recipe: Recipe, tmp_path: Path) -> None:
     teacher = carry_out(recipe_from(recipe(output=str(tmp_path / "teacher")), "test"))
     said: list[str] = []

@@ -150,9 +150,14 @@ def batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Tensor]
 
 
 def first_batches(stream: Stream, count: int, size: int) -> Iterator[Tensor]:
+    """The images of `first_told` alone: each (size, C, H, W)."""
+    return (batch.images for batch in first_told(stream, count, size))
+
+
+def first_told(stream: Stream, count: int, size: int) -> Iterator[Batch]:
     """The first `count` images of a run, `size` at a time: the same in every process and after every start."""
     size = min(size, count)
-    return islice(batches(stream, Shares(size, 1, 1, 0), 0), -(-count // size))
+    return islice(told_batches(stream, Shares(size, 1, 1, 0), 0), -(-count // size))
 
 
 def told_batches(stream: Stream, shares: Shares, first_step: int) -> Iterator[Batch]:

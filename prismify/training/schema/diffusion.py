@@ -128,6 +128,9 @@ class Teaching:
         task: the error that a denoiser without a teacher learns from (`loss`).
         samples: of the teacher to learn from, where `data.kind` is "teacher".
         most_deviations: features of the teacher are cut there, so that a few outliers do not take over; None cuts none.
+        fitted: images, noised, on which the replaced layers are fitted to the teacher's in closed form before the first
+            step; 0 leaves the weights that the model came with.
+        positions: of each call of a layer that such a fit looks at, at most.
     """
 
     output: float = 1.0
@@ -136,11 +139,13 @@ class Teaching:
     task: float = 0.0
     samples: int = 4096
     most_deviations: float | None = 6.0
+    fitted: int = 0
+    positions: int = 2000
 
     def __post_init__(self) -> None:
         terms = ("output", "features", "task")
         numbers("distil", self, "0 or a positive number", *terms, hint="; 0 leaves it out")
-        whole("distil", self, samples=1)
+        whole("distil", self, samples=1, fitted=0, positions=1)
         numbers("distil", self, "a positive number", "most_deviations", hint="; null cuts none")
         if not any(getattr(self, name) for name in terms):
             raise RecipeError(f"distil: {', '.join(terms)} are all 0, so that nothing is trained")
