@@ -3,8 +3,9 @@
     python benchmarks/frontier.py --weights FOLDER --data IMAGES --test KODAK --lpips ALEX.safetensors --runs RUNS
         [search greedy uniform narrow fitted whole] [--budgets 80K 270K 670K 1.3M] [--minutes 30] [--seeds 0]
 
-searches once, then trains a point for each way and budget on squares cut from the images, measures it on whole test
-images, and writes benchmarks/results/frontier-cpu.json and the page. What a run left in --runs is not made again.
+searches once, then trains a point for each way and budget on squares cut from the images (whose reconstruction counts,
+with latents near the original's), measures it on whole test images, and writes benchmarks/results/frontier-cpu.json and
+the page. What a run left in --runs is not made again.
 
 search   the plan of `prismify search`, from what its candidates have learned; blocks on the student's own inputs, then
          the whole model
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import json
+import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -29,11 +31,13 @@ from typing import Any
 
 import places
 import results_page
+import torch
 from command import run
 from distil import TAEF2, cut
 
 from prismify import Policy, scan
 from prismify.checkpoint import Trust
+from prismify.graph.latents import decode, encode
 from prismify.metrics.evaluation import Judges, evaluate
 from prismify.search import Outcome, read_outcome, write_plan
 from prismify.search.ladder import KEPT
@@ -208,6 +212,21 @@ def measured(folders: dict[str, Path], at: Places, arguments: argparse.Namespace
     return evaluate(models, images, Judges(lpips=lpips), batch_size=1, shown=3)
 
 
+@torch.no_grad()
+def halves(folder: Path, at: Places, arguments: argparse.Namespace) -> dict[str, float]:
+    """How well each half of a point serves beside the original's other half."""
+    original = open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), Trust(code=True)).eval()
+    small = open_model(ModelSource(source=str(folder / "model")), Trust(code=True)).eval()
+    images, _ = open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)
+    apart, decibels = [], []
+    for image in images.in_order(1):
+        wanted = encode(original, image).mean
+        apart.append(float((encode(small, image).mean - wanted).square().mean() / wanted.var()))
+        error = (decode(small, wanted)[0].clamp(0, 1) - image).square().mean()
+        decibels.append(float(-10 * error.log10()))
+    return {"latent_error": statistics.mean(apart), "decoder_psnr": statistics.mean(decibels)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ways", nargs="*", default=list(WAYS), metavar="WAY")
@@ -257,6 +276,7 @@ def row(
         "hardware": facts["hardware"],
         "versions": facts["versions"],
         **{key: value.mean for key, value in found.rows["point"].items()},
+        **halves(folder, at, arguments),
         "original": {key: value.mean for key, value in found.rows["original"].items()},
     }
 

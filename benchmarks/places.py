@@ -11,6 +11,7 @@ DISTILLED = ROOT / "benchmarks" / "results" / "distil-cpu.json"
 DIFFUSION = ROOT / "benchmarks" / "results" / "diffusion-cpu.json"
 TAUGHT = ROOT / "benchmarks" / "results" / "teach-denoiser-cpu.json"
 FRONTIER = ROOT / "benchmarks" / "results" / "frontier-cpu.json"
+PREVIEW = ROOT / "benchmarks" / "results" / "preview-cpu.json"
 SETTINGS = ROOT / "benchmarks" / "results" / "mnist-settings-cpu.json"
 SINGLE = ROOT / "benchmarks" / "results" / "single-image-cpu.json"
 

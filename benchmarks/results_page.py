@@ -29,6 +29,8 @@ def write() -> None:
         lines += distilled(json.loads(places.DISTILLED.read_text()))
     if places.FRONTIER.is_file():
         lines += results_frontier.frontier(json.loads(places.FRONTIER.read_text()))
+    if places.PREVIEW.is_file():
+        lines += results_frontier.preview(json.loads(places.PREVIEW.read_text()))
     if places.DIFFUSION.is_file():
         rows = json.loads(places.DIFFUSION.read_text())
         for task in dict.fromkeys(r["task"] for r in rows):
