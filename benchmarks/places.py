@@ -16,6 +16,16 @@ SETTINGS = ROOT / "benchmarks" / "results" / "mnist-settings-cpu.json"
 SINGLE = ROOT / "benchmarks" / "results" / "single-image-cpu.json"
 
 
+def slug(name: str) -> str:
+    """A name as part of a file's."""
+    return name.replace(",", "").replace("/", "-").replace(" ", "-").lstrip("-")
+
+
+def taught_picture(name: str) -> Path:
+    """Where samples of a row of `teach_denoiser.py` are shown."""
+    return IMAGES / f"taught-{slug(name)}.png"
+
+
 def samples_picture(task: str, name: str, seed: int) -> Path:
     """Where samples of a row of `diffusion.py` are shown."""
-    return IMAGES / f"{task}-{name.replace(',', '').replace(' ', '-')}-{seed}.png"
+    return IMAGES / f"{task}-{slug(name)}-{seed}.png"

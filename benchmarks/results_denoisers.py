@@ -118,40 +118,65 @@ def _becomes(policy: dict[str, Any]) -> str:
 
 
 def taught(rows: list[dict[str, Any]]) -> list[str]:
-    """The section on what each term of a distillation is worth."""
-    first, metrics = rows[1], list(rows[0]["metrics"])
+    """The sections on distillation: what each term is worth, and how small a student can be."""
+    teacher = next(row for row in rows if row["name"] == "teacher")
+    terms, sizes = ([row for row in rows if row.get("kind") == kind] for kind in ("terms", "sizes"))
+    lines = []
+    if terms:
+        lines += [
+            "",
+            "## A denoiser taught by its original: what each term is worth",
+            "",
+            "BrianPulfer's DDPM of MNIST's digits (28×28), converted by policy `volumes` and trained for",
+            f"{terms[0]['minutes']:g} minutes on {terms[0]['hardware']} with the recipe `diffusion`, learning from the",
+            "data (`task`), from what the teacher predicts (`output`), or from what its modules return (`features`).",
+            *_taught_table("learned from", teacher, terms),
+            "The teacher lets the mean of some pictures drift, which gives them a grey ground, in a thousand steps of",
+            "DDPM as well; the students were stopped long before they were done, as their pictures show.",
+            "",
+            *_taught_pictures(["teacher", *(row["name"] for row in terms)]),
+        ]
+    if sizes:
+        lines += [
+            "",
+            "## The same denoiser, as small as it gets",
+            "",
+            "Students that start nearest to the teacher in closed form (`distil.fitted`; 27 weights have no such start)",
+            f"and learn its output for {sizes[0]['minutes']:g} minutes on {sizes[0]['hardware']}. 100,000 of the",
+            "parameters are the table of times, in every one of them.",
+            *_taught_table("student", teacher, sorted(sizes, key=lambda r: -r["parameters"])),
+            *_taught_pictures([row["name"] for row in sizes]),
+        ]
+    command = "python benchmarks/teach_denoiser.py --weights ddpm_mnist.pt --data train.npz --test test.npz"
+    return [*lines, f"    {command} --features lenet.pth"]
+
+
+def _taught_table(title: str, teacher: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    metrics = list(teacher["metrics"])
     network = metrics[0][metrics[0].find("(") :].strip("()")
     titles = " | ".join(name.split(" (")[0] for name in metrics)
     lines = [
+        f"{rows[0]['count']:,} pictures of each in 100 steps of DDPM, against the 10,000 test images, by {network};",
+        f"seed {rows[0]['seed']}.",
         "",
-        "## A denoiser taught by its original: what each term is worth",
-        "",
-        "BrianPulfer's DDPM of MNIST's digits (28×28), converted by policy `volumes` and trained for",
-        f"{first['minutes']:g} minutes on {first['hardware']} with the recipe `diffusion`, seed {first['seed']},",
-        "learning from the data (`task`), from what the teacher predicts (`output`), or from what its modules",
-        "return (`features`).",
-        f"{first['count']:,} pictures of each in 100 steps of DDPM, against the 10,000 test images, by {network}.",
-        "",
-        f"| learned from | parameters | steps | error on held-out images | error to the teacher | {titles} |",
+        f"| {title} | parameters | steps | error on held-out images | error to the teacher | {titles} |",
         f"|---|---:|---:|---:|---:|{'---:|' * len(metrics)}",
     ]
-    for row in rows:
+    for row in (teacher, *rows):
         cells = [_measured(row["metrics"].get(name)) for name in metrics]
         told = [f"{row[key]:.4f}" if key in row else "" for key in ("error", "error_to_teacher")]
         steps = f"{row['steps']:,}" if "steps" in row else ""
         lines.append(f"| {row['name']} | {row['parameters']:,} | {steps} | {' | '.join([*told, *cells])} |")
-    lines += [
-        "",
-        "The teacher lets the mean of some pictures drift, which gives them a grey ground, in a thousand steps of DDPM",
-        "as well; the students were stopped long before they were done, as their pictures show.",
-        "",
-    ]
-    for name in ("teacher", *(row["name"] for row in rows[1:])):
-        path = places.IMAGES / f"taught-{name.replace(',', '').replace(' ', '-')}.png"
+    return [*lines, ""]
+
+
+def _taught_pictures(names: list[str]) -> list[str]:
+    lines = []
+    for name in names:
+        path = places.taught_picture(name)
         if path.is_file():
             lines += [f"![pictures of: {name}](images/{path.name})", ""]
-    command = "python benchmarks/teach_denoiser.py --weights ddpm_mnist.pt --data train.npz --test test.npz"
-    return [*lines, f"    {command} --features lenet.pth"]
+    return lines
 
 
 def single(rows: list[dict[str, Any]]) -> list[str]:

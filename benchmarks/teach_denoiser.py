@@ -1,9 +1,10 @@
-"""Teach a trained denoiser's conversion by its original, each term by itself: what every term is worth.
+"""Teach smaller copies of a trained denoiser by the original: what every term is worth, and how small it can get.
 
-    python benchmarks/teach_denoiser.py --weights ddpm_mnist.pt --data TRAIN.npz --test TEST.npz --features LENET.pth
+    python benchmarks/teach_denoiser.py [terms sizes | NAME ...] --weights ddpm_mnist.pt --data TRAIN.npz
+        --test TEST.npz --features LENET.pth
 
-converts the DDPM of MNIST's digits (BrianPulfer's, 28x28), trains it for --minutes with each row's terms, samples
---count pictures of each and of the teacher, judges them against the test images, and writes
+converts the DDPM of MNIST's digits (BrianPulfer's, 28x28) as each row says, trains it for --minutes, samples --count
+pictures of each and of the teacher, judges them against the test images, and writes
 benchmarks/results/teach-denoiser-cpu.json and the page (`results_page.py`). Runs lie in --runs, and one that is there
 is not made again.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,41 @@ from prismify.training.schema import Noise
 
 NET = f"{places.ROOT / 'tests' / 'diffusion' / 'nets' / 'mnist_ddpm.py'}:make"
 RESULTS = places.TAUGHT
-#: Row -> what is learned from.
-ROWS: dict[str, list[str]] = {
-    "task alone": ["distil={output: 0, features: 0, task: 1}"],
-    "output": ["distil={features: 0}"],
-    "features": ["distil={output: 0}"],
-    "output and features": ["distil={}"],
-    "output, features and task": ["distil={task: 1}"],
+
+
+@dataclass(frozen=True)
+class Row:
+    """A student: how the teacher is converted to it, and what the recipe changes."""
+
+    policy: list[str]
+    changes: list[str]
+
+
+VOLUMES = ["--policy", "volumes"]
+#: What is learned from.
+TERMS: dict[str, Row] = {
+    "task alone": Row(VOLUMES, ["distil={output: 0, features: 0, task: 1}"]),
+    "output": Row(VOLUMES, ["distil={features: 0}"]),
+    "features": Row(VOLUMES, ["distil={output: 0}"]),
+    "output and features": Row(VOLUMES, ["distil={}"]),
+    "output, features and task": Row(VOLUMES, ["distil={task: 1}"]),
 }
+FITTED = ["distil={features: 0, fitted: 256}", "train.learning_rate=2e-3"]
+
+
+def _narrow(share: float) -> list[str]:
+    return ["--policy", "narrow", "--share", str(share)]
+
+
+#: What is left of the teacher: started in closed form, taught its output.
+SIZES: dict[str, Row] = {
+    "narrow to 3/4": Row(_narrow(0.75), FITTED),
+    "narrow to 1/2": Row(_narrow(0.5), FITTED),
+    "narrow to 3/10": Row(_narrow(0.3), FITTED),
+    "tucker 4": Row(["--policy", "volumes", "--operator", "Tucker", "--option", "rank=4"], FITTED),
+    "27 weights": Row(VOLUMES, ["distil={features: 0}"]),
+}
+ROWS = {**TERMS, **SIZES}
 SETS = [
     "data.size=28", "data.channels=1", "data.validation=256", "train.batch_size=32", "train.learning_rate=5e-3",
     "train.schedule=cosine", "train.steps=1000000", "train.ema=0.995", "train.device=cpu", "log.every=100",
@@ -48,12 +77,15 @@ SETS = [
 SAMPLED = ["--steps", "100", "--sampler", "ddpm"]
 
 
-def taught(name: str, small: Path, arguments: argparse.Namespace) -> Path:
+def taught(name: str, arguments: argparse.Namespace) -> Path:
     """The folder of a run; made, or gone on with, where it has not ended."""
-    folder: Path = arguments.runs / name.replace(",", "").replace(" ", "-")
+    folder: Path = arguments.runs / places.slug(name)
+    small = arguments.runs / "converted" / places.slug(" ".join(ROWS[name].policy))
+    if not small.is_dir():
+        run("convert", arguments.weights, "--model", NET, *ROWS[name].policy, "-o", str(small))
     if not (folder / "report.md").is_file():
         sets = [f"data.path={arguments.data}", f"output={folder}", f"train.max_minutes={arguments.minutes:g}"]
-        sets += [*SETS, *ROWS[name], *arguments.sets]
+        sets += [*SETS, *ROWS[name].changes, *arguments.sets]
         run("train", str(small / "recipe.yaml"), "--trust-code", *(word for s in sets for word in ("--set", s)))
     return folder
 
@@ -65,9 +97,15 @@ def judged(samples: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return dict(next(iter(found["models"].values())))
 
 
+def keep(made: dict[str, Any]) -> None:
+    rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    RESULTS.write_text(json.dumps([r for r in rows if r["name"] != made["name"]] + [made], indent=1) + "\n")
+    print({k: made[k] for k in ("name", "steps", "error", "error_to_teacher", "metrics") if k in made})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=list(ROWS))
+    parser.add_argument("names", nargs="*", default=["terms", "sizes"], choices=["terms", "sizes", *ROWS])
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--test", required=True)
@@ -77,30 +115,29 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/teach-denoiser"))
     parser.add_argument("--set", dest="sets", action="append", default=[])
     arguments = parser.parse_args()
-    small = arguments.runs / "converted"
-    if not small.is_dir():
-        run("convert", arguments.weights, "--model", NET, "--policy", "volumes", "-o", str(small))
     teacher = open_source(arguments.weights, model=NET, trust_code=True).build().eval()  # type: ignore[union-attr]
     samples = arguments.runs / "teacher-samples"
     if not (samples / "samples.json").is_file():
         opened = Opened(Denoiser(teacher), Trained(noise=Noise(), shape=(1, 28, 28)))
         wanted = Wanted(count=arguments.count, steps=100, sampler="ddpm")
         write_samples(opened, wanted, samples, "the teacher", torch.device("cpu"), lambda done, steps: None)
-    shutil.copy(samples / "grid.png", places.IMAGES / "taught-teacher.png")
-    rows = [{"name": "teacher", "parameters": parameter_count(teacher), "metrics": judged(samples, arguments)}]
-    for name in arguments.names:
-        folder = taught(name, small, arguments)
+    shutil.copy(samples / "grid.png", places.taught_picture("teacher"))
+    keep({"name": "teacher", "parameters": parameter_count(teacher), "metrics": judged(samples, arguments)})
+    groups = {"terms": list(TERMS), "sizes": list(SIZES)}
+    for name in (name for wanted in arguments.names for name in groups.get(wanted, [wanted])):
+        folder = taught(name, arguments)
         samples = arguments.runs / f"{folder.name}-samples"
         if not (samples / "samples.json").is_file():
             run("sample", str(folder), "-n", str(arguments.count), *SAMPLED, "-o", str(samples), "--trust-code")
-        shutil.copy(samples / "grid.png", places.IMAGES / f"taught-{folder.name}.png")
+        shutil.copy(samples / "grid.png", places.taught_picture(name))
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         facts = json.loads((folder / "run.json").read_text())
         held = [r for r in records if r["kind"] == "validation"][-1]
-        rows.append(
+        keep(
             {
                 "name": name,
-                "changes": ROWS[name] + arguments.sets,
+                "kind": "terms" if name in TERMS else "sizes",
+                "changes": ROWS[name].changes + arguments.sets,
                 "parameters": facts["model"]["parameters"],
                 "minutes": arguments.minutes,
                 "steps": held["step"],
@@ -113,8 +150,6 @@ def main() -> None:
                 "metrics": judged(samples, arguments),
             }
         )
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-        print({k: rows[-1][k] for k in ("name", "steps", "error", "error_to_teacher", "metrics")})
     results_page.write()
 
 
