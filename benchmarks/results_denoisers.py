@@ -141,7 +141,7 @@ def taught(rows: list[dict[str, Any]]) -> list[str]:
             "",
             "## The same denoiser, as small as it gets",
             "",
-            "Students that start nearest to the teacher in closed form (`distil.fitted`; 27 weights have no such start)",
+            "Students that start nearest to the teacher in closed form (`distil.fitted`; for 27 weights there is none)",
             f"and learn its output for {sizes[0]['minutes']:g} minutes on {sizes[0]['hardware']}. 100,000 of the",
             "parameters are the table of times, in every one of them.",
             *_taught_table("student", teacher, sorted(sizes, key=lambda r: -r["parameters"])),
