@@ -127,9 +127,12 @@ FeedForwardOption = Annotated[
     typer.Option("--feed-forward", help="Also inner linear layers (policy volumes).", rich_help_panel=_POLICY),
 ]
 ShareOption = Annotated[
-    float | None,
+    list[str] | None,
     typer.Option(
-        metavar="S", help="Share of the channels that is left (policy narrow); 0.5 by default.", rich_help_panel=_POLICY
+        metavar="[PATTERN=]S",
+        help="Share of the channels that is left (policy narrow), 0.5 by default; with PATTERN that of the widths "
+        "whose first maker is so named. May be repeated.",
+        rich_help_panel=_POLICY,
     ),
 ]
 WidthOption = Annotated[
@@ -255,6 +258,7 @@ def wanted(given: Mapping[str, Any]) -> Wanted:
     import_all(given["import_"])
     policy = {name: given[option] for option, name in _POLICY_FIELDS.items() if option in given}
     policy["options"] = parse_arguments(policy.get("options"), "--option")
+    policy["share"], policy["shares"] = parse_shares(policy.get("share"))
     return Wanted(
         source=given["source"],
         model=given["model"],
@@ -289,6 +293,28 @@ def parse_arguments(pairs: list[str] | None, flag: str = "--arg") -> dict[str, A
     return arguments
 
 
+def parse_shares(texts: list[str] | None) -> tuple[float | None, dict[str, float]]:
+    """The share of every width, and those by pattern, from the values of --share.
+
+    Raises:
+        BadParameter: one is no number, or there are two without a pattern.
+    """
+    share, shares = None, {}
+    for text in texts or ():
+        pattern, equals, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r} is not [PATTERN=]NUMBER", param_hint="--share") from error
+        if equals:
+            shares[pattern] = value
+        elif share is not None:
+            raise typer.BadParameter(f"{share:g} and {value:g}: only one goes without PATTERN=", param_hint="--share")
+        else:
+            share = value
+    return share, shares
+
+
 def import_all(places: list[str] | None) -> None:
     """Import what a person named by --import."""
     if places:
@@ -311,7 +337,8 @@ def policy_of(**fields: Any) -> Callable[[], Policy | OwnPolicy]:
             plain = Policy()
             for option, value in fields.items():
                 if option != "name" and (value or None) != (getattr(plain, option) or None):
-                    flag = option.removesuffix("_size").replace("_", "-")
+                    flag = {"options": "option", "shares": "share"}.get(option, option.removesuffix("_size"))
+                    flag = flag.replace("_", "-")
                     raise PlanError(f"--{flag} belongs to prismify's own policies: {name} decides about every layer")
             return own_function(name, "policy")
         values: dict[str, Any] = {k: tuple(v or ()) if k in ("include", "exclude") else v for k, v in fields.items()}

@@ -27,7 +27,15 @@ class Narrowed:
 
 
 def narrowed(layers: Iterable[Layer], widths: Widths, policy: Policy) -> Narrowed:
-    """What policy narrow makes of every layer, and of every norm along a width."""
+    """What policy narrow makes of every layer, and of every norm along a width.
+
+    Raises:
+        PlanError: a pattern of `shares` matches no width.
+    """
+    for pattern in policy.shares:
+        if not any(fnmatchcase(width.name, pattern) for width in widths.rows):
+            like = f"; names look like {widths.rows[0].name!r}" if widths.rows else ""
+            raise PlanError(f"--share {pattern!r} matches no width, which are named after their first makers{like}")
     rows = {width.name: width for width in widths.rows}
     left = {width.name: _channels_left(width, policy) for width in widths.rows}
     made = {layer: width for width in widths.rows for layer in width.makers}
@@ -125,7 +133,10 @@ def _channels_left(width: Width, policy: Policy) -> int:
         return width.channels
     if any(fnmatchcase(name, p) for name in members for p in policy.exclude):
         return width.channels
-    wanted = policy.width if policy.width is not None else width.channels * (policy.share or 0.5)
+    share = next((s for pattern, s in policy.shares.items() if fnmatchcase(width.name, pattern)), None)
+    wanted = width.channels * (share or policy.share or 0.5)
+    if share is None and policy.width is not None:
+        wanted = policy.width
     return min(width.channels, max(1, round(wanted / width.step)) * width.step)
 
 

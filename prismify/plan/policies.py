@@ -46,6 +46,8 @@ class Policy:
             "LowRank", or a registered one. What it cannot take the place of, and packed attentions, are kept.
         options: its options, as {"rank": 8}.
         share: under "narrow", the share of the channels that is left of every width; half of them by default.
+        shares: under "narrow", the share of widths whose name (that of their first maker) matches a pattern,
+            {"decoder.18.*": 0.25}; the first counts, and 1 leaves them as they are.
         width: under "narrow", the channels that are left instead, as a number.
 
     Raises:
@@ -69,6 +71,7 @@ class Policy:
     operator: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     share: float | None = None
+    shares: dict[str, float] = field(default_factory=dict)
     width: int | None = None
 
     def __post_init__(self) -> None:
@@ -89,12 +92,15 @@ class Policy:
         if self.operator is not None and self.operator not in described_operators():
             known = ", ".join(described_operators())
             raise PlanError(f"operator {self.operator!r} is not one of {known}")
-        if self.name != "narrow" and (self.share is not None or self.width is not None):
+        if self.name != "narrow" and (self.share is not None or self.shares or self.width is not None):
             raise PlanError("share and width belong to policy 'narrow': add --policy narrow")
         if self.name == "narrow" and (self.operator is not None or self.channel_dilation):
             raise PlanError("policy 'narrow' leaves layers what they are: drop operator and channel dilation")
         if self.share is not None and (self.width is not None or not 0 < self.share < 1):
             raise PlanError(f"share {self.share:g} must be between 0 and 1, and width is not given beside it")
+        for pattern, share in self.shares.items():
+            if not 0 < share <= 1:
+                raise PlanError(f"share {share:g} of {pattern!r} must be above 0 and at most 1")
         if self.width is not None and self.width < 1:
             raise PlanError(f"width {self.width} must be a positive number of channels")
         if self.options and self.operator is None:

@@ -104,6 +104,22 @@ def test_patterns_keep_widths_whole(net: Net) -> None:
         prismify.convert(net, args=INPUTS, policy=Policy(name="narrow", width=64))
 
 
+def test_some_widths_have_a_share_of_their_own(net: Net) -> None:
+    shares = {"blocks.0.*": 0.25, "enter": 1.0, "blocks.*": 0.75}
+    small = prismify.convert(net, args=INPUTS, policy=Policy(name="narrow", shares=shares))
+    weights = widths_of(small)
+    assert weights["enter.weight"][0] == 16  # a share of 1 leaves it
+    assert (weights["blocks.0.conv1.weight"][0], weights["blocks.1.conv1.weight"][0]) == (8, 16)  # in groups of four
+    assert weights["leave.weight"][1] == 24  # half of both
+    assert small(*INPUTS).shape == net(*INPUTS).shape
+    with pytest.raises(PlanError, match=r"--share 'conv\*' matches no width, .* like 'side'"):
+        prismify.scan(net, INPUTS, policy=Policy(name="narrow", shares={"conv*": 0.5}))
+    with pytest.raises(PlanError, match=r"share 1.5 of 'enter' must be above 0 and at most 1"):
+        Policy(name="narrow", shares={"enter": 1.5})
+    with pytest.raises(PlanError, match="share and width belong to policy 'narrow'"):
+        Policy(name="volumes", shares={"enter": 0.5})
+
+
 def doubled(small: nn.Module, big: nn.Module) -> nn.Module:
     """A model twice as wide that computes the same: every channel twice, and read in unequal shares."""
 

@@ -94,6 +94,7 @@ def test_a_plan_holds_what_was_chosen(tmp_path: Path) -> None:
         (["--operator", "Separable"], "Separable", 9 * 32 + 32 * 32 + 32),
         (["--operator", "Gained", "--option", 'operator={"type": "DeepPrism"}'], "Gained", 27 + 32 + 32),
         (["--channel-dilation"], "DeepPrism 3×3×3", 28),
+        (["--policy", "narrow", "--share", "0.9", "--share", "*=0.25"], "8→8", 9 * 8 * 8 + 8),
     ],
 )
 def test_the_command_line_names_them(words: list[str], kind: str, count: int, tmp_path: Path) -> None:
