@@ -46,8 +46,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 QUIET = ["train.steps=1000000", "log.every=20", "log.tensorboard=false", "checkpoint.every=1000000"]
 
 
-def cut(sources: Sequence[str], folder: Path, side: int = SIDE, longest: int = LONGEST) -> None:
-    """Squares of so many pixels a side from every image of the folders, each half over its neighbours.
+def cut(sources: Sequence[str], folder: Path, side: int, step: int, longest: int = LONGEST) -> None:
+    """Squares of so many pixels a side from every image of the folders, one at every `step` pixels.
 
     Larger images are scaled down first until no side has more than `longest` pixels.
     """
@@ -56,8 +56,8 @@ def cut(sources: Sequence[str], folder: Path, side: int = SIDE, longest: int = L
         for path in sorted(p for p in Path(source).iterdir() if p.suffix.lower() in IMAGES):
             picture = Image.open(path).convert("RGB")
             picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-            for top in range(0, picture.height - side + 1, side // 2):
-                for left in range(0, picture.width - side + 1, side // 2):
+            for top in range(0, picture.height - side + 1, step):
+                for left in range(0, picture.width - side + 1, step):
                     square = picture.crop((left, top, left + side, top + side))
                     square.save(folder / f"{place}-{path.stem}-{top:04d}-{left:04d}.png")
 
@@ -83,7 +83,7 @@ def main() -> None:
         subprocess.run([sys.executable, TAEF2, arguments.weights, whole], check=True)
         commands = [noted("convert", whole, "--model", f"{TAEF2}:TAEF2", "-o", converted, *CONVERT)]
         squares = Path(scratch) / "squares"
-        cut([arguments.data], squares)
+        cut([arguments.data], squares, SIDE, SIDE // 2)
         places = [f"model.source={converted}", f"data.path={squares}", f"output={trained}"]
         sets = [*places, *SETS, *QUIET, f"train.max_minutes={arguments.minutes:g}", *arguments.sets]
         commands.append(noted("train", "distil", "--trust-code", *(word for s in sets for word in ("--set", s))))

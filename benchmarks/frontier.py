@@ -54,7 +54,7 @@ IMAGES = ["data.range=[0, 1]", f"data.size={SQUARE}"]
 SEARCH = ["data.validation=64", "train.batch_size=8", "train.steps=100000", "checkpoint.every=50", "log.every=5"]
 #: The image is what counts; the latents, which others were trained on, are held near the original's.
 POINT = [
-    "data.validation=0", "train.batch_size=8", "train.learning_rate=2e-3", "train.rates.kernel=5",
+    "data.validation=0", "train.batch_size=8", "train.learning_rate=5e-4", "train.rates.kernel=5",
     "train.steps=1000000", "train.ema=0.995", "loss={output: 0, latent: 0.1, image: 1}", "remember=2",
     "log.every=50", "log.tensorboard=false", "checkpoint.every=200",
 ]  # fmt: skip
@@ -96,7 +96,7 @@ def prepare(at: Places, arguments: argparse.Namespace) -> None:
     if not at.weights.is_file():
         subprocess.run([sys.executable, TAEF2, arguments.weights, str(at.weights)], check=True)
     if not at.squares.is_dir():
-        cut(arguments.data, at.squares, SQUARE)
+        cut(arguments.data, at.squares, SQUARE, SQUARE)
 
 
 def searched(at: Places, arguments: argparse.Namespace) -> Outcome:
