@@ -13,6 +13,7 @@ greedy   the same, but the plan takes the exchange that costs the least error fo
 uniform  the same, but one candidate for all blocks, the best that fits
 narrow   policy narrow: every width of the model, residual streams as well, has the same share of its channels left;
          from the channels that tell most of the others, the whole model from the first step
+tapered  the same, but the widths at full size have half of that share, which makes a step cheaper
 fitted   the plan of `search`, from closed-form starts, the whole model from the first step
 whole    the plan of `search`, from fresh weights, the whole model from the first step
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import itertools
 import json
 import statistics
 import subprocess
@@ -44,7 +46,7 @@ from prismify.search.ladder import KEPT
 from prismify.training.data import open_data
 from prismify.training.losses import load_lpips
 from prismify.training.models import open_model
-from prismify.training.pictures import write_png
+from prismify.training.pictures import sheet, to_pixels, write_png
 from prismify.training.schema import Data, ModelSource, Perceptual
 
 RESULTS = places.FRONTIER
@@ -64,9 +66,18 @@ WAYS: dict[str, list[str]] = {
     "greedy": ["blocks={share: 0.25, own_inputs: 1}"],
     "uniform": ["blocks={share: 0.25, own_inputs: 1}"],
     "narrow": ["blocks={fitted: 64}"],
+    "tapered": ["blocks={fitted: 64}"],
     "fitted": ["blocks={fitted: 64}"],
     "whole": [],
 }
+
+
+#: The widths of TAEF2 at the size of the images, by their first makers.
+FULL_SIZE = ("encoder.0", "encoder.1.*", "decoder.17", "decoder.18.*")
+#: Ways that need no search.
+NARROW = {"narrow", "tapered"}
+#: Of the test images, so many are shown, one of every so many.
+SHOWN, SHOWN_STEP = 3, 8
 
 
 @dataclass(frozen=True)
@@ -176,8 +187,10 @@ def trained(
 
 def policy_of(way: str, budget: str, at: Places, outcome: Outcome | None) -> list[str]:
     """What `convert` is told, beside the model."""
-    if outcome is None or way == "narrow":
-        return ["--policy", "narrow", "--share", f"{share_within(amount(budget), at):.4f}"]
+    if outcome is None or way in NARROW:
+        share, shares = share_within(amount(budget), way, at)
+        own = [f"--share={pattern}={value:.6f}" for pattern, value in shares.items()]
+        return ["--policy", "narrow", f"--share={share:.6f}", *own]
     plan = at.runs / "plans" / f"{way}-{budget}.json"
     write_plan(outcome, chosen_by(way, outcome, amount(budget)), plan, f"at most {budget} parameters")
     if way in ("fitted", "whole"):
@@ -185,46 +198,64 @@ def policy_of(way: str, budget: str, at: Places, outcome: Outcome | None) -> lis
     return ["--plan", str(plan)]
 
 
-def share_within(most: float, at: Places) -> float:
-    """The largest share of its channels, in sixty-fourths, with which the model has at most so many parameters."""
+def share_within(most: float, way: str, at: Places) -> tuple[float, dict[str, float]]:
+    """The largest share of its channels, in sixty-fourths, with which the model has at most so many parameters.
+
+    And that of the widths that have one of their own.
+    """
     model = open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), Trust(code=True))
+    full_size = FULL_SIZE if way == "tapered" else ()
+
+    def shares(left: int) -> tuple[float, dict[str, float]]:
+        return left / 64, dict.fromkeys(full_size, max(1, left // 2) / 64)
 
     def counted(left: int) -> int:
-        return scan(model, policy=Policy(name="narrow", share=left / 64, min_width=1)).parameters.after
+        share, own = shares(left)
+        return scan(model, policy=Policy(name="narrow", share=share, shares=own, min_width=1)).parameters.after
 
     fits = bisect.bisect_right(range(1, 64), most, key=counted)
-    if not fits:
-        sys.exit(f"no share of the channels has at most {most:,.0f} parameters")
-    return fits / 64
+    return shares(fits) if fits else sys.exit(f"no share of the channels has at most {most:,.0f} parameters")
 
 
 def amount(text: str) -> float:
     return float(text[:-1]) * {"K": 1e3, "M": 1e6}[text[-1].upper()]
 
 
-def measured(folders: dict[str, Path], at: Places, arguments: argparse.Namespace) -> Any:
-    """The points' best weights and the original on whole test images."""
+def opened(folders: dict[str, Path], at: Places) -> dict[str, Any]:
+    """The original and the points' models by name."""
     trust = Trust(code=True)
     models = {"original": open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), trust)}
     models |= {n: open_model(ModelSource(source=str(folder / "model")), trust) for n, folder in folders.items()}
-    images, _ = open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)
-    lpips, _ = load_lpips(Perceptual(net="alex", weights=arguments.lpips))
-    return evaluate(models, images, Judges(lpips=lpips), batch_size=1, shown=3)
+    return {name: model.eval() for name, model in models.items()}
+
+
+def test_images(arguments: argparse.Namespace) -> Any:
+    return open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)[0]
 
 
 @torch.no_grad()
-def halves(folder: Path, at: Places, arguments: argparse.Namespace) -> dict[str, float]:
-    """How well each half of a point serves beside the original's other half."""
-    original = open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), Trust(code=True)).eval()
-    small = open_model(ModelSource(source=str(folder / "model")), Trust(code=True)).eval()
-    images, _ = open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)
-    apart, decibels = [], []
+def halves(models: dict[str, Any], images: Any) -> dict[str, dict[str, float]]:
+    """How well each half of every point serves beside the original's other half."""
+    apart: dict[str, list[float]] = {name: [] for name in models if name != "original"}
+    decibels: dict[str, list[float]] = {name: [] for name in apart}
     for image in images.in_order(1):
-        wanted = encode(original, image).mean
-        apart.append(float((encode(small, image).mean - wanted).square().mean() / wanted.var()))
-        error = (decode(small, wanted)[0].clamp(0, 1) - image).square().mean()
-        decibels.append(float(-10 * error.log10()))
-    return {"latent_error": statistics.mean(apart), "decoder_psnr": statistics.mean(decibels)}
+        wanted = encode(models["original"], image).mean
+        for name in apart:
+            apart[name].append(float((encode(models[name], image).mean - wanted).square().mean() / wanted.var()))
+            error = (decode(models[name], wanted)[0].clamp(0, 1) - image).square().mean()
+            decibels[name].append(float(-10 * error.log10()))
+    return {n: {"latent_error": statistics.mean(apart[n]), "decoder_psnr": statistics.mean(decibels[n])} for n in apart}
+
+
+@torch.no_grad()
+def pictured(models: dict[str, Any], images: Any, path: Path) -> None:
+    """The middle of some test images, and below what every model makes of it."""
+    pick = list(itertools.islice(images.in_order(1), 0, SHOWN * SHOWN_STEP, SHOWN_STEP))
+    middle = torch.cat(
+        [one[:, :, one.shape[2] // 2 - 96 :, one.shape[3] // 2 - 128 :][:, :, :192, :256] for one in pick]
+    )
+    rows = [middle, *(decode(model, encode(model, middle).mean)[0] for model in models.values())]
+    write_png(path, sheet([to_pixels(row, (0.0, 1.0)) for row in rows]))
 
 
 def main() -> None:
@@ -243,40 +274,53 @@ def main() -> None:
     at = Places(arguments.runs.resolve())
     at.runs.mkdir(parents=True, exist_ok=True)
     prepare(at, arguments)
-    outcome = searched(at, arguments) if set(arguments.ways) - {"narrow"} else None
-    for seed in arguments.seeds:
-        for budget in arguments.budgets:
-            for way in arguments.ways:
-                folder = trained(way, budget, seed, at, outcome, arguments)
-                keep(row(way, budget, seed, folder, outcome, at, arguments))
+    outcome = searched(at, arguments) if set(arguments.ways) - NARROW else None
+    for way in arguments.ways:
+        points = {
+            (budget, seed): trained(way, budget, seed, at, outcome, arguments)
+            for seed in arguments.seeds
+            for budget in arguments.budgets
+        }
+        models = opened({f"{budget} {seed}": folder for (budget, seed), folder in points.items()}, at)
+        lpips, _ = load_lpips(Perceptual(net="alex", weights=arguments.lpips))
+        found = evaluate(models, test_images(arguments), Judges(lpips=lpips), batch_size=1, shown=1)
+        beside = halves(models, test_images(arguments))
+        for (budget, seed), folder in points.items():
+            name = f"{budget} {seed}"
+            keep({**facts_of(way, budget, seed, folder, outcome, arguments), **scores_of(found, name), **beside[name]})
+        first = {n: m for n, m in models.items() if n == "original" or n.endswith(f" {arguments.seeds[0]}")}
+        pictured(first, test_images(arguments), places.IMAGES / f"taef2-{way}.png")
     results_page.write()
 
 
-def row(
-    way: str, budget: str, seed: int, folder: Path, outcome: Outcome | None, at: Places, arguments: argparse.Namespace
+def facts_of(
+    way: str, budget: str, seed: int, folder: Path, outcome: Outcome | None, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """What is known of a point."""
-    found = measured({"point": folder}, at, arguments)
+    """How a point was made."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     facts = json.loads((folder / "run.json").read_text())
-    train = [r for r in records if r["kind"] == "train"]
-    write_png(places.IMAGES / f"taef2-{way}-{budget}.png", found.pictures)
+    searched_first = outcome is not None and way not in NARROW
     return {
         "way": way,
         "budget": budget,
         "seed": seed,
         "changes": [*WAYS[way], *arguments.sets],
         "minutes": arguments.minutes,
-        "search_minutes": arguments.search_minutes if way != "narrow" else 0.0,
-        "steps": train[-1]["step"],
-        "parameters": found.parameters["point"],
-        "original_parameters": found.parameters["original"],
-        "test_images": found.images,
-        "rank_correlation": outcome.scores.correlation if outcome is not None and way != "narrow" else None,
+        "search_minutes": arguments.search_minutes if searched_first else 0.0,
+        "rank_correlation": outcome.scores.correlation if outcome is not None and searched_first else None,
+        "steps": [r for r in records if r["kind"] == "train"][-1]["step"],
         "hardware": facts["hardware"],
         "versions": facts["versions"],
-        **{key: value.mean for key, value in found.rows["point"].items()},
-        **halves(folder, at, arguments),
+    }
+
+
+def scores_of(found: Any, name: str) -> dict[str, Any]:
+    """What was measured of a point, and of the original beside it."""
+    return {
+        "parameters": found.parameters[name],
+        "original_parameters": found.parameters["original"],
+        "test_images": found.images,
+        **{key: value.mean for key, value in found.rows[name].items()},
         "original": {key: value.mean for key, value in found.rows["original"].items()},
     }
 

@@ -17,6 +17,7 @@ _WAYS = {
     "greedy": "a greedy plan",
     "uniform": "one candidate for all blocks",
     "narrow": "every width alike (policy `narrow`), the whole model alone",
+    "tapered": "the same, half of that share at full size",
     "fitted": "the search's plan from closed-form starts, the whole model alone",
     "whole": "the search's plan from fresh weights, the whole model alone",
 }
@@ -58,13 +59,15 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
             f"{row['steps']:,} | {_cells(row)} | {row['decoder_psnr']:.2f} | {row['latent_error']:.3f} |"
         )
     lines += ["", f"![PSNR on Kodak against parameters](images/{CURVES.name})", ""]
-    for row in sorted(plain, key=lambda r: r["parameters"]):
-        picture = places.IMAGES / f"taef2-{row['way']}-{row['budget']}.png"
-        if row["way"] in ("search", "narrow") and picture.is_file():
+    for way, title in _WAYS.items():
+        picture = places.IMAGES / f"taef2-{way}.png"
+        points = sorted({r["parameters"] for r in plain if r["way"] == way}, reverse=True)
+        if points and picture.is_file():
+            counts = ", ".join(f"{count:,}" for count in points)
             lines += [
-                f"From above: photographs, what the original makes of them, and {row['parameters']:,} parameters:",
+                f"The middle of photographs, what the original makes of it, and {counts} parameters ({title}):",
                 "",
-                f"![Kodak at {row['budget']}](images/{picture.name})",
+                f"![Kodak by {way}](images/{picture.name})",
                 "",
             ]
     return lines

@@ -117,7 +117,7 @@ def train(recipe: AutoencoderRecipe, watch: Watch, *, restart: bool = False, tru
             if held_out is not None and run.measures_now:
                 values, pixels = measure_reconstruction(run, average.model, held_out, players.lpips)
                 run.measured(values, "psnr", higher=True)
-                if run.leads:
+                if run.leads and pixels is not None:
                     run.show(pixels)
             run.save_if_due()
         end_run(run, average.model)

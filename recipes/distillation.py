@@ -177,7 +177,7 @@ def measure(run: Run, model: nn.Module, teacher: nn.Module, held_out: Stream, lp
         return
     values, pixels = measure_reconstruction(run, model, held_out, lpips, teacher)
     run.measured({**values, "error_to_teacher": error}, "psnr", higher=True)
-    if run.leads:
+    if run.leads and pixels is not None:
         run.show(pixels)
 
 

@@ -149,7 +149,7 @@ def write_model(
     report = build_report(plan, source.label, origin, latency)
     if recipe is not None:
         recipe = trained_recipe_text(recipe, plan, module, _flags(rebuild, draft))
-    elif (handoff := choose_recipe(plan, module if isinstance(model, nn.Module) else model)).recipe is not None:
+    elif (handoff := choose_recipe(plan, module if isinstance(model, nn.Module) else model, origin)).recipe is not None:
         recipe = recipe_text(handoff, plan, module, origin, _flags(rebuild, draft))
     else:
         report["notes"].append(f"No recipe is written: {handoff.because}.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -24,22 +25,36 @@ from ..scanning import inputs_text
 RecipeName = Literal["autoencoder", "diffusion", "distillation"]
 #: Where a manifest's origin leads to a model again that can teach; see `training.models.teacher_of`.
 _TEACHERS = ("reference", "diffusers folder", "prismify folder", "weights")
+#: What comes near a trained layer in closed form, so that it is worth to start there (docs/operators.md).
+_NEAR = ("Narrow", "Tucker", "LowRank")
 
 
 @dataclass(frozen=True)
 class Handoff:
-    """The recipe that fits, and why; or None, and why no recipe of this release can train the model."""
+    """The recipe that fits, and why; or None, and why no recipe of this release can train the model.
+
+    Args:
+        near: whether the replaced layers can start near those of a trained original, which teaches the model then.
+    """
 
     recipe: RecipeName | None
     because: str
+    near: bool = False
 
 
-def choose_recipe(plan: Plan, model: nn.Module | ExportedProgram) -> Handoff:
+def choose_recipe(
+    plan: Plan, model: nn.Module | ExportedProgram, origin: Mapping[str, Any] = MappingProxyType({})
+) -> Handoff:
     """The recipe for a converted model, from what its capture shows, and from what it makes of an image.
 
     A model with `encode` and `decode` is an autoencoder; one that takes a time beside an image, and at most a class
     and a text, and returns the image's shape is a denoiser; anything else is distilled from its original. Recipes give
-    models images: what does not take one, or what its `encode` returns cannot be read, gets none.
+    models images: what does not take one, or what its `encode` returns cannot be read, gets none. Where layers become
+    what comes near trained ones, such as fewer channels, and the original is trained, that is where they start from,
+    and an autoencoder is distilled as well.
+
+    Args:
+        origin: where the model came from, as the manifest says it.
     """
     if isinstance(model, ExportedProgram):
         return Handoff(
@@ -47,15 +62,19 @@ def choose_recipe(plan: Plan, model: nn.Module | ExportedProgram) -> Handoff:
         )
     rows = {row["method"]: row for row in plan.capture}
     is_autoencoder = all(callable(getattr(model, name, None)) for name in ("encode", "decode"))
+    trained = origin.get("kind") in _TEACHERS and origin.get("kind") != "reference" and origin.get("weights") != "fresh"
+    near = trained and any(row.operator is not None and row.operator.type in _NEAR for row in plan.replaced)
     if not is_autoencoder and _denoises(rows.get("forward", {"inputs": [], "outputs": []})):
         if (reason := _undenoisable(model, rows["forward"])) is not None:
             return Handoff(None, reason)
-        return Handoff("diffusion", "it takes a time beside an image, and returns the image's size")
+        return Handoff("diffusion", "it takes a time beside an image, and returns the image's size", near)
     if (reason := _refusal(model, plan, is_autoencoder)) is not None:
         return Handoff(None, reason)
+    if is_autoencoder and near:
+        return Handoff("distillation", "its layers can start near those of its original, which teaches it", near)
     if is_autoencoder:
         return Handoff("autoencoder", "it has encode and decode")
-    return Handoff("distillation", "it is neither an autoencoder nor a denoiser, so its original teaches it")
+    return Handoff("distillation", "it is neither an autoencoder nor a denoiser, so its original teaches it", near)
 
 
 def needed_arguments(model: nn.Module) -> list[str]:
@@ -163,8 +182,27 @@ def recipe_text(
         condition=_told(model),
         inputs=inputs_text(first),
         teacher=teacher,
+        **_starting(handoff, model),
         flags="".join(f" {flag}" for flag in flags),
     )
+
+
+def _starting(handoff: Handoff, model: nn.Module) -> dict[str, str]:
+    """How a model learns from a teacher: near it from the first step on, or from weights that say nothing yet."""
+    fresh, near = ("2.0e-3", "1.0e-3") if handoff.recipe == "diffusion" else ("6.0e-3", "5.0e-4")
+    if not handoff.near:
+        return {"fitted": "0", "rate": fresh, "distil": "null", "loss": _TAUGHT}
+    loss = _TAUGHT_IMAGES if callable(getattr(model, "encode", None)) else _TAUGHT
+    return {"fitted": "64", "rate": near, "distil": "{features: 0, fitted: 256}", "loss": loss}
+
+
+_TAUGHT = """\
+  output: 1.0                 # match what the teacher returns
+  features: 0.0               # match the feature maps behind the replaced layers"""
+_TAUGHT_IMAGES = """\
+  image: 1.0                  # give the images back
+  latent: 0.1                 # match the teacher's latents, for what was trained on those
+  output: 0.0                 # match what the teacher decodes from them; 0 saves its pass"""
 
 
 def trained_recipe_text(recipe: str, plan: Plan, model: nn.Module, flags: Sequence[str] = ()) -> str:

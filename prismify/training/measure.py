@@ -32,7 +32,7 @@ def psnr(output: Tensor, target: Tensor, value_range: tuple[float, float]) -> Te
 def measure_reconstruction(
     run: Run, model: nn.Module, held_out: Stream, lpips: LPIPS | None, teacher: nn.Module | None = None
 ) -> tuple[dict[str, float], Any]:
-    """PSNR (and LPIPS) of held-out images, shared among the processes, and a sheet of the first of them.
+    """PSNR (and LPIPS) of held-out images, shared among the processes, and a sheet of the first, where any are wanted.
 
     Args:
         teacher: is measured beside the model, and its pictures stand below the model's.
@@ -60,7 +60,7 @@ def measure_reconstruction(
         values["lpips"] = distance / count
     if teacher is not None:
         values["teacher_psnr"] = its / count
-    return values, _page(shown, wanted)
+    return values, _page(shown, wanted) if shown else None
 
 
 def _page(shown: list[list[Any]], wanted: int) -> Any:
@@ -69,7 +69,7 @@ def _page(shown: list[list[Any]], wanted: int) -> Any:
 
     shape = shown[0][0].shape[1:]
     alike = [rows for rows in shown if rows[0].shape[1:] == shape]
-    return sheet([np.concatenate(same)[: max(1, wanted)] for same in zip(*alike, strict=True)])
+    return sheet([np.concatenate(same)[:wanted] for same in zip(*alike, strict=True)])
 
 
 def last_layer_of(model: nn.Module) -> Tensor:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from prismify.cli.main import app
+from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 from typer.testing import CliRunner
 
@@ -154,6 +155,64 @@ def test_what_cannot_be_trained_gets_none_and_a_line(name: str, tmp_path: Path) 
     (note,) = [note for note in notes if note.startswith("No recipe is written: ")]
     assert because in note
     assert "\n" not in note
+
+
+HALVES = """
+import torch
+from torch import nn
+
+class Halves(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1))
+        self.up = nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(16, 3, 2, 2))
+    def encode(self, x):
+        return self.down(x)
+    def decode(self, z):
+        return self.up(z)
+    def forward(self, x):
+        return self.decode(self.encode(x))
+
+class Denoiser(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.time = nn.Linear(1, 16)
+        self.enter, self.leave = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+    def forward(self, sample, timestep):
+        time = self.time(timestep.float().reshape(-1, 1) / 1000)
+        return self.leave(torch.relu(self.enter(sample) + time[:, :, None, None]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "inputs"),
+    [("Halves", "distillation", ["--input", "1,3,8,8"]), ("Denoiser", "diffusion", ["--input", "sample=1,3,8,8"])],
+)
+def test_what_comes_near_its_original_starts_there(name: str, recipe: str, inputs: list[str], tmp_path: Path) -> None:
+    source = tmp_path / "nets.py"
+    source.write_text(HALVES)
+    scope: dict[str, Any] = {}
+    exec(HALVES, scope)
+    weights = tmp_path / "weights.safetensors"
+    save_file(scope[name]().state_dict(), weights)
+    np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).integers(0, 255, (10, 8, 8, 3), np.uint8))
+    steps = ["train.steps=1", "train.batch_size=2", "data.validation=2", "log.tensorboard=false", "train.device=cpu"]
+    sets = [f"data.path={tmp_path / 'images.npz'}", "log.images=0", *steps]
+    out = tmp_path / "out"
+    for words in (
+        ["convert", weights, "--model", f"{source}:{name}", *inputs, "--policy", "narrow", "-o", out],
+        ["train", out / "recipe.yaml", "--trust-code", *(word for change in sets for word in ("--set", change))],
+    ):
+        ran = CliRunner().invoke(app, [str(word) for word in words])
+        assert ran.exit_code == 0, ran.output
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["recipe"] == recipe
+    assert "replaced layers start nearest to the teacher's" in ran.output + ran.stderr
+    fresh = tmp_path / "fresh"  # nothing to start near to
+    words = ["convert", f"{source}:{name}", *inputs, "--policy", "narrow", "-o", fresh]
+    assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
+    content = yaml.safe_load((fresh / "recipe.yaml").read_text())
+    assert content["recipe"] == {"Halves": "autoencoder", "Denoiser": "diffusion"}[name]
+    assert not content.get("distil")
 
 
 PARTS = """

@@ -151,6 +151,17 @@ def test_a_decoder_learns_while_its_encoder_stays(recipe: Recipe, train: Train, 
     assert "latent" not in records(folder)[-1]
 
 
+def test_no_pictures_are_drawn_where_none_are_wanted(recipe: Recipe, train: Train, taught: tuple[Path, Path]) -> None:
+    quiet = {"images": 0, "validate_every": 1, "tensorboard": False}
+    for content in (
+        distillation(recipe(train={"steps": 1}, log=quiet), model={"source": str(taught[1])}),
+        recipe(train={"steps": 1}, log=quiet),
+    ):
+        folder, _ = train({**content, "output": f"{content['output']}-{content['recipe']}"})
+        assert "psnr" in records(folder, "validation")[0]
+        assert not list((folder / "images").glob("*.png"))
+
+
 def test_a_loss_of_autoencoders_alone_is_refused_for_others(recipe: Recipe, train: Train, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("from torch import nn\ndef make():\n    return nn.Conv2d(3, 3, 3)\n")
     source = {"source": f"{tmp_path / 'net.py'}:make"}
