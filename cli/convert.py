@@ -35,6 +35,7 @@ def convert(
     depth: o.DepthOption = None,
     share: o.ShareOption = None,
     width: o.WidthOption = None,
+    multiple: o.MultipleOption = 1,
     channel_dilation: o.ChannelDilationOption = False,
     operator: o.OperatorOption = None,
     option: o.OperatorOptionOption = None,

@@ -139,6 +139,12 @@ WidthOption = Annotated[
     int | None,
     typer.Option(metavar="C", help="Channels that are left instead (policy narrow).", rich_help_panel=_POLICY),
 ]
+MultipleOption = Annotated[
+    int,
+    typer.Option(
+        metavar="C", help="Round the channels that are left to a multiple (policy narrow).", rich_help_panel=_POLICY
+    ),
+]
 ContextOption = Annotated[
     bool,
     typer.Option(
@@ -250,6 +256,7 @@ _POLICY_FIELDS = {
     "feed_forward": "feed_forward", "context": "context", "min_width": "min_width", "min_volume": "min_volume",
     "include": "include", "exclude": "exclude", "operator": "operator", "option": "options",
     "channel_dilation": "channel_dilation", "share": "share", "width": "width",
+    "multiple": "multiple",
 }  # fmt: skip
 
 

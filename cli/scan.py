@@ -26,6 +26,7 @@ def scan(
     depth: o.DepthOption = None,
     share: o.ShareOption = None,
     width: o.WidthOption = None,
+    multiple: o.MultipleOption = 1,
     channel_dilation: o.ChannelDilationOption = False,
     operator: o.OperatorOption = None,
     option: o.OperatorOptionOption = None,

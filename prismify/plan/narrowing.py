@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import prod
+from math import lcm, prod
 
 from ..errors import PlanError
 from ..facts import Layer
@@ -137,7 +137,10 @@ def _channels_left(width: Width, policy: Policy) -> int:
     wanted = width.channels * (share or policy.share or 0.5)
     if share is None and policy.width is not None:
         wanted = policy.width
-    return min(width.channels, max(1, round(wanted / width.step)) * width.step)
+    step = width.step
+    if width.channels > lcm(step, policy.multiple):
+        step = lcm(step, policy.multiple)
+    return min(width.channels, max(1, round(wanted / step)) * step)
 
 
 def _why_not(width: Width | None) -> str:

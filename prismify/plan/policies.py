@@ -49,6 +49,8 @@ class Policy:
         shares: under "narrow", the share of widths whose name (that of their first maker) matches a pattern,
             {"decoder.18.*": 0.25}; the first counts, and 1 leaves them as they are.
         width: under "narrow", the channels that are left instead, as a number.
+        multiple: under "narrow", what the channels left are rounded to a multiple of, where a width has more than that.
+            Processors take channels by eight or sixteen: 31 cost what 32 do, and 33 what 40 do.
 
     Raises:
         PlanError: a field has no such value.
@@ -73,6 +75,7 @@ class Policy:
     share: float | None = None
     shares: dict[str, float] = field(default_factory=dict)
     width: int | None = None
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Policy)
@@ -92,8 +95,9 @@ class Policy:
         if self.operator is not None and self.operator not in described_operators():
             known = ", ".join(described_operators())
             raise PlanError(f"operator {self.operator!r} is not one of {known}")
-        if self.name != "narrow" and (self.share is not None or self.shares or self.width is not None):
-            raise PlanError("share and width belong to policy 'narrow': add --policy narrow")
+        own = (self.share, self.width, self.shares or None, None if self.multiple == 1 else self.multiple)
+        if self.name != "narrow" and any(value is not None for value in own):
+            raise PlanError("share, width and multiple belong to policy 'narrow': add --policy narrow")
         if self.name == "narrow" and (self.operator is not None or self.channel_dilation):
             raise PlanError("policy 'narrow' leaves layers what they are: drop operator and channel dilation")
         if self.share is not None and (self.width is not None or not 0 < self.share < 1):
@@ -101,8 +105,9 @@ class Policy:
         for pattern, share in self.shares.items():
             if not 0 < share <= 1:
                 raise PlanError(f"share {share:g} of {pattern!r} must be above 0 and at most 1")
-        if self.width is not None and self.width < 1:
-            raise PlanError(f"width {self.width} must be a positive number of channels")
+        for name, channels in (("width", self.width), ("multiple", self.multiple)):
+            if channels is not None and channels < 1:
+                raise PlanError(f"{name} {channels} must be a positive number of channels")
         if self.options and self.operator is None:
             raise PlanError(f"{', '.join(self.options)}: options of no operator; name it, as operator LowRank")
 

@@ -116,8 +116,20 @@ def test_some_widths_have_a_share_of_their_own(net: Net) -> None:
         prismify.scan(net, INPUTS, policy=Policy(name="narrow", shares={"conv*": 0.5}))
     with pytest.raises(PlanError, match=r"share 1.5 of 'enter' must be above 0 and at most 1"):
         Policy(name="narrow", shares={"enter": 1.5})
-    with pytest.raises(PlanError, match="share and width belong to policy 'narrow'"):
+    with pytest.raises(PlanError, match="share, width and multiple belong to policy 'narrow'"):
         Policy(name="volumes", shares={"enter": 0.5})
+
+
+def test_widths_are_rounded_to_a_multiple_where_there_are_more(net: Net) -> None:
+    def left(**fields: Any) -> tuple[int, int]:
+        weights = widths_of(prismify.convert(net, args=INPUTS, policy=Policy(name="narrow", **fields)))
+        return weights["enter.weight"][0], weights["blocks.0.conv1.weight"][0]
+
+    assert left(share=0.8) == (12, 20)  # of 16 and 24, in groups of four
+    assert left(share=0.8, multiple=8) == (16, 16)
+    assert left(share=0.1, multiple=8) == (8, 8)
+    assert left(share=0.3, multiple=6) == (12, 12)  # groups of four, and six
+    assert left(share=0.5, multiple=16)[0] == 8  # which has no more than that
 
 
 def doubled(small: nn.Module, big: nn.Module) -> nn.Module:
@@ -286,9 +298,11 @@ def test_an_edited_plan_must_fit_together(net: Net, edit: Callable[[Plan], Plan]
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "paper", "share": 0.5}, "share and width belong to policy 'narrow'"),
+        ({"name": "paper", "share": 0.5}, "share, width and multiple belong to policy 'narrow'"),
         ({"name": "narrow", "share": 1.5}, "share 1.5 must be between 0 and 1"),
         ({"name": "narrow", "share": 0.5, "width": 8}, "width is not given beside it"),
+        ({"name": "volumes", "multiple": 8}, "belong to policy 'narrow'"),
+        ({"name": "narrow", "multiple": 0}, "multiple 0 must be a positive number"),
         ({"name": "narrow", "width": 0}, "width 0 must be a positive number"),
         ({"name": "narrow", "operator": "Tucker"}, "leaves layers what they are"),
         ({"name": "narrow", "depth": 8}, "belong to policy 'volumes'"),
