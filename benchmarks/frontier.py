@@ -13,7 +13,7 @@ greedy   the same, but the plan takes the exchange that costs the least error fo
 uniform  the same, but one candidate for all blocks, the best that fits
 narrow   policy narrow: every width of the model, residual streams as well, has the same share of its channels left;
          from the channels that tell most of the others, the whole model from the first step
-tapered  the same, but the widths at full size have half of that share, which makes a step cheaper
+slim     policy narrow with widths by hand (SLIM): streams wide where images are small, blocks narrow inside
 fitted   the plan of `search`, from closed-form starts, the whole model from the first step
 whole    the plan of `search`, from fresh weights, the whole model from the first step
 """
@@ -66,16 +66,28 @@ WAYS: dict[str, list[str]] = {
     "greedy": ["blocks={share: 0.25, own_inputs: 1}"],
     "uniform": ["blocks={share: 0.25, own_inputs: 1}"],
     "narrow": ["blocks={fitted: 64}"],
-    "tapered": ["blocks={fitted: 64}"],
+    "slim": ["blocks={fitted: 64}"],
     "fitted": ["blocks={fitted: 64}"],
     "whole": [],
 }
 
 
-#: The widths of TAEF2 at the size of the images, by their first makers.
-FULL_SIZE = ("encoder.0", "encoder.1.*", "decoder.17", "decoder.18.*")
+#: The widths of TAEF2 by their first makers, from full size to an eighth: residual streams, and what is inside blocks.
+LEVELS = (
+    (("encoder.0", "decoder.17"), ("encoder.1.*", "decoder.18.*")),
+    (("encoder.2", "decoder.12"), ("encoder.[345].*", "decoder.1[345].*")),
+    (("encoder.6", "decoder.7"), ("encoder.[789].*", "decoder.[89].*", "decoder.10.*")),
+    (("encoder.10", "decoder.1"), ("encoder.1[123].*", "decoder.[345].*")),
+)
+WIDTH = 64
+#: Budget -> channels of a stream and inside its blocks, by level. Latents of 32 channels pass the narrowest stream.
+SLIM = {
+    "80K": ((8, 8), (8, 8), (16, 4), (24, 4)),
+    "270K": ((16, 16), (24, 16), (32, 16), (32, 8)),
+    "670K": ((16, 16), (32, 24), (48, 24), (64, 16)),
+}
 #: Ways that need no search.
-NARROW = {"narrow", "tapered"}
+NARROW = {"narrow", "slim"}
 #: Of the test images, so many are shown, one of every so many.
 SHOWN, SHOWN_STEP = 3, 8
 
@@ -187,10 +199,16 @@ def trained(
 
 def policy_of(way: str, budget: str, at: Places, outcome: Outcome | None) -> list[str]:
     """What `convert` is told, beside the model."""
-    if outcome is None or way in NARROW:
-        share, shares = share_within(amount(budget), way, at)
-        own = [f"--share={pattern}={value:.6f}" for pattern, value in shares.items()]
-        return ["--policy", "narrow", f"--share={share:.6f}", *own]
+    if way == "slim":
+        shares = {
+            pattern: channels / WIDTH
+            for level, widths in zip(LEVELS, SLIM[budget], strict=True)
+            for patterns, channels in zip(level, widths, strict=True)
+            for pattern in patterns
+        }
+        return ["--policy", "narrow", "--min-width=1", *(f"--share={name}={share}" for name, share in shares.items())]
+    if outcome is None or way == "narrow":
+        return ["--policy", "narrow", "--min-width=1", f"--share={share_within(amount(budget), at):.6f}"]
     plan = at.runs / "plans" / f"{way}-{budget}.json"
     write_plan(outcome, chosen_by(way, outcome, amount(budget)), plan, f"at most {budget} parameters")
     if way in ("fitted", "whole"):
@@ -198,23 +216,15 @@ def policy_of(way: str, budget: str, at: Places, outcome: Outcome | None) -> lis
     return ["--plan", str(plan)]
 
 
-def share_within(most: float, way: str, at: Places) -> tuple[float, dict[str, float]]:
-    """The largest share of its channels, in sixty-fourths, with which the model has at most so many parameters.
-
-    And that of the widths that have one of their own.
-    """
+def share_within(most: float, at: Places) -> float:
+    """The largest share of its channels, in sixty-fourths, with which the model has at most so many parameters."""
     model = open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), Trust(code=True))
-    full_size = FULL_SIZE if way == "tapered" else ()
-
-    def shares(left: int) -> tuple[float, dict[str, float]]:
-        return left / 64, dict.fromkeys(full_size, max(1, left // 2) / 64)
 
     def counted(left: int) -> int:
-        share, own = shares(left)
-        return scan(model, policy=Policy(name="narrow", share=share, shares=own, min_width=1)).parameters.after
+        return scan(model, policy=Policy(name="narrow", share=left / WIDTH, min_width=1)).parameters.after
 
-    fits = bisect.bisect_right(range(1, 64), most, key=counted)
-    return shares(fits) if fits else sys.exit(f"no share of the channels has at most {most:,.0f} parameters")
+    fits = bisect.bisect_right(range(1, WIDTH), most, key=counted)
+    return fits / WIDTH if fits else sys.exit(f"no share of the channels has at most {most:,.0f} parameters")
 
 
 def amount(text: str) -> float:
