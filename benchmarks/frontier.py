@@ -34,6 +34,7 @@ from typing import Any
 import places
 import results_page
 import torch
+import yaml
 from command import run
 from distil import TAEF2, cut
 
@@ -315,7 +316,7 @@ def facts_of(
         "budget": budget,
         "seed": seed,
         "changes": [*WAYS[way], *arguments.sets],
-        "minutes": arguments.minutes,
+        "minutes": yaml.safe_load((folder / "recipe.yaml").read_text())["train"]["max_minutes"],
         "search_minutes": arguments.search_minutes if searched_first else 0.0,
         "rank_correlation": outcome.scores.correlation if outcome is not None and searched_first else None,
         "steps": [r for r in records if r["kind"] == "train"][-1]["step"],
