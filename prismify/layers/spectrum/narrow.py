@@ -77,8 +77,8 @@ def _norm(layer: nn.Module, channels: int) -> nn.Module:
             raise ShapeError(f"{channels} channels are no whole groups of {size}")
         made: Any = nn.GroupNorm(channels // size, channels, layer.eps, layer.affine, **place)
     elif isinstance(layer, nn.LayerNorm):
-        size = (channels, *layer.normalized_shape[1:])
-        made = nn.LayerNorm(size, layer.eps, layer.elementwise_affine, layer.bias is not None, **place)
+        sides = (channels, *layer.normalized_shape[1:])
+        made = nn.LayerNorm(sides, layer.eps, layer.elementwise_affine, layer.bias is not None, **place)
     elif isinstance(layer, nn.RMSNorm):
         made = nn.RMSNorm((channels, *layer.normalized_shape[1:]), layer.eps, layer.elementwise_affine, **place)
     else:

@@ -44,18 +44,18 @@ class Answering(nn.Module):
             if not is_autoencoder(self.model):
                 answers["output"] = first_tensor(self.model(images), type(self.model).__name__)
                 return answers
-            mean = None
-            if latents is None or self.layers or self.asked - {"output"}:
-                encoded = encode(self.model, images)
-                mean = encoded.mean
-                if "latent" in self.asked:
-                    answers["latent"] = mean
-                    if encoded.log_variance is not None:
-                        answers["deviation"] = (0.5 * encoded.log_variance).exp()
+            if latents is not None and self.asked == {"output"} and not self.layers:  # a decoder by itself
+                answers["output"] = decode(self.model, latents)[0]
+                return answers
+            encoded = encode(self.model, images)
+            if "latent" in self.asked:
+                answers["latent"] = encoded.mean
+                if encoded.log_variance is not None:
+                    answers["deviation"] = (0.5 * encoded.log_variance).exp()
             if "output" in self.asked:
-                answers["output"] = decode(self.model, mean if latents is None else latents)[0]
+                answers["output"] = decode(self.model, encoded.mean if latents is None else latents)[0]
         if "image" in self.asked:
-            answers["image"] = decode(self.model, mean)[0]
+            answers["image"] = decode(self.model, encoded.mean)[0]
         return answers
 
 
