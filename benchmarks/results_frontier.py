@@ -61,16 +61,20 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
     lines += ["", f"![PSNR on Kodak against parameters](images/{CURVES.name})", ""]
     for way, title in _WAYS.items():
         picture = places.IMAGES / f"taef2-{way}.png"
-        points = sorted({r["parameters"] for r in plain if r["way"] == way}, reverse=True)
+        points = sorted({r["parameters"] for r in plain if r["way"] == way})
         if points and picture.is_file():
             counts = ", ".join(f"{count:,}" for count in points)
             lines += [
-                f"The middle of photographs, what the original makes of it, and {counts} parameters ({title}):",
+                f"From above: the middle of photographs, what the original makes of it, and {counts}",
+                f"parameters ({title}):",
                 "",
                 f"![Kodak by {way}](images/{picture.name})",
                 "",
             ]
-    return lines
+    command = (
+        "python benchmarks/frontier.py narrow --weights taef2 --data IMAGES ... --test kodak --lpips ALEX --runs RUNS"
+    )
+    return [*lines, f"    {command}"]
 
 
 def preview(row: dict[str, Any]) -> list[str]:
