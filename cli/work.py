@@ -14,7 +14,8 @@ from ..errors import CaptureError, PrismifyError
 from ..graph import Capture, capture_all, unwrap
 from ..graph.program import capture_program, program_module
 from ..plan import Plan
-from .options import Wanted, example_inputs
+from .inputs import example_inputs
+from .options import Wanted
 
 
 def opened(wanted: Wanted) -> Source | Pipeline:

@@ -144,9 +144,7 @@ def fit_to_teacher(
     def run_teacher() -> None:
         for number, batch in enumerate(first_told(material.stream, distil.fitted, run.shares.size)):
             noised, times = noising.drawn(batch.images.to(run.device), mixed(run.seed, 7, number))
-            labels = (
-                batch.labels.to(run.device) if recipe.condition.kind == "class" and batch.labels is not None else None
-            )
+            labels = batch.labels if recipe.condition.kind == "class" else None
             context = None if texts is None else texts(batch.captions or [""] * len(noised))
             teacher(noised, times, None if labels is None else labels.to(run.device), context)
 
