@@ -253,9 +253,9 @@ def test_negative_widths_are_refused(here: Path, run: Run) -> None:
 
 
 def test_too_little_memory_is_told(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import prismify.cli.options as options
+    import prismify.cli.inputs as inputs
 
-    monkeypatch.setattr(options, "_LARGEST_INPUT", 1 << 62)
+    monkeypatch.setattr(inputs, "_LARGEST_INPUT", 1 << 62)
     assert run("scan", "net.py:make", "--input", "1,3,1000000,1000000000").line.startswith("not enough memory")
 
 
