@@ -15,7 +15,8 @@ from .terminal import one_line_errors
 from .train import SetOption, live_view
 
 if TYPE_CHECKING:
-    from ..search import Budget, Outcome
+    from ..search import Budget
+    from .found import OfBlocks, OfWidths
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _BUDGET = "How small"
@@ -69,6 +70,12 @@ def search(
             rich_help_panel=_BUDGET,
         ),
     ] = None,
+    widths: Annotated[
+        bool,
+        typer.Option(
+            "--widths", help="Look for the channels that every width can lose, in one look and in minutes, instead."
+        ),
+    ] = False,
     plan_out: Annotated[
         Path | None, typer.Option("--plan-out", metavar="FILE", help="Where the plan goes; DIR/plans by default.")
     ] = None,
@@ -84,7 +91,8 @@ def search(
 ) -> None:
     """Find what each block of a trained model can become, and choose for a budget. Another budget takes seconds."""
     from ..errors import PlanError
-    from ..search import read_outcome, write_plan
+    from ..search.widths import WIDTHS
+    from .found import OfBlocks, OfWidths
 
     wanted = {
         "parameters": parameters, "ratio": ratio, "macs": macs, "ms": ms, "max drop": max_drop, "max error": max_error,
@@ -96,27 +104,26 @@ def search(
     if folder is None:
         raise PlanError("a search needs --data, images to learn on, and -o, a folder for what it finds")
     if data is not None:
-        folder = _searched(source, data, folder, model, arg, set_, restart, (trust_code, allow, trust_pickle, import_))
-    outcome = read_outcome(folder)
-    chosen: list[int] = []
+        trusted = (trust_code, allow, trust_pickle, import_)
+        folder = _searched(source, data, folder, model, arg, set_, widths, restart, trusted)
+    found = OfWidths(folder) if (folder / WIDTHS).is_file() else OfBlocks(folder)
     path: Path | None = None
     if given:
         said = ", ".join(f"{name} {value}".removesuffix(".0") for name, value in given.items())
-        chosen = outcome.within(_budget(outcome, given))
         path = plan_out or folder / "plans" / (re.sub(r"[^\w.]+", "-", said) + ".json")
-        write_plan(outcome, chosen, path, said)
+        found.choose(_budget(found, given), path, said)
     if json_:
         from .render import print_json
 
-        print_json(_as_data(outcome, chosen, path))
+        print_json(found.as_data(path))
         return
-    _show(outcome, chosen)
+    found.show()
     if path is None:
         flags = ", ".join(f"--{name.replace(' ', '-')}" for name in wanted)
         print(f"for a plan give a budget: {flags}", file=sys.stderr)
         return
-    print(f"plan written to {path}, and beside it what its candidates have learned", file=sys.stderr)
-    print(f"next: prismify convert {outcome.source} --plan {shlex.quote(str(path))} -o DIR", file=sys.stderr)
+    print(f"plan written to {path}{found.beside}", file=sys.stderr)
+    print(f"next: prismify convert {found.outcome.source} --plan {shlex.quote(str(path))} -o DIR", file=sys.stderr)
 
 
 def _searched(
@@ -126,6 +133,7 @@ def _searched(
     model: str | None,
     arg: list[str] | None,
     sets: list[str] | None,
+    widths: bool,
     restart: bool,
     trusted: tuple[bool, list[str] | None, bool, list[str] | None],
 ) -> Path:
@@ -133,30 +141,37 @@ def _searched(
     import json
 
     from ..checkpoint import Trust
+    from ..errors import PlanError
     from ..recipes import carry_out
     from ..search.outcome import SCORES
+    from ..search.widths import WIDTHS
     from ..training.recipe import named_references, read_recipe
 
     code, allow, pickle, import_ = trusted
     o.import_all(import_)
     named: dict[str, Any] = {"source": source, "architecture": model, "arguments": o.parse_arguments(arg)}
     words = [f"model={json.dumps({k: v for k, v in named.items() if v})}", f"data.path={json.dumps(data)}"]
-    words += [f"output={json.dumps(str(folder))}", *(sets or ())]
-    if (folder / SCORES).is_file() and not restart:
-        return folder
+    words += [f"output={json.dumps(str(folder))}", *(["widths=true"] if widths else []), *(sets or ())]
+    if not restart:
+        held, other = (WIDTHS, SCORES) if widths else (SCORES, WIDTHS)
+        if (folder / held).is_file():
+            return folder
+        if (folder / other).is_file():
+            kind = "blocks" if widths else "widths"
+            raise PlanError(f"{folder} holds a search of {kind}: name another output, or add --restart")
     trust = Trust(code, tuple(allow or ()), pickle, named=named_references(words))
     with live_view() as watch:
         return carry_out(read_recipe("search", words, trust=trust), watch, restart=restart, trust=trust)
 
 
-def _budget(outcome: Outcome, given: dict[str, Any]) -> Budget:
+def _budget(found: OfBlocks | OfWidths, given: dict[str, Any]) -> Budget:
     from ..search import Budget
 
-    amounts = {name: _amount(value, name) for name, value in given.items()}
+    outcome, amounts = found.outcome, {name: _amount(value, name) for name, value in given.items()}
     before = outcome.plan.parameters.before
     most = [amounts[name] for name in ("parameters",) if name in amounts]
     most += [before / amounts["ratio"]] if "ratio" in amounts else []
-    errors = [amounts["max error"] * outcome.scores.variance] if "max error" in amounts else []
+    errors = [amounts["max error"] * found.variance] if "max error" in amounts else []
     errors += [outcome.drop(amounts["max drop"])] if "max drop" in amounts else []
     return Budget(
         parameters=min(most) if most else None,
@@ -181,49 +196,3 @@ def _amount(value: str | float, name: str) -> float:
         return float(found.group(1)) * _UNITS[unit]
     like = "0.5dB" if name == "max drop" else "250K or 1.2M"
     raise PlanError(f"--{name.replace(' ', '-')} {value}: give a number such as {like}")
-
-
-def _as_data(outcome: Outcome, chosen: list[int], path: Path | None) -> dict[str, Any]:
-    rows = [{"block": outcome.entries[n].block, "candidate": outcome.entries[n].candidate} for n in chosen]
-    found: dict[str, Any] = {
-        "folder": str(outcome.folder),
-        "before": {"parameters": outcome.plan.parameters.before, "macs": outcome.plan.macs.before},
-        "rank_correlation": outcome.scores.correlation,
-    }
-    if path is not None:
-        found |= {"plan": str(path), "chosen": rows, "expected": outcome.expected(chosen)}
-    return found
-
-
-def _show(outcome: Outcome, chosen: list[int]) -> None:
-    """What was chosen, block by block, and what is expected of it."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from .table import broken_at_dots, change
-
-    scores, variance = outcome.scores, max(1e-30, outcome.scores.variance)
-    if chosen:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for heading in ("block", "becomes", "parameters", "error"):
-            table.add_column(heading, justify="left" if heading in ("block", "becomes") else "right", no_wrap=True)
-        for n in chosen:
-            entry = outcome.entries[n]
-            before, error = sum(row.parameters_before for row in entry.rows), scores.error[n] / variance
-            shown = f"{error:.2g}" if error else ""
-            style = "dim" if entry.parameters == before else "green"
-            name = broken_at_dots(entry.block, 32)
-            table.add_row(name, entry.candidate, change(before, entry.parameters), shown, style=style)
-        Console(highlight=False).print(table)
-        found = outcome.expected(chosen)
-        before = outcome.plan.parameters.before
-        words = [f"{before:,} -> {found['parameters']:,.0f} parameters ({before / found['parameters']:.3g}x)"]
-        words += [f"multiply-adds {outcome.plan.macs.before / max(1, found['macs']):.3g}x fewer"]
-        words += [f"{found['relative_error']:.2g} of the output's variance lost before retraining"]
-        if "drop_db" in found:
-            words += [f"{found['drop_db']:.2f} dB"]
-        print("; ".join(words))
-    else:
-        blocks = len(dict.fromkeys(entry.block for entry in outcome.entries))
-        print(f"{blocks} blocks, {len(outcome.entries) - blocks} candidates, scored on {scores.images} images")
-    print(f"summed scores rank random choices as their errors do: {scores.correlation:.3f}")

@@ -16,20 +16,28 @@ import torch
 from torch import Tensor, nn
 
 from prismify.checkpoint import Trust
-from prismify.errors import RecipeError
+from prismify.errors import PlanError, RecipeError
 from prismify.facts import parameter_count
 from prismify.generators import mixed
+from prismify.graph import capture_all
+from prismify.plan import Policy
+from prismify.scanning import scan_captured
 from prismify.search import Entry, Library, ladder_of
-from prismify.search.asking import Asking, asking_of
-from prismify.search.drawing import draw_sensitivity
+from prismify.search.asking import Asking, Inputs, asking_of
+from prismify.search.curves import curves_of, random_choices
+from prismify.search.drawing import draw_curves, draw_sensitivity
 from prismify.search.outcome import SCORES, TABLE, WEIGHTS, write_outcome
-from prismify.search.scoring import Scores, score
-from prismify.training.blockwise import variances_of
+from prismify.search.scoring import Scores, score, spearman, spread_of
+from prismify.search.widths import WIDTHS, Spread, WidthsOutcome, write_widths
+from prismify.training.blockwise import moments_of, variances_of
 from prismify.training.data import Stream, first_batches, open_data
 from prismify.training.engine import Part, Run, Watch, introduce, open_run
 from prismify.training.models import NO_TRUST, open_model
 from prismify.training.rates import adam
 from prismify.training.schema import ModelSource, SearchRecipe
+
+#: Of every width as few channels as can be: what the curves of widths are drawn for.
+NARROWEST = Policy(name="narrow", width=1, min_width=1)
 
 
 def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: Trust = NO_TRUST) -> Path:
@@ -42,6 +50,9 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
             raise RecipeError("a search runs in one process: leave --processes out")
         model = open_model(recipe.model, run.trust).to(run.device).eval().requires_grad_(False)
         asking = asking_of(model, recipe.noise, images.first().to(run.device))
+        if recipe.widths:
+            search_widths(run, recipe, model, asking, images, held_out)
+            return run.folder
         plan, entries = ladder_of(model, recipe.policies)
         look = partial(run_on_first, run, asking, images)
         blocks = list(dict.fromkeys(entry.block for entry in entries))
@@ -71,6 +82,33 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
                 f"{measured.correlation:.3f}")  # fmt: skip
         run.say(f"done: {TABLE} and the library are in {run.folder}")
     return run.folder
+
+
+def search_widths(
+    run: Run, recipe: SearchRecipe, model: nn.Module, asking: Asking, images: Stream, held_out: Stream
+) -> None:
+    """See what fewer channels of every width cost, in one look at the model; nothing learns."""
+    capture = capture_all(model)
+    plan = scan_captured(model, capture, NARROWEST)
+    if not plan.replaced:
+        raise PlanError(f"{plan.model} has no width that could be narrower (prismify scan --policy narrow says why)")
+    layers = [row.name for row in plan.replaced]
+    moments = moments_of(model, layers, partial(run_on_first, run, asking, images, recipe.fitted), recipe.positions)
+    shown = shown_to(run, asking, held_out)
+    curves = curves_of(model, plan, moments, asking.answer, shown)
+    counted = plan.parameters
+    run.say(f"{len(curves)} widths; the model has {counted.before:,} parameters, as narrow as can be {counted.after:,}")
+    random = random_choices(model, capture, plan, curves, moments, asking, shown)
+    with torch.no_grad():
+        outputs = [asking.answer(*inputs) for inputs in shown]
+    variance, reference = spread_of(outputs, shown, reconstructs=asking.reconstructs)
+    correlation = spearman([s for s, _ in random], [e for _, e in random])
+    spread = Spread(variance, reference, sum(len(o) for o in outputs), correlation, random)
+    run.written.note(*(run.folder / name for name in (WIDTHS, TABLE, "sensitivity.png", "plans")))
+    outcome = WidthsOutcome(run.folder, plan, tuple(curves), spread, words_of(recipe.model))
+    write_widths(outcome)
+    draw_curves(outcome, run.folder / "sensitivity.png")
+    run.say(f"done: {TABLE} is in {run.folder}")
 
 
 def words_of(source: ModelSource) -> str:
@@ -127,8 +165,7 @@ def measure(
     held_out: Stream,
 ) -> Scores:
     """Score every entry on the held-out images."""
-    whole = enumerate(held_out.in_order(run.shares.size))
-    shown = [asking.inputs(batch.to(run.device), mixed(run.seed, 6, number)) for number, batch in whole]
+    shown = shown_to(run, asking, held_out)
     library.eval()
     errors: dict[str, list[float]] = {}
     for inputs in shown:
@@ -143,6 +180,12 @@ def measure(
             run.say(f"scored {done} of {of}")
 
     return score(model, library, entries, shown, asking.answer, own, tell, reconstructs=asking.reconstructs)
+
+
+def shown_to(run: Run, asking: Asking, held_out: Stream) -> list[Inputs]:
+    """What the model is given of the held-out images."""
+    whole = enumerate(held_out.in_order(run.shares.size))
+    return [asking.inputs(batch.to(run.device), mixed(run.seed, 6, number)) for number, batch in whole]
 
 
 def run_on_first(run: Run, asking: Asking, images: Stream, count: int) -> None:

@@ -3,7 +3,7 @@
 A plan is plain data, JSON in and JSON out. Nothing else in prismify decides which layer changes.
 """
 
-from .plan import Decision, Plan, Totals
+from .plan import Decision, Plan, Totals, with_rows
 from .policies import Policy, Verdict, check_patterns, decide
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "Verdict",
     "check_patterns",
     "decide",
+    "with_rows",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +13,7 @@ from ..facts import Layer
 from ..facts.count import Counted
 from ..graph.dataflow import Width, Widths
 from ..layers import Operator
+from .plan import Decision, Plan, with_rows
 from .policies import Policy, Verdict
 
 #: What a plan calls it.
@@ -98,6 +100,64 @@ def count_narrow(operator: Operator, layer: Layer) -> Counted:
     weights = reads * makes * prod(layer.kernel_size)
     whole = layer.in_channels * layer.out_channels
     return Counted(weights, makes if layer.bias else 0, layer.macs * reads * makes // max(1, whole))
+
+
+def with_channels(plan: Plan, left: Mapping[str, int]) -> Plan:
+    """A plan of policy narrow with other numbers of channels left, counted anew.
+
+    Args:
+        plan: one that narrows every width of `left`, and no other.
+        left: channels by the name of a width; as many as there are leave it as it is.
+    """
+    rows = {row.name: row for row in plan.layers}
+    most = {name: rows[name].out_channels for name in left}
+    return with_rows(plan, {row.name: _again(row, left, most) for row in plan.replaced})
+
+
+def numbers_left(row: Decision, left: Mapping[str, int]) -> tuple[int, int]:
+    """(parameters, multiply-adds) of a row of such a plan, with so many channels left of its widths."""
+    reads, makes = (sum(left[name] for name in _left_by(row.operator, end)) for end in ("reads", "makes"))
+    reads, makes = reads or row.in_channels, makes or row.out_channels
+    if row.kind == "norm":
+        return row.parameters_before // row.out_channels * makes, 0
+    weights = row.in_channels * row.out_channels * prod(row.kernel_size)
+    biases = makes if row.parameters_before > weights else 0
+    macs = row.macs_before * reads * makes // (row.in_channels * row.out_channels)
+    return reads * makes * prod(row.kernel_size) + biases, macs
+
+
+def _again(row: Decision, left: Mapping[str, int], most: Mapping[str, int]) -> Decision:
+    ends = {end: {name: left[name] for name in _left_by(row.operator, end)} for end in ("reads", "makes")}
+    ends = {end: own for end, own in ends.items() if any(left[name] < most[name] for name in own)}
+    if not ends:
+        why = "all the channels along it stay"
+        return dataclasses.replace(
+            row, decision="keep", operator=None, rule="width", reason=why,
+            parameters_after=row.parameters_before, macs_after=row.macs_before,
+        )  # fmt: skip
+    said = (
+        ", ".join(f"{n} of {most[name]} channels (those of {name})" for name, n in own.items()) for own in ends.values()
+    )
+    words = "of " if row.kind == "norm" else ""
+    reason = words + " and ".join(f"{'' if words else f'{end} '}{text}" for end, text in zip(ends, said, strict=True))
+    parameters, macs = numbers_left(row, left)
+    return dataclasses.replace(
+        row, operator=Operator(NARROW, options=ends), reason=reason, parameters_after=parameters, macs_after=macs
+    )
+
+
+def widths_of_plan(plan: Plan) -> dict[str, int]:
+    """The widths that a plan of policy narrow narrows, by name, with the channels that it leaves."""
+    found: dict[str, int] = {}
+    for row in plan.replaced:
+        for end in ("reads", "makes"):
+            found |= _left_by(row.operator, end)
+    return found
+
+
+def reads_of(row: Decision) -> tuple[str, ...]:
+    """The names of the widths that a narrowed layer reads fewer channels of, side by side."""
+    return tuple(_left_by(row.operator, "reads"))
 
 
 def makes_fewer(operator: Operator | None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -172,6 +173,21 @@ class Plan:
             return cls.from_dict(content)
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from error
+
+
+def with_rows(plan: Plan, rows: Mapping[str, Decision]) -> Plan:
+    """A plan with other decisions about some layers, and its sums counted anew."""
+    layers = tuple(rows.get(d.name, d) for d in plan.layers)
+    saved = sum(d.parameters_before - d.parameters_after for d in layers)
+    saved_macs = sum(d.macs_before - d.macs_after for d in layers)
+    number = round(plan.size_bytes.before / max(1, plan.parameters.before + plan.buffers))  # bytes of one
+    return dataclasses.replace(
+        plan,
+        layers=layers,
+        parameters=dataclasses.replace(plan.parameters, after=plan.parameters.before - saved),
+        macs=dataclasses.replace(plan.macs, after=plan.macs.before - saved_macs),
+        size_bytes=dataclasses.replace(plan.size_bytes, after=plan.size_bytes.before - number * saved),
+    )
 
 
 def _decision(row: Any, index: int) -> Decision:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..diffusion import Denoiser, Noising
 from ..errors import RecipeError, one_line
-from ..training.losses import answer
+from ..training.losses import output_of
 from ..training.models import is_autoencoder
 from ..training.schema import Noise
 
@@ -31,6 +31,7 @@ class Asking:
 
     inputs: Callable[[Tensor, int], Inputs]
     answer: Callable[..., Tensor]
+    answer_of: Callable[[nn.Module], Callable[..., Tensor]]
     reconstructs: bool
 
 
@@ -44,9 +45,10 @@ def asking_of(model: nn.Module, noise: Noise | None, probe: Tensor) -> Asking:
         RecipeError: it does not run on that, as it takes other sizes, no time, or a class or a text besides.
     """
     if noise is None:
-        asking = Asking(lambda images, seed: (images,), partial(answer, model), is_autoencoder(model))
+        of = partial(partial, output_of)
+        asking = Asking(lambda images, seed: (images,), of(model), of, is_autoencoder(model))
     else:
-        asking = Asking(Noising(noise).drawn, Denoiser(model), reconstructs=False)
+        asking = Asking(Noising(noise).drawn, Denoiser(model), Denoiser, reconstructs=False)
     try:
         with torch.no_grad():
             asking.answer(*asking.inputs(probe, 0))

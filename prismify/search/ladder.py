@@ -13,7 +13,7 @@ from ..errors import PlanError
 from ..facts import Inventory, inventory
 from ..graph import capture_all
 from ..graph.dataflow import Widths
-from ..plan import Decision, Plan, Policy
+from ..plan import Decision, Plan, Policy, with_rows
 from ..scanning import scan_captured
 from ..training.blockwise import blocks_of
 
@@ -125,19 +125,4 @@ def kept(row: Decision) -> Decision:
         reason="kept by the search",
         parameters_after=row.parameters_before,
         macs_after=row.macs_before,
-    )
-
-
-def with_rows(plan: Plan, rows: Mapping[str, Decision]) -> Plan:
-    """A plan with other decisions about some layers, and its sums counted anew."""
-    layers = tuple(rows.get(d.name, d) for d in plan.layers)
-    saved = sum(d.parameters_before - d.parameters_after for d in layers)
-    saved_macs = sum(d.macs_before - d.macs_after for d in layers)
-    number = round(plan.size_bytes.before / max(1, plan.parameters.before + plan.buffers))  # bytes of one
-    return dataclasses.replace(
-        plan,
-        layers=layers,
-        parameters=dataclasses.replace(plan.parameters, after=plan.parameters.before - saved),
-        macs=dataclasses.replace(plan.macs, after=plan.macs.before - saved_macs),
-        size_bytes=dataclasses.replace(plan.size_bytes, after=plan.size_bytes.before - number * saved),
     )

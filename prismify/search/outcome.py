@@ -17,10 +17,10 @@ from ..checkpoint.atomic import whole_file
 from ..checkpoint.formats import read_state, write_safetensors
 from ..checkpoint.manifest import read_json, write_json
 from ..errors import PlanError
-from ..plan import Decision, Plan
+from ..plan import Decision, Plan, with_rows
 from ..scanning import UNTRAINED
 from .choosing import Budget, Option, choose
-from .ladder import KEPT, Entry, with_rows
+from .ladder import KEPT, Entry
 from .library import Library
 from .scoring import Scores
 
@@ -29,7 +29,7 @@ SCORES, WEIGHTS, TABLE = "scores.json", "library.safetensors", "table.csv"
 TAUGHT = "The new weights were taught block by block while they were searched; training the whole model comes next."
 _VERSION = 1
 #: The name of the policy in the plans that are written here.
-_SEARCHED = "search"
+SEARCHED = "search"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Outcome:
             least = fixed + sum(min(getattr(o, name) for o in options if o.block == block) for block in blocks)
             if most is not None and least > most * (1 + 1e-12):
                 raise PlanError(
-                    f"no choice of candidates has at most {_number(most)} {names[name]}: the least is {_number(least)}"
+                    f"no choice of candidates has at most {number_text(most)} {names[name]}: "
+                    f"the least is {number_text(least)}"
                 )
         inner = {name: None if getattr(budget, name) is None else getattr(budget, name) - rest[name] for name in rest}
         return choose(options, Budget(**inner, error=budget.error))
@@ -99,9 +100,7 @@ class Outcome:
         Raises:
             PlanError: the model gives no images back.
         """
-        if self.scores.reference is None:
-            raise PlanError(f"{self.plan.model} gives no images back, so that no dB are known: bound --max-error")
-        return float(self.scores.reference * (10 ** (decibels / 10) - 1))
+        return in_decibels(self.plan, self.scores.reference, decibels)
 
     def expected(self, chosen: Sequence[int]) -> dict[str, float]:
         """What a choice is expected to be: its sums, of the whole model."""
@@ -195,7 +194,7 @@ def write_plan(outcome: Outcome, chosen: Sequence[int], path: Path, said: str) -
             words = f"{entry.candidate}, chosen by the search: {cost:.2g} of the output's variance for {entry.block}"
             rows[row.name] = dataclasses.replace(row, reason=words) if row.operator is not None else row
     plan = with_rows(outcome.plan, rows)
-    plan = dataclasses.replace(plan, policy={"name": _SEARCHED}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
+    plan = dataclasses.replace(plan, policy={"name": SEARCHED}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = tuple(f"{number}/" for number, _ in entries)
     weights = {n.partition("/")[2]: t for n, t in read_state(outcome.folder / WEIGHTS).items() if n.startswith(keys)}
@@ -217,7 +216,7 @@ def put_weights(model: nn.Module, path: Path | None) -> int:
     """
     plan: Any = getattr(model, "prismify_plan", None)
     beside = path.with_suffix(".safetensors") if path is not None else None
-    if beside is None or not beside.is_file() or plan is None or plan.policy.get("name") != _SEARCHED:
+    if beside is None or not beside.is_file() or plan is None or plan.policy.get("name") != SEARCHED:
         return 0  # what lies beside a plan of another origin is something else
     weights: dict[str, Tensor] = read_state(beside)
     own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
@@ -260,5 +259,16 @@ def _plain(plan: Plan, rows: Sequence[Decision]) -> list[Any]:
     return layers
 
 
-def _number(value: float) -> str:
+def in_decibels(plan: Plan, reference: float | None, decibels: float) -> float:
+    """The mean squared error, added to `reference` against the images, by which PSNR falls by so many dB.
+
+    Raises:
+        PlanError: there is no such reference, as the model gives no images back.
+    """
+    if reference is None:
+        raise PlanError(f"{plan.model} gives no images back, so that no dB are known: bound --max-error")
+    return float(reference * (10 ** (decibels / 10) - 1))
+
+
+def number_text(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"

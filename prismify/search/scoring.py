@@ -15,6 +15,7 @@ from ..bench.timing import compare
 from .asking import Inputs
 from .ladder import KEPT, Entry
 from .library import Library
+from .replaying import Replay
 
 #: Runs a model on what it is given and returns what is compared.
 Answer = Callable[..., Tensor]
@@ -65,34 +66,32 @@ def score(
         inputs: batches, on the model's device.
         answer: of the model, which holds the candidates while it is asked.
         block_errors: key of a candidate -> error of the block's output over its variance.
-        tell: how many of the entries are done, of how many.
+        tell: how many measurements are done, of how many.
         reconstructs: whether output and images are to be alike.
     """
     library.eval()
+    blocks = list(dict.fromkeys(entry.block for entry in entries))
+    replay = Replay(model, blocks)
     with torch.no_grad():
-        wanted = [answer(*batch) for batch in inputs]
-        everything = torch.cat([w.flatten() for w in wanted]).double()
-        alike = reconstructs and wanted[0].shape == inputs[0][0].shape
-        reference = _error(wanted, [batch[0] for batch in inputs]) if alike else None
-        one = tuple(value[:1] for value in inputs[0])
-        times, whole = _times(model, library, entries, one, answer)
-        errors, own = [], []
-        for number, entry in enumerate(entries):
-            key = str(number)
-            if entry.candidate == KEPT:
-                errors.append(0.0)
-                own.append(0.0)
-            else:
-                with library.in_place(model, [key]):
-                    errors.append(_error([answer(*batch) for batch in inputs], wanted))
-                own.append(block_errors.get(key, 0.0))
-            tell(number + 1, len(entries))
+        times, whole = _times(model, library, entries, tuple(value[:1] for value in inputs[0]), answer)
+        wanted, sums = [], [0.0] * len(entries)
+        for number, batch in enumerate(inputs):
+            with replay.recorded():
+                wanted.append(answer(*batch))
+            for place, entry in enumerate(entries):
+                if entry.candidate != KEPT:
+                    with replay.up_to(entry.block), library.in_place(model, [str(place)]):
+                        sums[place] += error_of([answer(*batch)], wanted[-1:]) * wanted[-1].numel()
+                tell(number * len(entries) + place + 1, len(inputs) * len(entries))
+        errors = [total / sum(output.numel() for output in wanted) for total in sums]
+        own = [block_errors.get(str(n), 0.0) if e.candidate != KEPT else 0.0 for n, e in enumerate(entries)]
+        variance, reference = spread_of(wanted, inputs, reconstructs=reconstructs)
         random = _random_choices(model, library, entries, errors, inputs, wanted, answer)
     return Scores(
         errors,
         own,
         times,
-        float(everything.var(correction=0)),
+        variance,
         reference,
         sum(len(batch[0]) for batch in inputs),
         whole,
@@ -120,7 +119,7 @@ def _random_choices(
         share = (plan + 1) / _PLANS
         chosen = [draw.choice(n[1:] if draw.random() < share and len(n) > 1 else n[:1]) for n in of_blocks.values()]
         with library.in_place(model, [str(n) for n in chosen if entries[n].candidate != KEPT]):
-            error = _error([answer(*batch) for batch in inputs], wanted)
+            error = error_of([answer(*batch) for batch in inputs], wanted)
         found.append((sum(errors[n] for n in chosen), error))
     return found
 
@@ -157,7 +156,15 @@ def _times(
     return [times.get(str(n), 0.0) for n in range(len(entries))], whole
 
 
-def _error(said: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+def spread_of(outputs: Sequence[Tensor], inputs: Sequence[Inputs], *, reconstructs: bool) -> tuple[float, float | None]:
+    """(variance of the outputs, their mean squared error against the images where they are to be like those)."""
+    everything = torch.cat([output.flatten() for output in outputs]).double()
+    alike = reconstructs and outputs[0].shape == inputs[0][0].shape
+    reference = error_of(outputs, [batch[0] for batch in inputs]) if alike else None
+    return float(everything.var(correction=0)), reference
+
+
+def error_of(said: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """The mean squared error over all numbers of all batches."""
     total = sum(float((s.double() - w.double()).square().sum()) for s, w in zip(said, wanted, strict=True))
     return total / sum(w.numel() for w in wanted)

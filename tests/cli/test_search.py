@@ -99,6 +99,47 @@ def test_another_budget_needs_no_images(place: Path, searched: tuple[Path, Ran],
     assert (folder / "own.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def of_widths(place: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
+    folder = tmp_path_factory.mktemp("widths") / "found"
+    return folder, run(*words(place, folder, "--widths", "--ratio", "3"))
+
+
+def test_a_search_of_widths_ends_in_a_plan_that_converts_and_trains(
+    place: Path, of_widths: tuple[Path, Ran], run: Run, tmp_path: Path
+) -> None:
+    folder, ran = of_widths
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[0].split() == ["channels", "made", "by", "channels", "error"]
+    plan = folder / "plans" / "ratio-3.json"
+    model = f"{place / 'net.pt'} --model {place / 'net.py'}:make"
+    assert ran.err.splitlines()[-1] == f"next: prismify convert {model} --plan {plan} -o DIR"
+    assert {row["width"] for row in csv.DictReader((folder / "table.csv").read_text().splitlines())} == {"0", "2"}
+    with Image.open(folder / "sensitivity.png") as drawn:
+        assert drawn.width > 300
+    words = ["--model", f"{place / 'net.py'}:make", "--trust-code", "--plan", plan, "-o", tmp_path / "m"]
+    converted = run("convert", place / "net.pt", *words)
+    assert converted.code == 0, converted.err
+    made = prismify.load(tmp_path / "m", trust_code=True)
+    before = sum(v.numel() for v in torch.load(place / "net.pt", weights_only=True).values())
+    assert 0.5 * before / 3 < sum(p.numel() for p in made.parameters()) <= before / 3
+    assert "fitted: 64" in (tmp_path / "m" / "recipe.yaml").read_text()
+
+
+def test_another_budget_of_widths_takes_no_images(of_widths: tuple[Path, Ran], place: Path, run: Run) -> None:
+    folder, _ = of_widths
+    found = run("search", folder, "--macs", "400K", "--json")
+    assert found.code == 0, found.err
+    assert found.json["expected"]["macs"] <= 400_000
+    assert {row["width"] for row in found.json["chosen"]} == {"0", "2"}
+    shown = run("search", folder)
+    assert "2 widths, seen on 4 images" in shown.out
+    assert run("search", folder, "--ms", "3").line.startswith("no milliseconds are known of widths")
+    assert run("search", folder, "--parameters", "10").line == "no widths have at most 10 parameters: the least is 68"
+    other = run(*words(place, folder, "--ratio", "2"))
+    assert other.line == f"{folder} holds a search of widths: name another output, or add --restart"
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [

@@ -18,6 +18,7 @@ from prismify.errors import PlanError
 from prismify.search import Library, ladder_of, read_outcome, score, write_plan
 from prismify.search.ladder import KEPT, Entry
 from prismify.search.outcome import put_weights, write_outcome
+from prismify.search.replaying import Replay
 from prismify.search.scoring import spearman
 from prismify.training.blockwise import variances_of
 from tests.search.conftest import CANDIDATES, Net
@@ -162,3 +163,38 @@ def test_budgets_of_the_whole_model(net: Net, library: tuple[Any, list[Entry], L
     smallest = outcome.within(budget(error=bound))
     assert outcome.expected(smallest)["drop_db"] <= 0.5 + 1e-6
     assert F.mse_loss(net(x), x).item() * (10**0.05 - 1) == pytest.approx(bound, rel=1e-4)
+
+
+def test_blocks_before_the_one_in_question_are_not_run_again(net: Net) -> None:
+    x, runs = torch.randn(2, 3, 16, 16), list[str]()
+    blocks = ["blocks.0", "blocks.0.inner", "blocks.1", "blocks.1.inner", "alone"]
+    replay = Replay(net, blocks)
+    with replay.recorded():
+        wanted = net(x)
+    for name in ("blocks.0.first", "blocks.0.inner.conv", "blocks.1.first", "alone"):
+        net.get_submodule(name).register_forward_hook(lambda *_, name=name: runs.append(name))
+    for block, ran in [
+        ("blocks.0", ["blocks.0.first", "blocks.0.inner.conv", "blocks.1.first", "alone"]),
+        ("blocks.0.inner", ["blocks.0.first", "blocks.0.inner.conv", "blocks.1.first", "alone"]),
+        ("blocks.1", ["blocks.1.first", "alone"]),
+        ("alone", ["alone"]),
+    ]:
+        runs.clear()
+        with replay.up_to(block):
+            assert torch.equal(net(x), wanted)
+        assert runs == ran
+    runs.clear()
+    assert torch.equal(net(x), wanted)
+    assert len(runs) == 4
+
+
+def test_blocks_that_run_twice_are_run_as_they_are() -> None:
+    torch.manual_seed(0)
+    shared, last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+    net, x = nn.Sequential(shared, nn.ReLU(inplace=True), shared, last).requires_grad_(False), torch.randn(1, 3, 4, 4)
+    replay = Replay(net, ["0", "3"])
+    with replay.recorded():
+        wanted = net(x)
+    with replay.up_to("3"):
+        assert torch.equal(net(x), wanted)
+        assert not torch.equal(net(2 * x), wanted)

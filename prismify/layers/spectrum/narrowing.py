@@ -1,8 +1,7 @@
 """A start for narrowed layers: the channels that tell most of the others, and readers that make up for the rest.
 
-Channels are chosen one after the other, each the one of which those before tell least: pivoted Cholesky of what the
-readers see, every channel as large as it counts for them. Makers keep the weights of the chosen channels; readers
-become the least squares from those to what they made of all.
+Channels are chosen one after the other by what the layers that read them make of all (`selecting`). Makers keep the
+weights of the chosen channels; readers become the least squares from those to what they made of all.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from .moments import Moments, dense_map
 from .narrow import NORMS
-from .shapes import fan, is_transposed
+from .selecting import Reading, selected
+from .shapes import is_transposed
 from .shapes import widths as widths_of
 from .solving import solved
 
@@ -40,20 +40,22 @@ def start_narrow(
             if width not in chosen:
                 chosen[width] = _channels(width, channels, rows, original, moments)
 
-    def side_by_side(widths: Mapping[str, int] | None) -> Tensor | None:
-        """Which channels are left of several widths together."""
-        if not widths:
-            return None
-        places = _places(widths, original)
-        return torch.cat([chosen[width] + places[width].start for width in widths])
-
     for name, row in rows.items():
-        before, inside, outside = original.get_submodule(name), *map(side_by_side, (row.get("reads"), row.get("makes")))
+        before = original.get_submodule(name)
+        inside, outside = (_side_by_side(row.get(end), chosen, original) for end in ("reads", "makes"))
         if isinstance(before, NORMS):
             assert outside is not None
             _start_norm(before, narrow[name], outside)
         else:
             _start_layer(before, narrow[name], inside, outside, moments.get(name))
+
+
+def _side_by_side(widths: Mapping[str, int] | None, chosen: Mapping[str, Tensor], original: nn.Module) -> Tensor | None:
+    """Which channels are left of several widths together; None for all of them."""
+    if not widths:
+        return None
+    places = _places(widths, original)
+    return torch.cat([chosen[width] + places[width].start for width in widths])
 
 
 def _places(widths: Iterable[str], original: nn.Module) -> dict[str, slice]:
@@ -73,41 +75,14 @@ def _channels(width: str, channels: int, rows: Rows, original: nn.Module, moment
     readers = {name: row["reads"] for name, row in rows.items() if width in row.get("reads", {})}
     norms = [original.get_submodule(name) for name, row in rows.items() if width in row.get("makes", {})]
     step = lcm(1, *(norm.num_channels // norm.num_groups for norm in norms if isinstance(norm, nn.GroupNorm)))
-    total: Tensor | None = None
-    for name, side_by_side in readers.items():
-        own = _places(side_by_side, original)[width]
-        seen = _seen(original.get_submodule(name), moments.get(name))[own, own]
-        seen = seen / seen.diagonal().sum().clamp(min=torch.finfo(seen.dtype).tiny)
-        total = seen if total is None else total + seen
-    if total is None:  # nobody reads them: any are as good
+    readings = [
+        Reading.of(original.get_submodule(name), moments.get(name), _places(widths, original)[width])
+        for name, widths in readers.items()
+    ]
+    if not readings:  # nobody reads them: any are as good
         return torch.arange(channels)
-    return _pivots(total, channels // step, step)
-
-
-def _seen(reader: nn.Module, moments: Moments | None) -> Tensor:
-    """(C, C): how channels vary together where a layer reads them, by what it makes of them; float64."""
-    channels = widths_of(reader)[0]
-    weight = dense_map(reader).reshape(channels, -1)
-    size = weight.square().sum(1).sqrt()
-    if moments is None or not moments.count:
-        return torch.diag(size.square())
-    taps = fan(reader)[0] // channels
-    square = moments.second(centred=True).reshape(channels, taps, channels, taps)
-    return torch.einsum("ctdt->cd", square) * torch.outer(size, size)
-
-
-def _pivots(covariance: Tensor, count: int, step: int) -> Tensor:
-    """Channels in blocks of `step`, each block that of which the ones before tell least."""
-    left, blocks = covariance.clone(), covariance.shape[0] // step
-    free = torch.ones(blocks, dtype=torch.bool)
-    for _ in range(count):
-        power = left.diagonal().reshape(blocks, step).sum(1)
-        best = int(torch.where(free, power, -torch.inf).argmax())
-        free[best] = False
-        rows = slice(best * step, (best + 1) * step)
-        told = torch.linalg.pinv(left[rows, rows], hermitian=True)
-        left = left - left[:, rows] @ told @ left[rows]
-    return (~free).repeat_interleave(step).nonzero().flatten()
+    order, _ = selected(readings, widths_of(original.get_submodule(width))[1], channels // step, step)
+    return (torch.tensor(sorted(order))[:, None] * step + torch.arange(step)).flatten()
 
 
 def _start_layer(
@@ -131,11 +106,16 @@ def _start_layer(
             if offset is not None and not transposed:
                 offset = offset + moments.mean @ made - moments.mean[rows] @ fitted
             made = fitted
-    weight: Any = narrow._parameters["weight"]
+    _put(narrow, made, offset)
+
+
+def _put(layer: nn.Module, made: Tensor, offset: Tensor | None) -> None:
+    """Give a layer the map (features, outputs) that it is to make, and its bias where that is known."""
+    weight: Any = layer._parameters["weight"]
     with torch.no_grad():
-        weight.copy_((made if is_transposed(original) else made.T).reshape(weight.shape))
+        weight.copy_((made if is_transposed(layer) else made.T).reshape(weight.shape))
         if offset is not None:
-            narrow._parameters["bias"].copy_(offset)  # type: ignore[union-attr]
+            layer._parameters["bias"].copy_(offset)  # type: ignore[union-attr]
 
 
 def _start_norm(original: nn.Module, narrow: nn.Module, channels: Tensor) -> None:
@@ -149,7 +129,7 @@ def _start_norm(original: nn.Module, narrow: nn.Module, channels: Tensor) -> Non
 
 
 def _spread(channels: Tensor, taps: int) -> Tensor:
-    """The numbers of channels, each of which has so many."""
+    """The numbers of channels, each of which has `taps` of them."""
     return (channels[:, None] * taps + torch.arange(taps)).flatten()
 
 

@@ -5,12 +5,13 @@
 """
 
 from .finding import alike, blocks_of
-from .lessons import Lessons, taught_by, variances_of, wrapped
+from .lessons import Lessons, apart, taught_by, variances_of, wrapped
 from .starts import fits, moments_of, start_from, start_narrowed
 
 __all__ = [
     "Lessons",
     "alike",
+    "apart",
     "blocks_of",
     "fits",
     "moments_of",

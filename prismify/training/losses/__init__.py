@@ -14,6 +14,7 @@ from .teaching import (
     distances,
     everything_of,
     matched_layers,
+    output_of,
     replaced_layers,
 )
 from .terms import (
@@ -47,6 +48,7 @@ __all__ = [
     "load_lpips",
     "matched_layers",
     "mean_logit",
+    "output_of",
     "reconstruction_loss",
     "relative_error",
     "replaced_layers",

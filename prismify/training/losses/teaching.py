@@ -14,7 +14,7 @@ from ...errors import RecipeError
 from ...graph.latents import decode, encode, first_tensor
 from ...plan import Decision, Plan
 from ...plan.narrowing import makes_fewer
-from ..models import is_autoencoder, reconstruct
+from ..models import is_autoencoder
 from ..schema import DistillationLoss
 from .terms import relative_error
 
@@ -188,7 +188,12 @@ def distances(student: Answers, teacher: Answers) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def answer(model: nn.Module, images: Tensor) -> Tensor:
-    """The output to measure: an autoencoder's reconstruction, any other model's output."""
+    """The output to measure: that of `output_of`, without a gradient."""
+    return output_of(model, images)
+
+
+def output_of(model: nn.Module, images: Tensor) -> Tensor:
+    """An autoencoder's reconstruction by the mean of its latents, any other model's output."""
     if is_autoencoder(model):
-        return reconstruct(model, images)
+        return decode(model, encode(model, images).mean)[0]
     return first_tensor(model(images), type(model).__name__)

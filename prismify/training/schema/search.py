@@ -21,6 +21,7 @@ class SearchRecipe(Recipe):
             be kept.
         fitted: images on which candidates are fitted to the model's layers in closed form, before they learn.
         positions: of each call of a layer that such a fit looks at, at most.
+        widths: look for the channels that every width of the whole model can lose, instead of trying candidates.
         noise: of a denoiser, how images are noised; None for all other models.
     """
 
@@ -30,6 +31,7 @@ class SearchRecipe(Recipe):
     candidates: dict[str, Policy | None]
     fitted: int = 32
     positions: int = 2000
+    widths: bool = False
     noise: Noise | None = None
 
     def __post_init__(self) -> None:
