@@ -7,7 +7,9 @@ TYPED := .venv/typed/prismify
 MYPY = rm -rf $(TYPED) && mkdir -p $(TYPED) && ln -s $(CURDIR)/prismify/* $(CURDIR)/cli $(CURDIR)/recipes $(TYPED) && \
 	MYPYPATH=.venv/typed $(BIN)/mypy -p prismify
 
-.PHONY: demo test lint clean
+PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-slow lint clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -16,7 +18,11 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(MYPY)
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+# What `test` leaves out: the whole zoo, kills by the dozen, a thousand damaged files, several processes.
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff format .

@@ -1,7 +1,7 @@
 """How small TAEF2 can get: PSNR, SSIM and LPIPS on Kodak against parameters, for four ways to choose its layers.
 
     python benchmarks/frontier.py --weights FOLDER --data IMAGES --test KODAK --lpips ALEX.safetensors --runs RUNS
-        [search greedy uniform narrow fitted whole] [--budgets 80K 270K 670K 1.3M] [--minutes 30] [--seeds 0]
+        [search greedy uniform narrow slim widths fitted whole] [--budgets 80K 270K 670K] [--minutes 30] [--seeds 0]
 
 searches once, then trains a point for each way and budget on squares cut from the images (whose reconstruction counts,
 with latents near the original's), measures it on whole test images, and writes benchmarks/results/frontier-cpu.json and
@@ -14,6 +14,7 @@ uniform  the same, but one candidate for all blocks, the best that fits
 narrow   policy narrow: every width of the model, residual streams as well, has the same share of its channels left;
          from the channels that tell most of the others, the whole model from the first step
 slim     policy narrow with widths by hand (SLIM): streams wide where images are small, blocks narrow inside
+widths   policy narrow with the widths that `prismify search --widths` chooses
 fitted   the plan of `search`, from closed-form starts, the whole model from the first step
 whole    the plan of `search`, from fresh weights, the whole model from the first step
 """
@@ -44,6 +45,7 @@ from prismify.graph.latents import decode, encode
 from prismify.metrics.evaluation import Judges, evaluate
 from prismify.search import Outcome, read_outcome, write_plan
 from prismify.search.ladder import KEPT
+from prismify.search.widths import WIDTHS
 from prismify.training.data import open_data
 from prismify.training.losses import load_lpips
 from prismify.training.models import open_model
@@ -68,6 +70,7 @@ WAYS: dict[str, list[str]] = {
     "uniform": ["blocks={share: 0.25, own_inputs: 1}"],
     "narrow": ["blocks={fitted: 64}"],
     "slim": ["blocks={fitted: 64}"],
+    "widths": ["blocks={fitted: 64}"],
     "fitted": ["blocks={fitted: 64}"],
     "whole": [],
 }
@@ -87,8 +90,8 @@ SLIM = {
     "270K": ((16, 16), (24, 16), (32, 16), (32, 8)),
     "670K": ((16, 16), (32, 24), (48, 24), (64, 16)),
 }
-#: Ways that need no search.
-NARROW = {"narrow", "slim"}
+#: Ways that need no search of blocks.
+NARROW = {"narrow", "slim", "widths"}
 #: Of the test images, so many are shown, one of every so many.
 SHOWN, SHOWN_STEP = 3, 8
 
@@ -110,6 +113,10 @@ class Places:
     @property
     def search(self) -> Path:
         return self.runs / "search"
+
+    @property
+    def widths(self) -> Path:
+        return self.runs / "widths"
 
     def point(self, way: str, budget: str, seed: int) -> Path:
         return self.runs / f"{way}-{budget}-{seed}"
@@ -208,6 +215,15 @@ def policy_of(way: str, budget: str, at: Places, outcome: Outcome | None) -> lis
             for pattern in patterns
         }
         return ["--policy", "narrow", "--min-width=1", *(f"--share={name}={share}" for name, share in shares.items())]
+    if way == "widths":
+        plan = at.runs / "plans" / f"{way}-{budget}.json"
+        if not (at.widths / WIDTHS).is_file():
+            model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--data", str(at.squares)]
+            sets = [*IMAGES, "data.validation=32", "train.batch_size=8", "fitted=64"]
+            words = (word for s in sets for word in ("--set", s))
+            run("search", *model, "-o", str(at.widths), "--widths", *words)
+        run("search", str(at.widths), "--parameters", budget, "--plan-out", str(plan))
+        return ["--plan", str(plan)]
     if outcome is None or way == "narrow":
         return ["--policy", "narrow", "--min-width=1", f"--share={share_within(amount(budget), at):.6f}"]
     plan = at.runs / "plans" / f"{way}-{budget}.json"

@@ -17,6 +17,7 @@ _WAYS = {
     "greedy": "a greedy plan",
     "uniform": "one candidate for all blocks",
     "narrow": "every width alike (policy `narrow`), the whole model alone",
+    "widths": "the channels that `prismify search --widths` chooses, the whole model alone",
     "slim": "wide streams where images are small, blocks narrow inside (policy `narrow`, `--share PATTERN=S`)",
     "fitted": "the search's plan from closed-form starts, the whole model alone",
     "whole": "the search's plan from fresh weights, the whole model alone",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..graph import Capture, EntryPoint, ExampleInputs
     from ..plan import Plan, Policy
-    from ..plan.policies import OwnPolicy
+    from ..plan.policy import OwnPolicy
 
 _ONE_MODEL = "bench measures one model: name the folder of a pipeline's part"
 

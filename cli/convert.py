@@ -14,7 +14,7 @@ from .terminal import Begin, one_line_errors, steps
 if TYPE_CHECKING:
     from ..checkpoint import Source
     from ..plan import Plan, Policy
-    from ..plan.policies import OwnPolicy
+    from ..plan.policy import OwnPolicy
 
 
 @one_line_errors

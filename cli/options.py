@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..plan import Policy
-    from ..plan.policies import OwnPolicy
+    from ..plan.policy import OwnPolicy
 
 SOURCE_HELP = (
     "A diffusers model or pipeline folder; a weights file (.safetensors, .pt, .pth, .ckpt, .bin; with --model); "

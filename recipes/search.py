@@ -95,10 +95,10 @@ def search_widths(
     layers = [row.name for row in plan.replaced]
     moments = moments_of(model, layers, partial(run_on_first, run, asking, images, recipe.fitted), recipe.positions)
     shown = shown_to(run, asking, held_out)
-    curves = curves_of(model, plan, moments, asking.answer, shown)
+    curves, orders = curves_of(model, plan, moments, asking.answer, shown)
     counted = plan.parameters
     run.say(f"{len(curves)} widths; the model has {counted.before:,} parameters, as narrow as can be {counted.after:,}")
-    random = random_choices(model, capture, plan, curves, moments, asking, shown)
+    random = random_choices(model, capture, plan, curves, orders, moments, asking, shown)
     with torch.no_grad():
         outputs = [asking.answer(*inputs) for inputs in shown]
     variance, reference = spread_of(outputs, shown, reconstructs=asking.reconstructs)

@@ -4,7 +4,8 @@ A plan is plain data, JSON in and JSON out. Nothing else in prismify decides whi
 """
 
 from .plan import Decision, Plan, Totals, with_rows
-from .policies import Policy, Verdict, check_patterns, decide
+from .policies import check_patterns, decide
+from .policy import Policy, Verdict
 
 __all__ = [
     "Decision",

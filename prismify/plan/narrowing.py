@@ -14,7 +14,7 @@ from ..facts.count import Counted
 from ..graph.dataflow import Width, Widths
 from ..layers import Operator
 from .plan import Decision, Plan, with_rows
-from .policies import Policy, Verdict
+from .policy import Policy, Verdict
 
 #: What a plan calls it.
 NARROW = "Narrow"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ..facts import Layer
-from .policies import Policy, Verdict
+from .policy import Policy, Verdict
 
 
 def dilated_in_turn(layers: Iterable[Layer], verdicts: dict[str, Verdict], policy: Policy) -> dict[str, Verdict]:

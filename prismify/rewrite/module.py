@@ -20,7 +20,7 @@ from ..graph import Capture, unwrap
 from ..graph.program import capture_program, program_module
 from ..layers import PrismMultihead, build_operator
 from ..plan import Decision, Plan, Policy, Totals
-from ..plan.policies import OwnPolicy
+from ..plan.policy import OwnPolicy
 from ..scanning import captured_for, kept_groups, replan, scan_captured
 from .copying import copied, held_by_classes, originals_of, rebound
 from .graph import operator_layer, replace_operators

@@ -16,8 +16,10 @@ from ..facts.widths import is_norm
 from ..graph import Capture, ExampleInputs, capture_all, unwrap
 from ..graph.program import capture_program
 from ..plan import Decision, Plan, Policy, Totals, Verdict, check_patterns, decide
+from ..plan.biases import idle_biases, without_idle_biases
 from ..plan.narrowing import check_widths, narrowed
-from ..plan.policies import OwnPolicy, idle_biases, own_verdict, policy_name, without_idle_biases
+from ..plan.policies import own_verdict, policy_name
+from ..plan.policy import OwnPolicy
 from ..plan.turns import dilated_in_turn
 from .narrowing import uncounted, with_norms
 from .settling import counted, left_alone, settle_refused, settle_tied, settle_within

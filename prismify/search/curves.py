@@ -55,8 +55,8 @@ def curves_of(
     moments: Mapping[str, Moments],
     answer: Callable[..., Tensor],
     inputs: Sequence[Inputs],
-) -> list[Curve]:
-    """The curve of every width that a plan of policy narrow narrows.
+) -> tuple[list[Curve], dict[str, list[int]]]:
+    """The curve of every width that a plan of policy narrow narrows, and the order in which its channels are kept.
 
     Args:
         plan: one that leaves of every width as few channels as can be.
@@ -66,42 +66,37 @@ def curves_of(
     least, rows = widths_of_plan(plan), {row.name: row for row in plan.layers}
     readers = {row.name: reads_of(row) for row in plan.replaced if reads_of(row)}
     powers = gradient_powers(model, readers, answer, inputs)
-    return [
-        _curve(model, name, rows[name].out_channels, step, _beside(name, rows, readers), moments, powers)
-        for name, step in least.items()
-    ]
+    curves, orders = [], {}
+    for name, step in least.items():
+        readings = [
+            Reading.of(model.get_submodule(reader), moments.get(reader), place, powers[reader])
+            for reader, place in _readers_of(name, rows, readers).items()
+            if reader in powers
+        ]
+        channels = rows[name].out_channels
+        orders[name], errors = selected(readings, channels, channels // step, step)
+        curves.append(_curve(name, channels, step, [*errors[:-1], 0.0]))
+    return curves, orders
 
 
-def _beside(name: str, rows: Mapping[str, Any], readers: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """reader -> where the width's channels begin among those that it reads."""
+def _readers_of(name: str, rows: Mapping[str, Any], readers: Mapping[str, Iterable[str]]) -> dict[str, slice]:
+    """reader -> where the width's channels lie among those that it reads."""
     found = {}
     for reader, names in readers.items():
         start = 0
         for other in names:
+            stop = start + rows[other].out_channels
             if other == name:
-                found[reader] = start
-            start += rows[other].out_channels
+                found[reader] = slice(start, stop)
+            start = stop
     return found
 
 
-def _curve(
-    model: nn.Module,
-    name: str,
-    channels: int,
-    step: int,
-    readers: Mapping[str, int],
-    moments: Mapping[str, Moments],
-    powers: Mapping[str, Tensor],
-) -> Curve:
-    readings = [
-        Reading.of(model.get_submodule(reader), moments.get(reader), slice(start, start + channels), powers[reader])
-        for reader, start in readers.items()
-        if reader in powers
-    ]
-    blocks = channels // step
-    _, untold = selected(readings, channels, blocks - 1, step)
-    taken = sorted({max(1, round(blocks * part / _PARTS)) for part in range(1, _PARTS + 1)})
-    return Curve(name, channels, tuple(n * step for n in taken), tuple(untold[n] if n < blocks else 0.0 for n in taken))
+def _curve(name: str, channels: int, step: int, errors: Sequence[float]) -> Curve:
+    """From the errors after none, one, two, ... and all steps the levels that count."""
+    steps = len(errors) - 1
+    taken = sorted({max(1, round(steps * part / _PARTS)) for part in range(1, _PARTS + 1)})
+    return Curve(name, channels, tuple(n * step for n in taken), tuple(errors[n] for n in taken))
 
 
 def gradient_powers(
@@ -149,6 +144,7 @@ def random_choices(
     capture: Capture,
     plan: Plan,
     curves: Sequence[Curve],
+    orders: Mapping[str, Sequence[int]],
     moments: Mapping[str, Moments],
     asking: Asking,
     inputs: Sequence[Inputs],
@@ -169,7 +165,7 @@ def random_choices(
             if not narrower.replaced:
                 continue
             student = converted_copy(model, narrower, capture, check=False).eval()
-            start_narrowed(narrower.replaced, model, student, moments)
+            start_narrowed(narrower.replaced, model, student, moments, orders=orders)
             expected = sum(curve.errors[level] for curve, level in zip(curves, levels, strict=True))
             found.append((expected, error_of([asking.answer_of(student)(*batch) for batch in inputs], wanted)))
     return found

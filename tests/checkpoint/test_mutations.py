@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory as Linux does")
 def test_a_thousand_damaged_files(tmp_path: Path) -> None:
     """Folders, weights, pickles, programs, indexes, configs and plans; see `mutations.py`."""

@@ -160,6 +160,7 @@ carry_out(read_recipe("recipe.yaml"))
 """
 
 
+@pytest.mark.slow
 def test_kills_while_latents_are_made_and_after_lose_nothing(latent_recipe: Recipe, tmp_path: Path) -> None:
     """Whole shards stay as they are, and the weights are those of a run that nobody stopped."""
     content = latent_recipe(train={"steps": 6})

@@ -52,10 +52,37 @@ def test_other_models_are_given_the_images(net: Net) -> None:
     assert torch.equal(asking.answer(images), net(images))
 
 
+def test_a_denoiser_with_classes_is_told_any_of_them() -> None:
+    model = small_unet(num_class_embeds=3)
+    asking = asking_of(model, Noise(), torch.rand(1, 3, 16, 16))
+    noised, times, labels = asking.inputs(torch.rand(64, 3, 16, 16), 7)
+    assert set(labels.tolist()) == {0, 1, 2}
+    assert torch.equal(labels, asking.inputs(torch.rand(64, 3, 16, 16), 7)[2])
+    inputs = (noised[:2], times[:2], labels[:2])
+    with torch.no_grad():
+        assert torch.equal(asking.answer(*inputs), model(inputs[0], inputs[1], class_labels=inputs[2]).sample)
+
+
+def told_texts() -> diffusers.UNet2DConditionModel:
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel(
+        sample_size=16,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(16, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+    ).eval()
+
+
 def test_what_is_told_more_is_refused(net: Net) -> None:
     probe = torch.rand(1, 3, 16, 16)
-    with pytest.raises(RecipeError, match=r"told neither class nor text, of 16x16 fails .*class_labels"):
-        asking_of(small_unet(num_class_embeds=3), Noise(), probe)
+    with pytest.raises(RecipeError, match=r"told no text, of 16x16 fails .*encoder_hidden_states"):
+        asking_of(told_texts(), Noise(), probe)
     with pytest.raises(RecipeError, match="no denoiser"):
         asking_of(net, Noise(), probe)
     with pytest.raises(RecipeError, match=r"UNet2DModel given images of 16x16 fails .*: set data.size; of a denoiser"):

@@ -63,6 +63,7 @@ def test_the_table_is_large_and_its_names_are_its_own() -> None:
         assert row.small is not None or row.full is not None
 
 
+@pytest.mark.slow
 def test_one_of_each_kind_goes_all_the_way(tmp_path: Path) -> None:
     rows = [row for row in ROWS if row.name in WHOLE]
     results = {row.name: walk(row, tmp_path) for row in rows}

@@ -6,7 +6,7 @@ weights of the chosen channels; readers become the least squares from those to w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import lcm
 from typing import Any
 
@@ -25,7 +25,11 @@ Rows = Mapping[str, Mapping[str, Mapping[str, int]]]
 
 
 def start_narrow(
-    rows: Rows, original: nn.Module, narrow: Mapping[str, nn.Module], moments: Mapping[str, Moments]
+    rows: Rows,
+    original: nn.Module,
+    narrow: Mapping[str, nn.Module],
+    moments: Mapping[str, Moments],
+    orders: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Start narrowed layers and norms from the original's, in place.
 
@@ -33,11 +37,14 @@ def start_narrow(
         original: the whole model before.
         narrow: the module of each row now, by name.
         moments: of the original's layers, those of them that are known.
+        orders: of each width its channels in the order in which they are kept, where that is known already.
     """
     chosen: dict[str, Tensor] = {}
     for row in rows.values():
         for width, channels in (*row.get("reads", {}).items(), *row.get("makes", {}).items()):
-            if width not in chosen:
+            if width not in chosen and orders is not None:
+                chosen[width] = torch.tensor(sorted(orders[width][:channels]))
+            elif width not in chosen:
                 chosen[width] = _channels(width, channels, rows, original, moments)
 
     for name, row in rows.items():
@@ -82,7 +89,7 @@ def _channels(width: str, channels: int, rows: Rows, original: nn.Module, moment
     if not readings:  # nobody reads them: any are as good
         return torch.arange(channels)
     order, _ = selected(readings, widths_of(original.get_submodule(width))[1], channels // step, step)
-    return (torch.tensor(sorted(order))[:, None] * step + torch.arange(step)).flatten()
+    return torch.tensor(sorted(order))
 
 
 def _start_layer(

@@ -101,16 +101,17 @@ def selected(readings: Sequence[Reading], channels: int, count: int, step: int =
         count: how many blocks.
 
     Returns:
-        the blocks in the order in which they were taken; and the error that is left after none, one, two, ... of them,
-        over all readings, count + 1 numbers.
+        the channels in the order in which they were taken, those of a block together; and the error that is left after
+        none, one, two, ... blocks, over all readings, count + 1 numbers.
     """
-    blocks, order = channels // step, list[int]()
+    blocks, taken, order = channels // step, list[int](), list[int]()
     errors = [sum(reading.error for reading in readings)]
     for _ in range(count):
         gains = sum((reading.gains(blocks) for reading in readings), torch.zeros(blocks, dtype=torch.float64))
-        gains[order] = -torch.inf
+        gains[taken] = -torch.inf
         best = int(gains.argmax())
-        order.append(best)
+        taken.append(best)
+        order += range(best * step, (best + 1) * step)
         for reading in readings:
             reading.know(best, blocks)
         errors.append(sum(reading.error for reading in readings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,15 +32,22 @@ def start_from(teacher: nn.Module, student: nn.Module, run_teacher: Callable[[],
 
 
 def start_narrowed(
-    rows: Iterable[Decision], teacher: nn.Module, student: nn.Module, moments: Mapping[str, Moments], within: str = ""
+    rows: Iterable[Decision],
+    teacher: nn.Module,
+    student: nn.Module,
+    moments: Mapping[str, Moments],
+    within: str = "",
+    orders: Mapping[str, Sequence[int]] | None = None,
 ) -> list[str]:
     """Start layers and norms that a plan narrows, in place; returns their names.
 
     Args:
         within: the teacher's block that `student` takes the place of; the whole model by default.
+        orders: of each width its channels in the order in which they are kept; by default that is found here.
     """
     own = narrow_rows((row.name, row.operator) for row in rows)
-    start_narrow(own, teacher, {name: student.get_submodule(name[len(within) :].lstrip(".")) for name in own}, moments)
+    places = {name: student.get_submodule(name[len(within) :].lstrip(".")) for name in own}
+    start_narrow(own, teacher, places, moments, orders)
     return list(own)
 
 
