@@ -16,6 +16,7 @@ from .new import new
 from .recipes import recipes
 from .reconstruct import reconstruct
 from .report import report
+from .reproduce import reproduce
 from .sample import sample
 from .scan import scan
 from .search import search
@@ -41,6 +42,7 @@ app.command()(sample)
 app.command()(judge)
 app.add_typer(recipes)
 app.command()(bench)
+app.command()(reproduce)
 app.command()(doctor)
 
 

@@ -34,6 +34,7 @@ ORDER = (
     "checkpoint",
     "training",
     "fresh",
+    "paper",
     "diffusion",
     "metrics",
     "search",
