@@ -60,7 +60,7 @@ SEARCH = ["data.validation=64", "train.batch_size=8", "train.steps=100000", "che
 #: The image is what counts; the latents, which others were trained on, are held near the original's.
 POINT = [
     "data.validation=0", "train.batch_size=8", "train.learning_rate=5e-4", "train.rates.kernel=5",
-    "train.steps=1000000", "train.ema=0.995", "loss={output: 0, latent: 0.1, image: 1}", "remember=2",
+    "train.steps=1000000", "train.ema=0.995", "loss={output: 0, latent: 0.02, image: 1}", "remember=2",
     "log.every=50", "log.tensorboard=false", "checkpoint.every=200",
 ]  # fmt: skip
 #: Way -> what it changes in the recipe `distil`.

@@ -38,9 +38,8 @@ def net() -> Net:
 def outcome_of(model: nn.Module, inputs: tuple[Tensor, ...], folder: Path = Path()) -> WidthsOutcome:
     plan = prismify.scan(model, inputs, policy=LEAST)
     moments = moments_of(model, [row.name for row in plan.replaced], lambda: model(*inputs), 4000)
-    return WidthsOutcome(
-        folder, plan, tuple(curves_of(model, plan, moments, model, [inputs])), Spread(1.0), "net.py:Net"
-    )
+    curves, _ = curves_of(model, plan, moments, model, [inputs])
+    return WidthsOutcome(folder, plan, tuple(curves), Spread(1.0), "net.py:Net")
 
 
 def test_a_plan_with_other_channels_is_what_a_scan_with_those_shares_says(net: Net) -> None:
