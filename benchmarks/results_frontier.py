@@ -60,7 +60,8 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
         changes = ", ".join(f"`{change}`" for change in _extra(row))
         lines.append(
             f"| {row['parameters']:,} | {_WAYS[row['way']]} | {changes} | {row['seed']} | "
-            f"{row['minutes']:g} × {_threads(row)} | {row['steps']:,} | {_cells(row)} | {row['decoder_psnr']:.2f} | {row['latent_error']:.3f} |"
+            f"{row['minutes']:g} × {_threads(row)} | {row['steps']:,} | {_cells(row)} | "
+            f"{row['decoder_psnr']:.2f} | {row['latent_error']:.3f} |"
         )
     lines += ["", f"![PSNR on Kodak against parameters](images/{CURVES.name})", ""]
     for way, title in _WAYS.items():
