@@ -57,7 +57,7 @@ class OfBlocks:
         else:
             blocks = len(dict.fromkeys(entry.block for entry in outcome.entries))
             print(f"{blocks} blocks, {len(outcome.entries) - blocks} candidates, scored on {scores.images} images")
-        print(_ranked(scores.correlation))
+        print(f"{_ranked(scores.correlation)}, and those that budgets lead to: {scores.likely_correlation:.3f}")
 
 
 class OfWidths:

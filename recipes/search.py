@@ -78,8 +78,8 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
         run.written.note(*(run.folder / name for name in (SCORES, WEIGHTS, TABLE, "sensitivity.png", "plans")))
         outcome = write_outcome(run.folder, plan, entries, measured, library, words_of(recipe.model))
         draw_sensitivity(outcome, run.folder / "sensitivity.png")
-        run.say(f"summed scores and the error of {len(measured.random)} random choices: rank correlation "
-                f"{measured.correlation:.3f}")  # fmt: skip
+        run.say(f"summed scores rank random choices as their errors do: {measured.correlation:.3f}")
+        run.say(f"and such as budgets lead to: {measured.likely_correlation:.3f}")
         run.say(f"done: {TABLE} and the library are in {run.folder}")
     return run.folder
 

@@ -166,7 +166,8 @@ def read_outcome(folder: Path) -> Outcome:
             Entry(row["block"], row["candidate"], Plan.from_dict({**content["plan"], "layers": row["rows"]}).layers)
             for row in content["entries"]
         )
-        scores = Scores(**{**content["scores"], "random": [(a, b) for a, b in content["scores"]["random"]]})
+        pairs = {key: [(a, b) for a, b in content["scores"].get(key, [])] for key in ("random", "likely")}
+        scores = Scores(**{**content["scores"], **pairs})
         return Outcome(folder, plan, entries, scores, content["source"])
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{folder / SCORES} is damaged ({error}): search again") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..bench.timing import compare
 from .asking import Inputs
+from .choosing import Budget, Option, choose
 from .ladder import KEPT, Entry
 from .library import Library
 from .replaying import Replay
@@ -36,6 +38,8 @@ class Scores:
         total_milliseconds: of one pass of the model for one image.
         correlation: Spearman's, between summed scores and the error of 20 random choices as it is.
         random: (sum of scores, error) of each of them.
+        likely_correlation, likely: the same of 20 choices such as budgets lead to: the best ones for scores that are
+            off by chance, under budgets from nearly everything to the least.
     """
 
     error: list[float] = field(default_factory=list)
@@ -47,6 +51,8 @@ class Scores:
     total_milliseconds: float = 0.0
     correlation: float = 0.0
     random: list[tuple[float, float]] = field(default_factory=list)
+    likely_correlation: float = 0.0
+    likely: list[tuple[float, float]] = field(default_factory=list)
 
 
 def score(
@@ -86,7 +92,14 @@ def score(
         errors = [total / sum(output.numel() for output in wanted) for total in sums]
         own = [block_errors.get(str(n), 0.0) if e.candidate != KEPT else 0.0 for n, e in enumerate(entries)]
         variance, reference = spread_of(wanted, inputs, reconstructs=reconstructs)
-        random = _random_choices(model, library, entries, errors, inputs, wanted, answer)
+
+        def measured(chosen: Sequence[int]) -> tuple[float, float]:
+            keys = [str(n) for n in chosen if entries[n].candidate != KEPT]
+            with library.in_place(model, keys):
+                return sum(errors[n] for n in chosen), error_of([answer(*batch) for batch in inputs], wanted)
+
+        random = [measured(chosen) for chosen in _random_choices(entries)]
+        likely = [measured(chosen) for chosen in _likely_choices(entries, errors)]
     return Scores(
         errors,
         own,
@@ -95,33 +108,37 @@ def score(
         reference,
         sum(len(batch[0]) for batch in inputs),
         whole,
-        spearman([s for s, _ in random], [e for _, e in random]),
+        spearman(*zip(*random, strict=True)),
         random,
+        spearman(*zip(*likely, strict=True)),
+        likely,
     )
 
 
-def _random_choices(
-    model: nn.Module,
-    library: Library,
-    entries: Sequence[Entry],
-    errors: Sequence[float],
-    inputs: Sequence[Inputs],
-    wanted: Sequence[Tensor],
-    answer: Answer,
-) -> list[tuple[float, float]]:
-    """(sum of scores, error as it is) of random choices, from a few blocks replaced to all of them."""
+def _random_choices(entries: Sequence[Entry]) -> Iterator[list[int]]:
+    """Any candidates, from a few blocks replaced to all of them."""
     draw = Random(0)
     of_blocks: dict[str, list[int]] = {}
     for number, entry in enumerate(entries):
         of_blocks.setdefault(entry.block, []).append(number)
-    found = []
     for plan in range(_PLANS):
         share = (plan + 1) / _PLANS
-        chosen = [draw.choice(n[1:] if draw.random() < share and len(n) > 1 else n[:1]) for n in of_blocks.values()]
-        with library.in_place(model, [str(n) for n in chosen if entries[n].candidate != KEPT]):
-            error = error_of([answer(*batch) for batch in inputs], wanted)
-        found.append((sum(errors[n] for n in chosen), error))
-    return found
+        yield [draw.choice(n[1:] if draw.random() < share and len(n) > 1 else n[:1]) for n in of_blocks.values()]
+
+
+def _likely_choices(entries: Sequence[Entry], errors: Sequence[float]) -> Iterator[list[int]]:
+    """The best choices for errors that are off by chance, under budgets of parameters at even ratios."""
+    draw = Random(1)
+    sizes: dict[str, list[int]] = {}
+    for entry in entries:
+        sizes.setdefault(entry.block, []).append(entry.parameters)
+    least, most = (sum(pick(n) for n in sizes.values()) for pick in (min, max))
+    for plan in range(_PLANS):
+        options = [
+            Option(e.block, e.parameters, e.macs, 0.0, error * math.exp(draw.gauss(0, 1)))
+            for e, error in zip(entries, errors, strict=True)
+        ]
+        yield choose(options, Budget(parameters=max(1, least) * (most / max(1, least)) ** (plan / _PLANS)))
 
 
 def _times(

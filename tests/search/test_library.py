@@ -97,7 +97,9 @@ def test_scores_are_errors_of_the_output_with_one_block_replaced(
     errors = [(net(x) - x).square().flatten() for x in images]
     assert found.reference == pytest.approx(float(torch.cat(errors).mean()), rel=1e-5)
     assert found.images == 3
-    assert len(found.random) == 20
+    assert len(found.random) == len(found.likely) == 20
+    assert found.likely_correlation > 0.8
+    assert found.likely[-1][1] < 0.5 * found.likely[0][1]  # from the least to nearly everything
     assert all(ms > 0 for ms in found.milliseconds)
     with torch.no_grad():
         torch.testing.assert_close(net(images[0]), wanted[0])  # everything is back in its place
