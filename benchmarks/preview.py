@@ -1,8 +1,8 @@
 """A preview decoder: TAEF2's at a fifth of its parameters, taught by the original's from the original's latents.
 
-    python benchmarks/preview.py --weights FOLDER --data IMAGES ... --test KODAK --runs RUNS [--minutes 30] [--part 0.2]
+    python benchmarks/preview.py --weights FOLDER --data IMAGES ... --test KODAK --runs RUNS [--minutes 30]
 
-narrows every width of the decoder alone, trains it on what the original makes of its latents, measures both on whole
+narrows the decoder alone, trains it on what the original makes of its latents, measures both on whole
 test images, times both on latents of one 512x512 image, and writes benchmarks/results/preview-cpu.json, a picture and
 the page. What a run left in --runs is not made again.
 """
@@ -10,10 +10,8 @@ the page. What a run left in --runs is not made again.
 from __future__ import annotations
 
 import argparse
-import bisect
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,9 @@ import places
 import results_page
 import torch
 from command import run
-from frontier import ARCHITECTURE, IMAGES, Places, prepare
+from frontier import ARCHITECTURE, IMAGES, LEVELS, WIDTH, Places, prepare
 from torch import Tensor, nn
 
-from prismify import Policy, scan
 from prismify.checkpoint import Trust
 from prismify.facts import parameter_count
 from prismify.training.data import open_data
@@ -34,38 +31,38 @@ from prismify.training.pictures import sheet, to_pixels, write_png
 from prismify.training.schema import Data, ModelSource
 
 TRAIN = [
-    "data.validation=0", "train.batch_size=8", "train.learning_rate=2e-3", "train.steps=1000000", "train.ema=0.995",
+    "data.validation=0", "train.batch_size=8", "train.learning_rate=5e-4", "train.steps=1000000", "train.ema=0.995",
     "loss={output: 1, latent: 0}", "blocks={fitted: 64}", "remember=2", "log.every=50", "log.tensorboard=false",
     "checkpoint.every=200",
 ]  # fmt: skip
-DECODER = "decoder.*"
+#: Channels of a stream and inside its blocks, by level, from full size to an eighth; as in `frontier`, by hand.
+SLIM = ((16, 16), (32, 24), (48, 16), (64, 8))
 LATENTS = (1, 32, 64, 64)
 SHOWN = 3
 
 
-def share_of_decoder(model: nn.Module, part: float) -> float:
-    """The largest share of its channels, in sixty-fourths, that leaves at most such a part of the decoder's numbers."""
-    own = parameter_count(model.decoder)
-    rest = parameter_count(model) - own
+def shares() -> dict[str, float]:
+    """Of each width's channels those that are left, by patterns: of the encoder all."""
+    own = {
+        pattern: channels / WIDTH
+        for level, widths in zip(LEVELS, SLIM, strict=True)
+        for patterns, channels in zip(level, widths, strict=True)
+        for pattern in patterns
+        if pattern.startswith("decoder")
+    }
+    return {**own, "encoder.*": 1.0}
 
-    def counted(left: int) -> int:
-        policy = Policy(name="narrow", share=left / 64, min_width=1, include=(DECODER,))
-        return scan(model, policy=policy).parameters.after - rest
 
-    fits = bisect.bisect_right(range(1, 64), part * own, key=counted)
-    return fits / 64 if fits else sys.exit(f"no decoder has {part:.3g} of the numbers")
-
-
-def trained(original: nn.Module, at: Places, arguments: argparse.Namespace) -> Path:
+def trained(at: Places, arguments: argparse.Namespace) -> Path:
     """The folder of the run; made, or gone on with, where it has not ended."""
-    folder = at.runs / f"preview-{arguments.part:g}-{arguments.seed}"
+    folder = at.runs / f"preview-{arguments.seed}"
     if (folder / "report.md").is_file():
         return folder
     small = at.runs / "converted" / folder.name
     if not small.is_dir():
-        share = share_of_decoder(original, arguments.part)
         model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--seed", str(arguments.seed)]
-        run("convert", *model, "--policy", "narrow", "--share", f"{share:.6f}", "--include", DECODER, "-o", str(small))
+        options = [f"--share={pattern}={share}" for pattern, share in shares().items()]
+        run("convert", *model, "--policy", "narrow", "--min-width=1", *options, "-o", str(small))
     sets = [f"model.source={small}", f"data.path={at.squares}", f"output={folder}", f"train.seed={arguments.seed}"]
     sets += [*IMAGES, *TRAIN, f"train.max_minutes={arguments.minutes:g}", *arguments.sets]
     run("train", "distil", "--trust-code", *(word for s in sets for word in ("--set", s)))
@@ -106,7 +103,6 @@ def main() -> None:
     for name in ("--weights", "--test"):
         parser.add_argument(name, required=True)
     parser.add_argument("--data", required=True, nargs="+", help="folders of images to train on")
-    parser.add_argument("--part", type=float, default=0.2, help="of the decoder's parameters")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -119,7 +115,7 @@ def main() -> None:
     at.runs.mkdir(parents=True, exist_ok=True)
     prepare(at, arguments)
     original: Any = open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), trust).eval()
-    folder = trained(original, at, arguments)
+    folder = trained(at, arguments)
     small: Any = open_model(ModelSource(source=str(folder / "model")), trust).eval()
     psnr, shown = measured(original, small, arguments.test)
     write_png(
