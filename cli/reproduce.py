@@ -35,8 +35,14 @@ def reproduce(
     with steps() as begin:
         begin("loading libraries")
         from ..checkpoint.atomic import whole_file
+        from ..errors import OutputError
         from ..paper import ldm, sinddm, table_2, table_3
 
+        if output is not None:  # before minutes are spent
+            try:
+                output.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{output} cannot be written: {error.strerror}") from error
         begin(f"reproducing {what}")
         if what is What.table2:
             table = table_2(tell=lambda name: begin(f"measuring {name}"))
@@ -44,7 +50,6 @@ def reproduce(
             table = {What.table3: table_3, What.sinddm: sinddm, What.ldm: ldm}[what]()
     text = json.dumps(table.as_data(), indent=1) + "\n"
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         for suffix, content in ((".md", table.markdown()), (".json", text)):
             with whole_file(output / f"{what}{suffix}") as draft:
                 draft.write_text(content, encoding="utf-8")

@@ -15,8 +15,9 @@ from .terminal import one_line_errors
 from .train import SetOption, live_view
 
 if TYPE_CHECKING:
-    from ..search import Budget
-    from .found import OfBlocks, OfWidths
+    from ..search import Budget, Outcome
+    from ..search.widths import WidthsOutcome
+    from .found import Found
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _BUDGET = "How small"
@@ -91,8 +92,10 @@ def search(
 ) -> None:
     """Find what each block of a trained model can become, and choose for a budget. Another budget takes seconds."""
     from ..errors import PlanError
-    from ..search.widths import WIDTHS
-    from .found import OfBlocks, OfWidths
+    from ..search import read_outcome, write_plan
+    from ..search.outcome import SCORES, folder_for
+    from ..search.widths import NO_TIMES, WIDTHS, read_widths, write_widths_plan
+    from .found import as_data, found_of_blocks, found_of_widths
 
     wanted = {
         "parameters": parameters, "ratio": ratio, "macs": macs, "ms": ms, "max drop": max_drop, "max error": max_error,
@@ -103,27 +106,43 @@ def search(
     folder = Path(source) if data is None and output is None and Path(source).is_dir() else output
     if folder is None:
         raise PlanError("a search needs --data, images to learn on, and -o, a folder for what it finds")
+    widths = widths or (data is None and (folder / WIDTHS).is_file() and not (folder / SCORES).is_file())
+    if widths and "ms" in given:
+        raise PlanError(NO_TIMES)
+    if plan_out is not None:
+        folder_for(plan_out)
     if data is not None:
         trusted = (trust_code, allow, trust_pickle, import_)
-        folder = _searched(source, data, folder, model, arg, set_, widths, restart, trusted)
-    found = OfWidths(folder) if (folder / WIDTHS).is_file() else OfBlocks(folder)
-    path: Path | None = None
-    if given:
-        said = ", ".join(f"{name} {value}".removesuffix(".0") for name, value in given.items())
-        path = plan_out or folder / "plans" / (re.sub(r"[^\w.]+", "-", said) + ".json")
-        found.choose(_budget(found, given), path, said)
+        widths = _searched(source, data, folder, model, arg, set_, widths, restart, trusted)
+    said = ", ".join(f"{name} {value}".removesuffix(".0") for name, value in given.items())
+    path = (plan_out or folder / "plans" / (re.sub(r"[^\w.]+", "-", said) + ".json")) if given else None
+    if widths:
+        of_widths = read_widths(folder)
+        left: dict[str, int] = {}
+        if path is not None:
+            left = of_widths.within(_budget(of_widths, of_widths.spread.variance, given))
+            write_widths_plan(of_widths, left, path, said)
+        found, named = found_of_widths(of_widths, left), of_widths.source
+    else:
+        of_blocks = read_outcome(folder)
+        chosen: list[int] = []
+        if path is not None:
+            chosen = of_blocks.within(_budget(of_blocks, of_blocks.scores.variance, given))
+            write_plan(of_blocks, chosen, path, said)
+        found, named = found_of_blocks(of_blocks, chosen), of_blocks.source
     if json_:
         from .render import print_json
 
-        print_json(found.as_data(path))
+        print_json(as_data(found, path))
         return
-    found.show()
+    _show(found)
     if path is None:
         flags = ", ".join(f"--{name.replace(' ', '-')}" for name in wanted)
         print(f"for a plan give a budget: {flags}", file=sys.stderr)
         return
-    print(f"plan written to {path}{found.beside}", file=sys.stderr)
-    print(f"next: prismify convert {found.outcome.source} --plan {shlex.quote(str(path))} -o DIR", file=sys.stderr)
+    beside = "" if widths else ", and beside it what its candidates have learned"
+    print(f"plan written to {path}{beside}", file=sys.stderr)
+    print(f"next: prismify convert {named} --plan {shlex.quote(str(path))} -o DIR", file=sys.stderr)
 
 
 def _searched(
@@ -136,8 +155,8 @@ def _searched(
     widths: bool,
     restart: bool,
     trusted: tuple[bool, list[str] | None, bool, list[str] | None],
-) -> Path:
-    """Carry out the recipe `search`, where its folder does not hold the result already."""
+) -> bool:
+    """Carry out the recipe `search`, where its folder does not hold the result already; whether it was of widths."""
     import json
 
     from ..checkpoint import Trust
@@ -146,32 +165,34 @@ def _searched(
     from ..search.outcome import SCORES
     from ..search.widths import WIDTHS
     from ..training.recipe import named_references, read_recipe
+    from ..training.schema import SearchRecipe
 
     code, allow, pickle, import_ = trusted
     o.import_all(import_)
     named: dict[str, Any] = {"source": source, "architecture": model, "arguments": o.parse_arguments(arg)}
     words = [f"model={json.dumps({k: v for k, v in named.items() if v})}", f"data.path={json.dumps(data)}"]
     words += [f"output={json.dumps(str(folder))}", *(["widths=true"] if widths else []), *(sets or ())]
-    if not restart:
-        held, other = (WIDTHS, SCORES) if widths else (SCORES, WIDTHS)
-        if (folder / held).is_file():
-            return folder
-        if (folder / other).is_file():
-            kind = "blocks" if widths else "widths"
-            raise PlanError(f"{folder} holds a search of {kind}: name another output, or add --restart")
     trust = Trust(code, tuple(allow or ()), pickle, named=named_references(words))
-    with live_view() as watch:
-        return carry_out(read_recipe("search", words, trust=trust), watch, restart=restart, trust=trust)
+    recipe = read_recipe("search", words, trust=trust)
+    assert isinstance(recipe, SearchRecipe)
+    held, other = (WIDTHS, SCORES) if recipe.widths else (SCORES, WIDTHS)
+    if not restart and (folder / other).is_file():
+        kind = "blocks" if recipe.widths else "widths"
+        raise PlanError(f"{folder} holds a search of {kind}: name another output, or add --restart")
+    if restart or not (folder / held).is_file():
+        with live_view() as watch:
+            carry_out(recipe, watch, restart=restart, trust=trust)
+    return recipe.widths
 
 
-def _budget(found: OfBlocks | OfWidths, given: dict[str, Any]) -> Budget:
+def _budget(outcome: Outcome | WidthsOutcome, variance: float, given: dict[str, Any]) -> Budget:
     from ..search import Budget
 
-    outcome, amounts = found.outcome, {name: _amount(value, name) for name, value in given.items()}
+    amounts = {name: _amount(value, name) for name, value in given.items()}
     before = outcome.plan.parameters.before
     most = [amounts[name] for name in ("parameters",) if name in amounts]
     most += [before / amounts["ratio"]] if "ratio" in amounts else []
-    errors = [amounts["max error"] * found.variance] if "max error" in amounts else []
+    errors = [amounts["max error"] * variance] if "max error" in amounts else []
     errors += [outcome.drop(amounts["max drop"])] if "max drop" in amounts else []
     return Budget(
         parameters=min(most) if most else None,
@@ -196,3 +217,23 @@ def _amount(value: str | float, name: str) -> float:
         return float(found.group(1)) * _UNITS[unit]
     like = "0.5dB" if name == "max drop" else "250K or 1.2M"
     raise PlanError(f"--{name.replace(' ', '-')} {value}: give a number such as {like}")
+
+
+def _show(found: Found) -> None:
+    """What was chosen, row by row, and what is expected of it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .found import sums
+
+    if found.rows:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for heading, side in zip(found.headings, found.sides, strict=True):
+            table.add_column(heading, justify=side, no_wrap=True)
+        for row in found.rows:
+            table.add_row(*row.cells, style="green" if row.changed else "dim")
+        Console(highlight=False).print(table)
+        print(sums(found))
+    else:
+        print(found.searched)
+    print(found.ranked)

@@ -51,7 +51,7 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
         model = open_model(recipe.model, run.trust).to(run.device).eval().requires_grad_(False)
         asking = asking_of(model, recipe.noise, images.first().to(run.device))
         if recipe.widths:
-            search_widths(run, recipe, model, asking, images, held_out)
+            search_widths(run, recipe, model, asking, images, held_out, restart=restart)
             return run.folder
         plan, entries = ladder_of(model, recipe.policies)
         look = partial(run_on_first, run, asking, images)
@@ -85,9 +85,20 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
 
 
 def search_widths(
-    run: Run, recipe: SearchRecipe, model: nn.Module, asking: Asking, images: Stream, held_out: Stream
+    run: Run,
+    recipe: SearchRecipe,
+    model: nn.Module,
+    asking: Asking,
+    images: Stream,
+    held_out: Stream,
+    *,
+    restart: bool,
 ) -> None:
     """See what fewer channels of every width cost, in one look at the model; nothing learns."""
+    if (run.folder / "state").is_dir() and not restart:
+        raise RecipeError(
+            f"{run.folder} holds a search of blocks that is not finished: name another output, or --restart"
+        )
     capture = capture_all(model)
     plan = scan_captured(model, capture, NARROWEST)
     if not plan.replaced:
@@ -96,6 +107,8 @@ def search_widths(
     moments = moments_of(model, layers, partial(run_on_first, run, asking, images, recipe.fitted), recipe.positions)
     shown = shown_to(run, asking, held_out)
     curves, orders = curves_of(model, plan, moments, asking.answer, shown)
+    if unknown := [curve.name for curve in curves if len(curve.levels) == 1]:
+        run.say(f"{len(unknown)} widths stay as they are, as {unknown[0]}: no gradient says what they are worth")
     counted = plan.parameters
     run.say(f"{len(curves)} widths; the model has {counted.before:,} parameters, as narrow as can be {counted.after:,}")
     random = random_choices(model, capture, plan, curves, orders, moments, asking, shown)
@@ -104,6 +117,8 @@ def search_widths(
     variance, reference = spread_of(outputs, shown, reconstructs=asking.reconstructs)
     correlation = spearman([s for s, _ in random], [e for _, e in random])
     spread = Spread(variance, reference, sum(len(o) for o in outputs), correlation, random)
+    if restart:
+        run.written.forget_run()
     run.written.note(*(run.folder / name for name in (WIDTHS, TABLE, "sensitivity.png", "plans")))
     outcome = WidthsOutcome(run.folder, plan, tuple(curves), spread, words_of(recipe.model))
     write_widths(outcome)

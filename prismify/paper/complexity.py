@@ -209,7 +209,7 @@ def table_2(sizes: Sizes = Sizes(), tell: Callable[[str], None] = lambda text: N
         "Sparse attention is another paper's, and is not measured.",
     )
     columns = (
-        "operator", "measure", "paper", "derived", "C derived", "C measured", "N derived", "N measured", "agrees",
+        "operator", "measure", "paper", "derived", "C derived", "C measured", "N derived", "N measured", "as derived",
     )  # fmt: skip
     return Table("table2", "Table 2: complexity, printed, derived and measured", columns, tuple(rows), notes)
 

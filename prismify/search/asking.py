@@ -28,6 +28,7 @@ class Asking:
     Args:
         inputs: from images (B, C, H, W) and a seed.
         answer: from those, the output.
+        answer_of: the same of another model, which takes the same inputs.
         reconstructs: whether the output is to be like the images.
     """
 

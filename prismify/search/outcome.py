@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..checkpoint.atomic import whole_file
 from ..checkpoint.formats import read_state, write_safetensors
 from ..checkpoint.manifest import read_json, write_json
-from ..errors import PlanError
+from ..errors import OutputError, PlanError
 from ..plan import Decision, Plan, with_rows
 from ..scanning import UNTRAINED
 from .choosing import Budget, Option, choose
@@ -29,7 +29,7 @@ SCORES, WEIGHTS, TABLE = "scores.json", "library.safetensors", "table.csv"
 TAUGHT = "The new weights were taught block by block while they were searched; training the whole model comes next."
 _VERSION = 1
 #: The name of the policy in the plans that are written here.
-SEARCHED = "search"
+_SEARCHED = "search"
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,9 @@ def read_outcome(folder: Path) -> Outcome:
             else f"{folder} holds no search: give a model, --data and -o"
         )
     content = read_json(folder / SCORES)
+    if content.get("version") != _VERSION:
+        raise PlanError(f"{folder / SCORES} was written by another version of prismify")
     try:
-        if content["version"] != _VERSION:
-            raise PlanError(f"{folder / SCORES} was written by another version of prismify")
         plan = Plan.from_dict(content["plan"])
         entries = tuple(
             Entry(row["block"], row["candidate"], Plan.from_dict({**content["plan"], "layers": row["rows"]}).layers)
@@ -195,8 +195,8 @@ def write_plan(outcome: Outcome, chosen: Sequence[int], path: Path, said: str) -
             words = f"{entry.candidate}, chosen by the search: {cost:.2g} of the output's variance for {entry.block}"
             rows[row.name] = dataclasses.replace(row, reason=words) if row.operator is not None else row
     plan = with_rows(outcome.plan, rows)
-    plan = dataclasses.replace(plan, policy={"name": SEARCHED}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    plan = dataclasses.replace(plan, policy={"name": _SEARCHED}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
+    folder_for(path)
     keys = tuple(f"{number}/" for number, _ in entries)
     weights = {n.partition("/")[2]: t for n, t in read_state(outcome.folder / WEIGHTS).items() if n.startswith(keys)}
     with whole_file(path.with_suffix(".safetensors")) as draft:
@@ -204,6 +204,14 @@ def write_plan(outcome: Outcome, chosen: Sequence[int], path: Path, said: str) -
     with whole_file(path) as draft:
         write_json(draft, plan.to_dict())
     return plan
+
+
+def is_of_search(path: Path) -> bool:
+    """Whether a plan's file is one that a search of blocks wrote."""
+    try:
+        return bool(Plan.load(path).policy.get("name") == _SEARCHED)
+    except PlanError:
+        return False
 
 
 def put_weights(model: nn.Module, path: Path | None) -> int:
@@ -217,7 +225,7 @@ def put_weights(model: nn.Module, path: Path | None) -> int:
     """
     plan: Any = getattr(model, "prismify_plan", None)
     beside = path.with_suffix(".safetensors") if path is not None else None
-    if beside is None or not beside.is_file() or plan is None or plan.policy.get("name") != SEARCHED:
+    if beside is None or not beside.is_file() or plan is None or plan.policy.get("name") != _SEARCHED:
         return 0  # what lies beside a plan of another origin is something else
     weights: dict[str, Tensor] = read_state(beside)
     own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
@@ -258,6 +266,18 @@ def table_text(outcome: Outcome) -> str:
 def _plain(plan: Plan, rows: Sequence[Decision]) -> list[Any]:
     layers: list[Any] = dataclasses.replace(plan, layers=tuple(rows)).to_dict()["layers"]
     return layers
+
+
+def folder_for(path: Path) -> None:
+    """Make the folder that a plan goes into.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def in_decibels(plan: Plan, reference: float | None, decibels: float) -> float:

@@ -8,7 +8,8 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..training.blockwise import apart, wrapped
 
@@ -17,7 +18,8 @@ class Replay:
     """The blocks of a model, each run once in a pass.
 
     Args:
-        blocks: qualified names; those that a pass runs several times, or not at all, are run as they are.
+        blocks: qualified names. Run as they are: those that a pass runs several times or not at all, and those that
+            write to what they are given, which others may read.
     """
 
     def __init__(self, model: nn.Module, blocks: Sequence[str]) -> None:
@@ -35,8 +37,11 @@ class Replay:
         def noting(block: str, forward: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:
                 self._began.setdefault(block, []).append(next(ticks))
+                given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+                before = [value._version for value in given]
                 output = forward(*args, **kwargs)
-                self._ended.setdefault(block, []).append((next(ticks), apart(output)))
+                if [value._version for value in given] == before:
+                    self._ended.setdefault(block, []).append((next(ticks), apart(output)))
                 return output
 
             return run
@@ -48,7 +53,8 @@ class Replay:
     def up_to(self, block: str) -> Iterator[None]:
         """Blocks that had ended when this one began return what they did, in a pass on the same inputs."""
         first = min(self._began.get(block, [0]))
-        known = [name for name, calls in self._ended.items() if len(calls) == 1 and calls[0][0] < first]
+        once = [name for name, calls in self._ended.items() if len(calls) == len(self._began[name]) == 1]
+        known = [name for name in once if self._ended[name][0][0] < first]
         with wrapped(self._model, known, self._again):
             yield
 

@@ -22,6 +22,8 @@ from .replaying import Replay
 #: Runs a model on what it is given and returns what is compared.
 Answer = Callable[..., Tensor]
 _PLANS = 20
+#: The error of a candidate whose numbers are none any more.
+_BROKEN = 1e30
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def score(
                     with replay.up_to(entry.block), library.in_place(model, [str(place)]):
                         sums[place] += error_of([answer(*batch)], wanted[-1:]) * wanted[-1].numel()
                 tell(number * len(entries) + place + 1, len(inputs) * len(entries))
-        errors = [total / sum(output.numel() for output in wanted) for total in sums]
-        own = [block_errors.get(str(n), 0.0) if e.candidate != KEPT else 0.0 for n, e in enumerate(entries)]
+        errors = [_finite(total / sum(output.numel() for output in wanted)) for total in sums]
+        own = [_finite(block_errors.get(str(n), 0.0)) if e.candidate != KEPT else 0.0 for n, e in enumerate(entries)]
         variance, reference = spread_of(wanted, inputs, reconstructs=reconstructs)
 
         def measured(chosen: Sequence[int]) -> tuple[float, float]:
@@ -98,8 +100,10 @@ def score(
             with library.in_place(model, keys):
                 return sum(errors[n] for n in chosen), error_of([answer(*batch) for batch in inputs], wanted)
 
-        random = [measured(chosen) for chosen in _random_choices(entries)]
-        likely = [measured(chosen) for chosen in _likely_choices(entries, errors)]
+        random, likely = (
+            [pair for chosen in choices if math.isfinite((pair := measured(chosen))[1])]
+            for choices in (_random_choices(entries), _likely_choices(entries, errors))
+        )
     return Scores(
         errors,
         own,
@@ -108,9 +112,9 @@ def score(
         reference,
         sum(len(batch[0]) for batch in inputs),
         whole,
-        spearman(*zip(*random, strict=True)),
+        spearman([s for s, _ in random], [e for _, e in random]),
         random,
-        spearman(*zip(*likely, strict=True)),
+        spearman([s for s, _ in likely], [e for _, e in likely]),
         likely,
     )
 
@@ -171,6 +175,10 @@ def _times(
         times.update({key: t.median_ms for key, t in compare(calls, one[0].device, seconds=0.05).items()})
     whole = compare({"whole": lambda: answer(*one)}, one[0].device, seconds=0.5)["whole"].median_ms
     return [times.get(str(n), 0.0) for n in range(len(entries))], whole
+
+
+def _finite(error: float) -> float:
+    return error if math.isfinite(error) else _BROKEN
 
 
 def spread_of(outputs: Sequence[Tensor], inputs: Sequence[Inputs], *, reconstructs: bool) -> tuple[float, float | None]:

@@ -13,16 +13,20 @@ from typing import Any
 
 from ..checkpoint.atomic import whole_file
 from ..checkpoint.manifest import read_json, write_json
-from ..errors import PlanError
+from ..errors import PlanError, one_line
 from ..plan import Decision, Plan
 from ..plan.narrowing import numbers_left, widths_of_plan, with_channels
 from ..scanning import UNTRAINED
 from .choosing import Budget
 from .curves import Curve
-from .outcome import SEARCHED, in_decibels, number_text
+from .outcome import folder_for, in_decibels, is_of_search, number_text
 
 WIDTHS = "widths.json"
+#: What a bound on milliseconds is told.
+NO_TIMES = "no milliseconds are known of widths: bound the parameters or the multiply-adds"
 _VERSION = 1
+#: The name of the policy in the plans that are written here; no weights come with them.
+_POLICY = "widths"
 
 
 @dataclass(frozen=True)
@@ -68,25 +72,29 @@ class WidthsOutcome:
         Step by step the width gives channels up that loses the least for each number saved, until the budget is kept;
         with a bound on the error alone, until no step keeps it.
 
+        That is near the best choice, and not proven to be it.
+
         Raises:
-            PlanError: no choice keeps the budget, or it bounds milliseconds, which nobody measured.
+            PlanError: no such choice keeps the budget, or it bounds milliseconds, which nobody measured.
         """
         if budget.milliseconds is not None:
-            raise PlanError("no milliseconds are known of widths: bound the parameters or the multiply-adds")
+            raise PlanError(NO_TIMES)
         choice = _Choice(self.plan, self.curves)
         most = {"parameters": budget.parameters, "macs": budget.macs}
+        bounded = any(bound is not None for bound in most.values())
+        while choice.exceeds(most) or (not bounded and budget.error is not None):
+            if not choice.shrink(most, budget.error):
+                break
         for name, words in (("parameters", "parameters"), ("macs", "multiply-adds")):
-            least = getattr(self.plan, name).after
-            bound = most[name]
+            bound, least = most[name], choice.totals[name]
             if bound is not None and least > bound:
                 raise PlanError(
                     f"no widths have at most {number_text(bound)} {words}: the least is {number_text(least)}"
                 )
-        while choice.exceeds(most) or (budget.parameters is None and budget.macs is None):
-            if not choice.shrink(most, budget.error):
-                break
         if budget.error is not None and choice.error > budget.error:
-            raise PlanError("no widths keep these budgets together: allow more error, or more parameters")
+            raise PlanError(
+                "no widths were found that keep these budgets together: allow more error, or more parameters"
+            )
         return choice.left
 
     def plan_of(self, left: Mapping[str, int]) -> Plan:
@@ -202,21 +210,36 @@ def read_widths(folder: Path) -> WidthsOutcome:
     """The search of widths that a folder holds.
 
     Raises:
-        PlanError: it is damaged, or written by another version.
+        PlanError: it holds none, or one that is damaged, or written by another version.
     """
+    if not (folder / WIDTHS).is_file():
+        raise PlanError(f"{folder} holds no search of widths")
     content = read_json(folder / WIDTHS)
+    if content.get("version") != _VERSION:
+        raise PlanError(f"{folder / WIDTHS} was written by another version of prismify")
     try:
-        if content["version"] != _VERSION:
-            raise PlanError(f"{folder / WIDTHS} was written by another version of prismify")
         curves = tuple(
             Curve(c["name"], int(c["channels"]), tuple(map(int, c["levels"])), tuple(map(float, c["errors"])))
             for c in content["curves"]
         )
         spread = content["spread"]
-        spread = Spread(**{**spread, "random": [(float(a), float(b)) for a, b in spread["random"]]})
-        return WidthsOutcome(folder, Plan.from_dict(content["plan"]), curves, spread, content["source"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise PlanError(f"{folder / WIDTHS} is damaged ({error}): search again") from error
+        spread = Spread(
+            float(spread["variance"]),
+            None if spread["reference"] is None else float(spread["reference"]),
+            int(spread["images"]),
+            float(spread["correlation"]),
+            [(float(a), float(b)) for a, b in spread["random"]],
+        )
+        outcome = WidthsOutcome(folder, Plan.from_dict(content["plan"]), curves, spread, str(content["source"]))
+        if {curve.name for curve in curves} != set(widths_of_plan(outcome.plan)):
+            raise ValueError("curves of other widths than the plan's")
+        for curve in curves:
+            rising = list(curve.levels) == sorted(set(curve.levels)) and curve.levels[-1:] == (curve.channels,)
+            if not rising or len(curve.levels) != len(curve.errors) or not all(map(math.isfinite, curve.errors)):
+                raise ValueError(f"the curve of {curve.name}")
+        return outcome
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise PlanError(f"{folder / WIDTHS} is damaged ({one_line(error)}): search again") from error
 
 
 def write_widths_plan(outcome: WidthsOutcome, left: Mapping[str, int], path: Path, said: str) -> Plan:
@@ -234,8 +257,10 @@ def write_widths_plan(outcome: WidthsOutcome, left: Mapping[str, int], path: Pat
     if all(left[curve.name] == curve.channels for curve in outcome.curves):
         raise PlanError(f"with {said} every width stays as it is: there is nothing to convert")
     plan = outcome.plan_of(left)
-    plan = dataclasses.replace(plan, policy={"name": SEARCHED}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    plan = dataclasses.replace(plan, policy={"name": _POLICY}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
+    folder_for(path)
+    if path.is_file() and path.with_suffix(".safetensors").is_file() and is_of_search(path):
+        path.with_suffix(".safetensors").unlink()  # what the candidates of an earlier plan had learned
     with whole_file(path) as draft:
         write_json(draft, plan.to_dict())
     return plan

@@ -138,6 +138,41 @@ def test_another_budget_of_widths_takes_no_images(of_widths: tuple[Path, Ran], p
     assert run("search", folder, "--parameters", "10").line == "no widths have at most 10 parameters: the least is 68"
     other = run(*words(place, folder, "--ratio", "2"))
     assert other.line == f"{folder} holds a search of widths: name another output, or add --restart"
+    early = run(*words(place, folder.parent / "early", "--widths", "--ms", "3"))
+    assert early.line.startswith("no milliseconds are known of widths")
+    assert not (folder.parent / "early").exists()
+    again = run(*words(place, folder, "--set", "widths=true", "--ratio", "3"))
+    assert again.code == 0, again.err
+
+
+def test_one_kind_of_search_takes_the_place_of_the_other(
+    place: Path, searched: tuple[Path, Ran], run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "found"
+    shutil.copytree(searched[0], folder)
+    assert run("search", folder, "--widths", "--ratio", 2).line == f"{folder} holds no search of widths"
+    kept = run(*words(place, folder, "--widths"))
+    assert kept.line == f"{folder} holds a search of blocks: name another output, or add --restart"
+    (folder / "scores.json").rename(tmp_path / "scores.json")
+    unfinished = run(*words(place, folder, "--widths"))
+    assert "holds a search of blocks that is not finished" in unfinished.err.splitlines()[-1]
+    (tmp_path / "scores.json").rename(folder / "scores.json")
+    ran = run(*words(place, folder, "--widths", "--restart", "--ratio", 1.8))
+    assert ran.code == 0, ran.err
+    assert (folder / "widths.json").is_file()
+    assert not {"scores.json", "library.safetensors", "state"} & {path.name for path in folder.iterdir()}
+    plan = folder / "plans" / "ratio-1.8.json"
+    assert not plan.with_suffix(".safetensors").exists()
+    back = run(*words(place, folder, "--set", "train.steps=2", "--restart", "--ratio", 1.8))
+    assert back.code == 0, back.err
+    assert not (folder / "widths.json").exists()
+
+
+def test_a_plan_that_cannot_be_written_is_told_before_the_search(place: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = run(*words(place, tmp_path / "found", "--ratio", 2, "--plan-out", tmp_path / "file" / "plan.json"))
+    assert "cannot be written" in ran.line
+    assert not (tmp_path / "found").exists()
 
 
 @pytest.mark.parametrize(

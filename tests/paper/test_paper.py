@@ -63,12 +63,11 @@ def test_table_2_at_sizes_that_take_no_time() -> None:
     assert len(rows) == 8 * 4
     for name, exponent in (("Conv", 2), ("Group", 2), ("Prism", 0), ("FlashAttn", 2), ("PrismAttn", 0)):
         assert rows[name, "parameters"]["C measured"] == rows[name, "parameters"]["C derived"] == exponent
-        assert rows[name, "parameters"]["agrees"] is True
+        assert rows[name, "parameters"]["as derived"] is True
     assert rows["Conv", "training time"]["N derived"] == 1
     written_out = rows["Attention", "space"]
     assert 1.5 < written_out["N measured"] <= 2
-    assert written_out["agrees"] is True
-    assert rows["SparseAttn", "space"]["agrees"] is None
+    assert rows["SparseAttn", "space"]["as derived"] is None
     marked = {key for key, row in rows.items() if row["paper"].endswith("(!)")}
     assert {
         ("PrismAttn", "training time"),
@@ -86,6 +85,10 @@ def test_the_command_writes_and_prints(tmp_path: Path, app: Callable[..., object
     assert "| 256 | 25,366,335 | 25.3M | 57,839 | 57,847 | 57.8K | 439 | 438 | yes |" in text
     data = json.loads((tmp_path / "deep" / "out" / "table3.json").read_text())
     assert data["rows"][0]["dense"] == 6_358_975
+    (tmp_path / "file").write_text("")
+    refused = CliRunner().invoke(app, ["reproduce", "ldm", "-o", str(tmp_path / "file" / "out")])  # type: ignore[arg-type]
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1].startswith(f"prismify: {tmp_path / 'file' / 'out'} cannot be written")
     printed = CliRunner().invoke(app, ["reproduce", "sinddm", "--json"])  # type: ignore[arg-type]
     assert json.loads(printed.stdout)["rows"][-1]["ratio"] == 95.5
 

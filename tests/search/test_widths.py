@@ -58,6 +58,62 @@ def test_a_plan_with_other_channels_is_what_a_scan_with_those_shares_says(net: N
             assert sum(p.numel() for p in small.parameters()) == found.parameters.after
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (2, 2), (4, 2), (4, 4)])
+def test_transposed_readers_weigh_what_they_cost(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    made = [nn.Conv2d(3, 16, 1), nn.ConvTranspose2d(16, 8, kernel, stride, (kernel - stride) // 2), nn.Conv2d(8, 3, 1)]
+    net, x = nn.Sequential(*made).eval().requires_grad_(False), torch.randn(32, 3, 6, 6)
+    with torch.no_grad():
+        made[0].weight.copy_((torch.randn(16, 3) @ torch.randn(3, 3))[..., None, None])
+    plan = prismify.scan(net, (x,), policy=LEAST)
+    moments = moments_of(net, [row.name for row in plan.replaced], lambda: net(x), 1 << 20)
+    found, orders = curves_of(net, plan, moments, net, [(x,)])
+    curve = next(curve for curve in found if curve.name == "0")
+    narrower = with_channels(plan, {c.name: 1 if c.name == "0" else c.channels for c in found})
+    small = prismify.convert(net, narrower, args=(x,))
+    start_narrowed(narrower.replaced, net, small, moments, orders=orders)
+    error = float((small(x) - net(x)).square().mean().detach())
+    assert 0.5 < curve.errors[0] / error < 2
+
+
+def test_readers_with_too_many_features_are_weighed_by_their_channels(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {curve.name: curve for curve in outcome_of(net, INPUTS).curves}
+    monkeypatch.setattr("prismify.layers.spectrum.moments.MOST_FEATURES", 200)  # leaves those of `leave` out
+    coarse = {curve.name: curve for curve in outcome_of(net, INPUTS).curves}
+    assert coarse["enter"] == whole["enter"]
+    for name in ("up", "side"):
+        assert 0.2 < coarse[name].errors[0] / whole[name].errors[0] < 5
+        assert coarse[name].errors[-2] < coarse[name].errors[0]
+
+
+class Rounded(nn.Module):
+    """What is in front of the rounding, no gradient reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 8, 1))
+        self.back = nn.Sequential(nn.Conv2d(8, 16, 1), nn.Conv2d(16, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back(self.front(x).round())
+
+
+def test_widths_that_no_gradient_reaches_stay() -> None:
+    torch.manual_seed(0)
+    net, x = Rounded().eval().requires_grad_(False), torch.randn(4, 3, 6, 6)
+    outcome = outcome_of(net, (x,))
+    levels = {curve.name: curve.levels for curve in outcome.curves}
+    assert levels["front.0"] == (16,)
+    assert len(levels["back.0"]) == 16
+    left = outcome.within(Budget(error=1e9))
+    assert (left["front.0"], left["back.0"]) == (16, 1)
+    plan = prismify.scan(net, (x,), policy=LEAST)
+    with pytest.raises(PlanError, match="no gradient of Rounded's output reaches its layers"):
+        curves_of(net, plan, {}, torch.no_grad()(net), [(x,)])
+
+
 class Linear(nn.Module):
     """Layers alone, so that errors are what their first order says; six channels tell all the others."""
 
@@ -123,6 +179,20 @@ def test_budgets_are_kept_and_no_even_choice_loses_less(net: Net, measure: str) 
         assert found["relative_error"] <= min(outcome.expected(c)["relative_error"] for c in even) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("channels", [16, 64])
+def test_every_budget_from_the_least_on_is_kept_or_refused(channels: int) -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, channels, 1), nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, 3, 1)
+    net, x = nn.Sequential(*layers).eval().requires_grad_(False), torch.randn(4, 3, 4, 4)
+    outcome = outcome_of(net, (x,))
+    least = outcome.plan.parameters.after
+    assert least == 4 + 2 + 6
+    for most in (least, least + 1, 3 * least, 10 * least):
+        assert outcome.expected(outcome.within(Budget(parameters=most)))["parameters"] <= most
+    with pytest.raises(PlanError, match=f"no widths have at most {least - 1} parameters: the least is {least}"):
+        outcome.within(Budget(parameters=least - 1))
+
+
 def even_choice(curves: tuple[Curve, ...], share: float) -> dict[str, int]:
     return {c.name: max([n for n in c.levels if n <= share * c.channels], default=c.levels[0]) for c in curves}
 
@@ -148,8 +218,24 @@ def test_what_is_written_is_read_again(net: Net, tmp_path: Path) -> None:
     assert read.plan.layers == outcome.plan.layers
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert len(rows) == sum(len(curve.levels) for curve in outcome.curves)
-    (tmp_path / "widths.json").write_text(json.dumps({"version": 1, "plan": {}}))
-    with pytest.raises(PlanError, match=r"is damaged .*: search again"):
+    written = json.loads((tmp_path / "widths.json").read_text())
+    damages: list[tuple[list[Any], Any]] = [
+        (["plan"], {}), (["curves", 0, "name"], "x"), (["curves", 0, "levels"], []), (["curves", 0, "errors"], [1.0]),
+        (["curves", 0, "errors", 0], None), (["curves", 0, "levels", 0], 1e400), (["curves"], written["curves"][1:]),
+        (["spread", "variance"], "x"), (["spread", "random"], [[1.0]]), (["spread"], None), (["curves"], None),
+    ]  # fmt: skip
+    for way, value in damages:
+        content: Any = json.loads(json.dumps(written))
+        holder = content
+        for key in way[:-1]:
+            holder = holder[key]
+        holder[way[-1]] = value
+        (tmp_path / "widths.json").write_text(json.dumps(content))
+        with pytest.raises(PlanError, match=r"is damaged .*: search again") as caught:
+            read_widths(tmp_path)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "widths.json").write_text(json.dumps({**written, "version": 2}))
+    with pytest.raises(PlanError, match=r"widths.json was written by another version of prismify$"):
         read_widths(tmp_path)
 
 

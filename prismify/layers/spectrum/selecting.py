@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .moments import Moments, dense_map
-from .shapes import fan
+from .shapes import fan, has_bias, is_transposed
 from .shapes import widths as widths_of
 
 #: Features of a layer, at most, whose taps are told apart; each choice takes the square of it.
@@ -37,31 +37,45 @@ class Reading:
     error: float
 
     @classmethod
-    def of(cls, reader: nn.Module, moments: Moments | None, own: slice, power: Tensor | None = None) -> Reading:
+    def of(
+        cls,
+        reader: nn.Module,
+        moments: Moments | None,
+        own: slice,
+        power: Tensor | None = None,
+        channels: Tensor | None = None,
+    ) -> Reading:
         """Nothing known yet.
 
         Args:
-            moments: of the layer; without them channels are taken to be independent, and alike.
+            moments: of the layer; without them, and without `channels`, channels are taken to be independent and alike.
             own: of the channels that the layer reads, those that count here.
             power: how errors of the channels that it makes count together, (C_out, C_out); by default all alike, and
                 so that the error is 1.
+            channels: (C_in, C_in), how the channels vary together, where the moments of all features are not known.
         """
-        channels = widths_of(reader)[0]
-        taps = fan(reader)[0] // channels
+        count = widths_of(reader)[0]
+        taps = fan(reader)[0] // count
         features = slice(own.start * taps, own.stop * taps)
         weight = dense_map(reader)[features]
         weighed = weight
         if power is not None:
             weighed = torch.einsum("fot,op->fpt", weight.reshape(len(weight), len(power), -1), power).flatten(1)
-        if moments is None or not moments.count:
-            left = torch.eye(len(weight), dtype=torch.float64)
-        else:
-            left = moments.second(centred=True)[features, features].clone()
-        made = weight @ weighed.T
-        error = float((left * made).sum())
-        if len(left) > _MOST_FEATURES:
-            left, made = _of_channels(left, taps).div_(taps), _of_channels(made, taps)
-            made *= error / max(float((left * made).sum()), torch.finfo(made.dtype).tiny)
+        known = moments is not None and moments.count
+        centred = makes_up_for_means(reader)
+        if known and len(weight) <= _MOST_FEATURES:
+            assert moments is not None
+            left, made = moments.second(centred=centred)[features, features].clone(), weight @ weighed.T
+            error = float((left * made).sum())
+        else:  # taps are not told apart
+            by_tap = (rows.reshape(-1, taps, rows.shape[1]) for rows in (weight, weighed))
+            made = torch.einsum("cto,dto->cd", *by_tap)
+            if known:
+                assert moments is not None
+                left = _of_channels(moments.second(centred=centred)[features, features], taps) / taps
+            else:
+                left = torch.eye(len(made), dtype=torch.float64) if channels is None else channels[own, own].clone()
+            error = float((left * made).sum())
         if power is None:
             made, error = made / max(error, torch.finfo(made.dtype).tiny), 1.0 if error else 0.0
         return cls(left, left @ made @ left, error)
@@ -91,6 +105,11 @@ class Reading:
 
     def __post_init__(self) -> None:
         self._scale = max(float(self.left.diagonal().mean()), torch.finfo(self.left.dtype).tiny)
+
+
+def makes_up_for_means(reader: nn.Module) -> bool:
+    """Whether a layer's bias can stand in for what channels are on average; patches of transposed ones overlap."""
+    return has_bias(reader) and not is_transposed(reader)
 
 
 def selected(readings: Sequence[Reading], channels: int, count: int, step: int = 1) -> tuple[list[int], list[float]]:
