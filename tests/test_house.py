@@ -34,11 +34,11 @@ ORDER = (
     "checkpoint",
     "training",
     "fresh",
-    "paper",
     "diffusion",
     "metrics",
     "search",
     "recipes",
+    "paper",
     "cli",
 )
 #: Where the sources lie that install as `prismify`, `prismify.cli` and `prismify.recipes`.
