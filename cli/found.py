@@ -34,6 +34,7 @@ class Found:
         searched: what was searched, in words.
         ranked: how far sums can be trusted, in words.
         correlation: the same as a number.
+        unknown: measures of which nothing is known, as a budget names them.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Found:
     searched: str
     ranked: str
     correlation: float
+    unknown: tuple[str, ...] = ()
 
 
 def found_of_blocks(outcome: Outcome, chosen: Sequence[int]) -> Found:
@@ -70,6 +72,7 @@ def found_of_blocks(outcome: Outcome, chosen: Sequence[int]) -> Found:
         f"{blocks} blocks, {len(outcome.entries) - blocks} candidates, scored on {scores.images} images",
         ranked,
         scores.correlation,
+        () if scores.reference is not None else ("max drop",),
     )
 
 
@@ -92,6 +95,7 @@ def found_of_widths(outcome: WidthsOutcome, left: dict[str, int]) -> Found:
         f"{len(outcome.curves)} widths, seen on {outcome.spread.images} images",
         _ranked(outcome.spread.correlation),
         outcome.spread.correlation,
+        ("ms",) if outcome.spread.reference is not None else ("ms", "max drop"),
     )
 
 

@@ -79,11 +79,11 @@ def scan_report(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[s
     from ..errors import SourceError
     from ..plan import Plan
     from ..scanning import build_report, scan_captured
-    from .work import build_for_scan, captured, opened, with_notes
+    from .work import build_for_scan, captured, check_plan_place, opened, with_notes
 
     policy = wanted.policy()
     if plan_out is not None:
-        _check_place(plan_out)
+        check_plan_place(plan_out)
     source = opened(wanted)
 
     def plan_of(part: Source) -> Plan:
@@ -102,18 +102,3 @@ def scan_report(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[s
         with whole_file(plan_out) as draft:
             write_json(draft, plan.to_dict())
     return build_report(plan, source.label, source.origin)
-
-
-def _check_place(path: Path) -> None:
-    """See that a plan takes the place of nothing but a plan."""
-    from ..errors import OutputError
-    from ..validation import read_json_file
-
-    if not path.exists() and not path.is_symlink():
-        return
-    try:
-        content = read_json_file(path)
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or not {"version", "layers"} <= content.keys():
-        raise OutputError(f"{path} exists and is no plan: choose another name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -96,6 +97,7 @@ def search(
     from ..search.outcome import SCORES, folder_for
     from ..search.widths import NO_TIMES, WIDTHS, read_widths, write_widths_plan
     from .found import as_data, found_of_blocks, found_of_widths
+    from .work import check_plan_place
 
     wanted = {
         "parameters": parameters, "ratio": ratio, "macs": macs, "ms": ms, "max drop": max_drop, "max error": max_error,
@@ -104,12 +106,15 @@ def search(
     for name, value in given.items():
         _amount(value, name)  # before anything is searched
     folder = Path(source) if data is None and output is None and Path(source).is_dir() else output
-    if folder is None:
+    if folder is None or (data is None and not Path(source).is_dir() and not folder.is_dir()):
         raise PlanError("a search needs --data, images to learn on, and -o, a folder for what it finds")
+    if restart and data is None:
+        raise PlanError("--restart searches anew: give the model, --data and -o")
     widths = widths or (data is None and (folder / WIDTHS).is_file() and not (folder / SCORES).is_file())
     if widths and "ms" in given:
         raise PlanError(NO_TIMES)
     if plan_out is not None:
+        check_plan_place(plan_out)
         folder_for(plan_out)
     if data is not None:
         trusted = (trust_code, allow, trust_pickle, import_)
@@ -137,7 +142,8 @@ def search(
         return
     _show(found)
     if path is None:
-        flags = ", ".join(f"--{name.replace(' ', '-')}" for name in wanted)
+        known = [name for name in wanted if name not in found.unknown]
+        flags = ", ".join(f"--{name.replace(' ', '-')}" for name in known)
         print(f"for a plan give a budget: {flags}", file=sys.stderr)
         return
     beside = "" if widths else ", and beside it what its candidates have learned"
@@ -162,8 +168,10 @@ def _searched(
     from ..checkpoint import Trust
     from ..errors import PlanError
     from ..recipes import carry_out
+    from ..recipes.search import words_of
+    from ..search import read_outcome
     from ..search.outcome import SCORES
-    from ..search.widths import WIDTHS
+    from ..search.widths import WIDTHS, read_widths
     from ..training.recipe import named_references, read_recipe
     from ..training.schema import SearchRecipe
 
@@ -179,6 +187,10 @@ def _searched(
     if not restart and (folder / other).is_file():
         kind = "blocks" if recipe.widths else "widths"
         raise PlanError(f"{folder} holds a search of {kind}: name another output, or add --restart")
+    if not restart and (folder / held).is_file():
+        searched = (read_widths(folder) if recipe.widths else read_outcome(folder)).source
+        if searched != words_of(recipe.model):
+            raise PlanError(f"{folder} holds a search of {searched}: name another output, or add --restart")
     if restart or not (folder / held).is_file():
         with live_view() as watch:
             carry_out(recipe, watch, restart=restart, trust=trust)
@@ -207,6 +219,8 @@ def _amount(value: str | float, name: str) -> float:
     from ..errors import PlanError
 
     if isinstance(value, (int, float)):
+        if not (math.isfinite(value) and value > 0):
+            raise PlanError(f"--{name.replace(' ', '-')} {value:g}: give a number above 0")
         return float(value)
     text = value.strip().replace("_", "").replace(",", "")
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-zA-Z]*)", text)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 from torch.export import ExportedProgram
 
 from ..checkpoint import Pipeline, Source, open_source
 from ..checkpoint.layouts import Selection
-from ..errors import CaptureError, PrismifyError
+from ..errors import CaptureError, OutputError, PrismifyError
 from ..graph import Capture, capture_all, unwrap
 from ..graph.program import capture_program, program_module
 from ..plan import Plan
+from ..validation import read_json_file
 from .inputs import example_inputs
 from .options import Wanted
 
@@ -96,3 +98,15 @@ def captured(
     rebuilt = rebuild()
     assert isinstance(rebuilt, nn.Module)
     return rebuilt, attempt(rebuilt)
+
+
+def check_plan_place(path: Path) -> None:
+    """See that a plan takes the place of nothing but a plan."""
+    if not path.exists() and not path.is_symlink():
+        return
+    try:
+        content = read_json_file(path)
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not {"version", "layers"} <= content.keys():
+        raise OutputError(f"{path} exists and is no plan: choose another name")

@@ -49,7 +49,9 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
         if run.shares.processes > 1:
             raise RecipeError("a search runs in one process: leave --processes out")
         model = open_model(recipe.model, run.trust).to(run.device).eval().requires_grad_(False)
-        asking = asking_of(model, recipe.noise, images.first().to(run.device))
+        probe = images.first().to(run.device)
+        asking = asking_of(model, recipe.noise, probe)
+        run.say(f"images are seen at {probe.shape[3]}x{probe.shape[2]}: data.size")
         if recipe.widths:
             search_widths(run, recipe, model, asking, images, held_out, restart=restart)
             return run.folder
@@ -75,7 +77,7 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
             run.save_if_due()
 
         measured = measure(run, model, asking, library, entries, variances, held_out)
-        run.written.note(*(run.folder / name for name in (SCORES, WEIGHTS, TABLE, "sensitivity.png", "plans")))
+        run.written.note(*(run.folder / name for name in (SCORES, WEIGHTS, TABLE, "sensitivity.png")))
         outcome = write_outcome(run.folder, plan, entries, measured, library, words_of(recipe.model))
         draw_sensitivity(outcome, run.folder / "sensitivity.png")
         run.say(f"summed scores rank random choices as their errors do: {measured.correlation:.3f}")
@@ -119,7 +121,7 @@ def search_widths(
     spread = Spread(variance, reference, sum(len(o) for o in outputs), correlation, random)
     if restart:
         run.written.forget_run()
-    run.written.note(*(run.folder / name for name in (WIDTHS, TABLE, "sensitivity.png", "plans")))
+    run.written.note(*(run.folder / name for name in (WIDTHS, TABLE, "sensitivity.png")))
     outcome = WidthsOutcome(run.folder, plan, tuple(curves), spread, words_of(recipe.model))
     write_widths(outcome)
     draw_curves(outcome, run.folder / "sensitivity.png")

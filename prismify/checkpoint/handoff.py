@@ -20,13 +20,11 @@ from ..graph.inputs import CLASS_NAMES, CONTEXT_NAMES, TIME_NAMES, noise
 from ..graph.isolation import cloned_tensors, device_of, fake_weights, undisturbed
 from ..graph.latents import decode, encode, first_tensor
 from ..plan import Plan
-from ..scanning import inputs_text
+from ..scanning import NEAR, inputs_text
 
 RecipeName = Literal["autoencoder", "diffusion", "distillation"]
 #: Where a manifest's origin leads to a model again that can teach; see `training.models.teacher_of`.
 _TEACHERS = ("reference", "diffusers folder", "prismify folder", "weights")
-#: What comes near a trained layer in closed form, so that it is worth to start there (docs/operators.md).
-_NEAR = ("Narrow", "Tucker", "LowRank")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def choose_recipe(
     rows = {row["method"]: row for row in plan.capture}
     is_autoencoder = all(callable(getattr(model, name, None)) for name in ("encode", "decode"))
     trained = origin.get("kind") in _TEACHERS and origin.get("kind") != "reference" and origin.get("weights") != "fresh"
-    near = trained and any(row.operator is not None and row.operator.type in _NEAR for row in plan.replaced)
+    near = trained and any(row.operator is not None and row.operator.type in NEAR for row in plan.replaced)
     if not is_autoencoder and _denoises(rows.get("forward", {"inputs": [], "outputs": []})):
         if (reason := _undenoisable(model, rows["forward"])) is not None:
             return Handoff(None, reason)

@@ -23,9 +23,9 @@ def figure_1(points: Sequence[dict[str, Any]]) -> Table:
     rows.sort(key=lambda row: row[2])
     first = points[0]
     notes = (
-        f"Each trained for {first['minutes']:g} minutes by the recipe `cifar10-fast` on {first['hardware']}, torch "
-        f"{first['versions']['torch']}, with what its row changes, and measured on {first['images']:,} images of "
-        f"{first['test']}. ± is the deviation over seeds.",
+        f"Each trained for {first['budget']['minutes']:g} minutes by the recipe `cifar10-fast` on {first['hardware']}, "
+        f"torch {first['versions']['torch']}, with what its row changes, and measured on {first['images']:,} images of "
+        f"{first['budget']['test']}. ± is the deviation over seeds.",
     )
     columns = ("method", "size", "parameters", "seeds", "steps", "PSNR, dB", "SSIM")
     return Table("figure1", "Figure 1: quality against parameters, in equal time", columns, tuple(rows), notes)

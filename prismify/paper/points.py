@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,7 @@ def made_points(
     """Every method by every seed, from the folder where it was made before; seeds in the outer loop.
 
     Args:
-        folder: holds `points`, a JSON each, and `runs`, which a point leaves when it is made.
+        folder: holds `points`, a JSON each, and `runs` with their models.
         watch: is told what a run tells.
 
     Raises:
@@ -68,16 +67,15 @@ def made_points(
             kept = folder / "points" / f"{_slug(method)}-{seed}.json"
             if kept.is_file():
                 point = read_json(kept)
-                if point.get("minutes") != budget.minutes or point.get("data") != budget.data:
-                    trained = f"{point.get('minutes')} minutes on {point.get('data')}"
-                    raise OutputError(f"{kept} was trained for {trained}: name another output")
+                changed = [k for k, v in _plain(budget).items() if (point.get("budget") or {}).get(k) != v]
+                if changed:
+                    raise OutputError(f"{kept} was made with another {' and '.join(changed)}: name another output")
                 yield point
                 continue
             point = _made(method, seed, budget, folder / "runs" / kept.stem, watch)
             kept.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(kept) as draft:
                 write_json(draft, point)
-            shutil.rmtree(folder / "runs" / kept.stem)
             yield point
 
 
@@ -106,9 +104,7 @@ def _made(method: Method, seed: int, budget: Budget, run: Path, watch: Callable[
         "name": method.name,
         "changes": list(method.sets),
         "seed": seed,
-        "minutes": budget.minutes,
-        "data": budget.data,
-        "test": budget.test,
+        "budget": _plain(budget),
         "images": found.images,
         "parameters": found.parameters["it"],
         "steps": steps[-1],
@@ -117,6 +113,10 @@ def _made(method: Method, seed: int, budget: Budget, run: Path, watch: Callable[
         "versions": facts["versions"],
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _plain(budget: Budget) -> dict[str, Any]:
+    return {**vars(budget), "sets": list(budget.sets)}
 
 
 def _slug(method: Method) -> str:

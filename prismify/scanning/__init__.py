@@ -18,9 +18,11 @@ from .report import (
     report_markdown,
     slower,
 )
-from .scan import UNTRAINED, replan, scan, scan_captured
+from .scan import NEAR, NEAREST, UNTRAINED, replan, scan, scan_captured
 
 __all__ = [
+    "NEAR",
+    "NEAREST",
     "RULES",
     "UNTRAINED",
     "build_report",

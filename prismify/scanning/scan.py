@@ -29,6 +29,13 @@ UNTRAINED = (
     "The new weights are untrained: trained dense weights do not project onto them, "
     "so the converted model must be retrained."
 )
+#: The same where they are near the trained ones once the recipe has started them.
+NEAREST = (
+    "The new weights are fresh ones. Of a trained model, the recipe in the converted folder starts them nearest to the "
+    "original's, in closed form, and trains them."
+)
+#: The operators of which that is so (docs/operators.md).
+NEAR = ("Narrow", "Tucker", "LowRank")
 
 
 @torch.inference_mode(False)
@@ -256,8 +263,9 @@ def _notes(model: nn.Module, capture: Capture, found: Inventory, verdicts: dict[
     for entry in capture.entries:
         if entry.technique == "recorder on real tensors":
             notes.append(f"{entry.method}: recorded on real values, so one branch was seen")
-    if any(verdict.operator is not None for verdict in verdicts.values()):
-        notes.append(UNTRAINED)
+    operators = {verdict.operator.type for verdict in verdicts.values() if verdict.operator is not None}
+    if operators:
+        notes.append(NEAREST if operators <= set(NEAR) else UNTRAINED)
     else:
         notes.append("Nothing to convert.")
     return notes

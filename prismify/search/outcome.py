@@ -18,7 +18,8 @@ from ..checkpoint.formats import read_state, write_safetensors
 from ..checkpoint.manifest import read_json, write_json
 from ..errors import OutputError, PlanError
 from ..plan import Decision, Plan, with_rows
-from ..scanning import UNTRAINED
+from ..scanning import NEAREST, UNTRAINED
+from ..training.engine.written import Written
 from .choosing import Budget, Option, choose
 from .ladder import KEPT, Entry
 from .library import Library
@@ -196,7 +197,7 @@ def write_plan(outcome: Outcome, chosen: Sequence[int], path: Path, said: str) -
             rows[row.name] = dataclasses.replace(row, reason=words) if row.operator is not None else row
     plan = with_rows(outcome.plan, rows)
     plan = dataclasses.replace(plan, policy={"name": _SEARCHED}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
-    folder_for(path)
+    place_for(path, outcome.folder)
     keys = tuple(f"{number}/" for number, _ in entries)
     weights = {n.partition("/")[2]: t for n, t in read_state(outcome.folder / WEIGHTS).items() if n.startswith(keys)}
     with whole_file(path.with_suffix(".safetensors")) as draft:
@@ -234,7 +235,7 @@ def put_weights(model: nn.Module, path: Path | None) -> int:
             raise PlanError(f"{beside}: {name} is no tensor of the plan's model: search again, or move the file away")
     weights = {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}
     model.load_state_dict(weights, strict=False, assign=any(own[name].is_meta for name in weights))
-    notes = tuple(TAUGHT if note == UNTRAINED else note for note in plan.notes)
+    notes = tuple(TAUGHT if note in (NEAREST, UNTRAINED) else note for note in plan.notes)
     model.prismify_plan = dataclasses.replace(plan, notes=notes)
     return len(weights)
 
@@ -268,8 +269,22 @@ def _plain(plan: Plan, rows: Sequence[Decision]) -> list[Any]:
     return layers
 
 
+def place_for(path: Path, folder: Path) -> None:
+    """Make the folder that a plan goes into; in the search's own it is noted, so that a search anew forgets it.
+
+    Args:
+        folder: the search's.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    folder_for(path)
+    if path.parent == folder / "plans":
+        Written(folder).note(path, path.with_suffix(".safetensors"))
+
+
 def folder_for(path: Path) -> None:
-    """Make the folder that a plan goes into.
+    """Make the folder that a file goes into.
 
     Raises:
         OutputError: it cannot be made.

@@ -16,10 +16,10 @@ from ..checkpoint.manifest import read_json, write_json
 from ..errors import PlanError, one_line
 from ..plan import Decision, Plan
 from ..plan.narrowing import numbers_left, widths_of_plan, with_channels
-from ..scanning import UNTRAINED
+from ..scanning import NEAREST
 from .choosing import Budget
 from .curves import Curve
-from .outcome import folder_for, in_decibels, is_of_search, number_text
+from .outcome import in_decibels, is_of_search, number_text, place_for
 
 WIDTHS = "widths.json"
 #: What a bound on milliseconds is told.
@@ -257,8 +257,8 @@ def write_widths_plan(outcome: WidthsOutcome, left: Mapping[str, int], path: Pat
     if all(left[curve.name] == curve.channels for curve in outcome.curves):
         raise PlanError(f"with {said} every width stays as it is: there is nothing to convert")
     plan = outcome.plan_of(left)
-    plan = dataclasses.replace(plan, policy={"name": _POLICY}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
-    folder_for(path)
+    plan = dataclasses.replace(plan, policy={"name": _POLICY}, notes=(f"Chosen by a search for {said}.", NEAREST))
+    place_for(path, outcome.folder)
     if path.is_file() and path.with_suffix(".safetensors").is_file() and is_of_search(path):
         path.with_suffix(".safetensors").unlink()  # what the candidates of an earlier plan had learned
     with whole_file(path) as draft:

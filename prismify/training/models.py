@@ -23,7 +23,7 @@ from ..graph import unwrap
 from ..graph.latents import decode, encode
 from ..plan import Plan
 from ..rewrite import FUSIBLE, convert, fuse
-from ..scanning import UNTRAINED
+from ..scanning import NEAREST, UNTRAINED
 from .initial import start_at_zero
 from .model_files import remove_model
 from .schema import ModelSource
@@ -135,7 +135,7 @@ def save_model(
     """
     plan: Plan | None = getattr(model, "prismify_plan", None)
     if plan is not None:
-        notes = (*(note for note in plan.notes if note != UNTRAINED), trained)
+        notes = (*(note for note in plan.notes if note not in (UNTRAINED, NEAREST)), trained)
         model.prismify_plan = dataclasses.replace(plan, notes=notes)  # type: ignore[assignment]
         save(model, folder, force=True, source=_origin(source, trust), beside=beside, recipe=recipe)
         return

@@ -134,6 +134,8 @@ def test_another_budget_of_widths_takes_no_images(of_widths: tuple[Path, Ran], p
     assert {row["width"] for row in found.json["chosen"]} == {"0", "2"}
     shown = run("search", folder)
     assert "2 widths, seen on 4 images" in shown.out
+    assert "--ms" not in shown.err
+    assert "--max-drop" not in shown.err
     assert run("search", folder, "--ms", "3").line.startswith("no milliseconds are known of widths")
     assert run("search", folder, "--parameters", "10").line == "no widths have at most 10 parameters: the least is 68"
     other = run(*words(place, folder, "--ratio", "2"))
@@ -166,6 +168,40 @@ def test_one_kind_of_search_takes_the_place_of_the_other(
     back = run(*words(place, folder, "--set", "train.steps=2", "--restart", "--ratio", 1.8))
     assert back.code == 0, back.err
     assert not (folder / "widths.json").exists()
+
+
+def test_a_folder_answers_for_the_model_it_was_made_of(
+    place: Path, searched: tuple[Path, Ran], of_widths: tuple[Path, Ran], run: Run, tmp_path: Path
+) -> None:
+    shutil.copy(place / "net.pt", tmp_path / "other.pt")
+    for (folder, _), more in ((searched, []), (of_widths, ["--widths"])):
+        words_ = ["search", tmp_path / "other.pt", "--model", f"{place / 'net.py'}:make", "--trust-code"]
+        ran = run(*words_, "--data", place / "images", "-o", folder, *FEW, *more, "--ratio", 2)
+        assert ran.line.startswith(f"{folder} holds a search of {place / 'net.pt'} --model")
+        assert ran.line.endswith("name another output, or add --restart")
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["--max-error", "nan"], "--max-error nan: give a number above 0"),
+        (["--max-error", "-1"], "--max-error -1: give a number above 0"),
+        (["--ratio", "2", "--restart"], "--restart searches anew: give the model, --data and -o"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(more: list[str], line: str, of_widths: tuple[Path, Ran], run: Run) -> None:
+    assert run("search", of_widths[0], *more).line == line
+
+
+def test_a_plan_takes_the_place_of_nothing_else(
+    place: Path, of_widths: tuple[Path, Ran], run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("x = 1")
+    ran = run("search", of_widths[0], "--ratio", 2, "--plan-out", tmp_path / "mine.py")
+    assert ran.line.endswith("mine.py exists and is no plan: choose another name")
+    assert (tmp_path / "mine.py").read_text() == "x = 1"
+    missing = run("search", place / "net.pt", "--widths", "--ratio", 3, "-o", tmp_path / "new")
+    assert missing.line.startswith("a search needs --data")
 
 
 def test_a_plan_that_cannot_be_written_is_told_before_the_search(place: Path, run: Run, tmp_path: Path) -> None:

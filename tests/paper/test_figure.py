@@ -45,10 +45,10 @@ def test_points_are_made_once_and_drawn(images: Path, tmp_path: Path) -> None:
     points = sorted((tmp_path / "points").iterdir())
     assert [p.name for p in points] == ["narrow-c-4-0.json", "narrow-c-4-1.json"]
     one = json.loads(points[0].read_text())
-    assert (one["parameters"], one["images"], one["minutes"]) == (7_323, 8, 0.02)
+    assert (one["parameters"], one["images"], one["budget"]["minutes"]) == (7_323, 8, 0.02)
     assert one["steps"] > 0
     assert {"date", "hardware", "versions", "changes"} <= one.keys()
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert (tmp_path / "runs" / "narrow-c-4-1" / "model").is_dir()
     text = (tmp_path / "figure1.md").read_text()
     assert "| narrow | C = 4 | 7,323 | 2 |" in text
     with Image.open(tmp_path / "figure1.png") as drawn:
@@ -58,15 +58,19 @@ def test_points_are_made_once_and_drawn(images: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0
     assert "step" not in again.stderr.replace("steps", "")
     assert [p.stat().st_mtime_ns for p in points] == before
-    other = CliRunner().invoke(app, [*words, "--minutes", "0.03"])
-    assert other.exit_code == 1
-    assert "was trained for 0.02 minutes on" in other.stderr
+    for more, named in (
+        [["--minutes", "0.03"], "minutes"],
+        [["--minutes", "0.02", "--set", "train.batch_size=4"], "sets"],
+    ):
+        other = CliRunner().invoke(app, [*words, *more])
+        assert other.exit_code == 1
+        assert other.stderr.splitlines()[-1].endswith(f"was made with another {named}: name another output")
 
 
 def test_means_are_over_seeds() -> None:
     common = {
-        "family": "it", "name": "C = 4", "parameters": 10, "minutes": 1.0, "hardware": "CPU", "images": 5, "test": "t",
-        "versions": {"torch": "2"},
+        "family": "it", "name": "C = 4", "parameters": 10, "budget": {"minutes": 1.0, "test": "t"}, "images": 5,
+        "hardware": "CPU", "versions": {"torch": "2"},
     }  # fmt: skip
     scores = [{"PSNR": {"mean": v}, "SSIM": {"mean": v / 100}} for v in (20.0, 22.0)]
     points = [{**common, "seed": i, "steps": 10 + i, "scores": s} for i, s in enumerate(scores)]
