@@ -61,7 +61,7 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"| {row['parameters']:,} | {_WAYS[row['way']]} | {changes} | {row['seed']} | "
             f"{row['minutes']:g} × {_threads(row)} | {row['steps']:,} | {_cells(row)} | "
-            f"{row['decoder_psnr']:.2f} | {row['latent_error']:.3f} |"
+            f"{_number(row, 'decoder_psnr', 2)} | {_number(row, 'latent_error', 3)} |"
         )
     lines += ["", f"![PSNR on Kodak against parameters](images/{CURVES.name})", ""]
     for way, title in _WAYS.items():
@@ -139,4 +139,9 @@ def _threads(row: dict[str, Any]) -> int:
 
 
 def _cells(row: dict[str, float]) -> str:
-    return f"{row['PSNR']:.2f} | {row['SSIM']:.3f} | {row['LPIPS']:.3f}"
+    return f"{_number(row, 'PSNR', 2)} | {_number(row, 'SSIM', 3)} | {_number(row, 'LPIPS', 3)}"
+
+
+def _number(row: dict[str, float], key: str, digits: int) -> str:
+    """A measurement; nothing where it was not made."""
+    return f"{row[key]:.{digits}f}" if key in row else ""
