@@ -42,7 +42,8 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
         "nothing else (`loss: {output: 0, latent: 0.02, image: 1}`). The last columns say how well each half serves",
         "beside the original's other half:",
         "PSNR of the small decoder on the original's latents, and the small encoder's squared error over the latents'",
-        "variance.",
+        "variance. Rows of six minutes were trained three at a time, a thread each, on two cores: they compare with one",
+        "another only, and their steps show how much of the machine each had.",
     ]
     if searched is not None:
         lines += [
