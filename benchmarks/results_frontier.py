@@ -42,8 +42,8 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
         "nothing else (`loss: {output: 0, latent: 0.02, image: 1}`). The last columns say how well each half serves",
         "beside the original's other half:",
         "PSNR of the small decoder on the original's latents, and the small encoder's squared error over the latents'",
-        "variance. Rows of six minutes were trained three at a time, a thread each, on two cores: they compare with one",
-        "another only, and their steps show how much of the machine each had.",
+        "variance. Rows of six minutes were trained three at a time, a thread each, on two cores: they compare with",
+        "one another only, and their steps show how much of the machine each had.",
     ]
     if searched is not None:
         lines += [
@@ -115,17 +115,20 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """PSNR against parameters, a line for each way."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.subplots()
     for way, title in _WAYS.items():
-        points = sorted((r["parameters"], r["PSNR"]) for r in rows if r["way"] == way)
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", ms=4, label=title.replace("`", ""))
+        own = [r for r in rows if r["way"] == way and r["seed"] == 0]
+        if own:
+            points = sorted((r["parameters"], r["PSNR"]) for r in own)
+            minutes = " to ".join(f"{m:g}" for m in sorted({r["minutes"] for r in own}))
+            label = f"{title.replace('`', '')}; {minutes} minutes"
+            axes.plot(*zip(*points, strict=True), marker="o", ms=4, label=label)
     if rows:
         axes.axhline(rows[0]["original"]["PSNR"], color="0.6", linestyle="--", label="the original")
     axes.set(xlabel="parameters", ylabel="PSNR on Kodak, dB", xscale="log")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
