@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,10 +80,12 @@ def reproduce(
             except OSError as error:
                 raise OutputError(f"{output} cannot be written: {error.strerror}") from error
         begin(f"reproducing {what}")
-        if what is What.table2:
-            table = table_2(tell=lambda name: begin(f"measuring {name}"))
-        elif what is not What.figure1:
-            table = {What.table3: table_3, What.sinddm: sinddm, What.ldm: ldm}[what]()
+        measured = partial(table_2, tell=lambda name: begin(f"measuring {name}"))
+        untrained: dict[What, Callable[[], Table]] = {
+            What.table2: measured, What.table3: table_3, What.sinddm: sinddm, What.ldm: ldm,
+        }  # fmt: skip
+        if what in untrained:
+            table = untrained[what]()
     if what is What.figure1:
         assert data is not None
         assert test is not None

@@ -66,7 +66,6 @@ class Reading:
         if known and len(weight) <= _MOST_FEATURES:
             assert moments is not None
             left, made = moments.second(centred=centred)[features, features].clone(), weight @ weighed.T
-            error = float((left * made).sum())
         else:  # taps are not told apart
             by_tap = (rows.reshape(-1, taps, rows.shape[1]) for rows in (weight, weighed))
             made = torch.einsum("cto,dto->cd", *by_tap)
@@ -75,7 +74,7 @@ class Reading:
                 left = _of_channels(moments.second(centred=centred)[features, features], taps) / taps
             else:
                 left = torch.eye(len(made), dtype=torch.float64) if channels is None else channels[own, own].clone()
-            error = float((left * made).sum())
+        error = float((left * made).sum())
         if power is None:
             made, error = made / max(error, torch.finfo(made.dtype).tiny), 1.0 if error else 0.0
         return cls(left, left @ made @ left, error)
