@@ -2,10 +2,12 @@
 
     python benchmarks/frontier.py --weights FOLDER --data IMAGES --test KODAK --lpips ALEX.safetensors --runs RUNS
         [search greedy uniform narrow slim widths fitted whole] [--budgets 80K 270K 670K] [--minutes 30] [--seeds 0]
+        [--jobs 1]
 
 searches once, then trains a point for each way and budget on squares cut from the images (whose reconstruction counts,
-with latents near the original's), measures it on whole test images, and writes benchmarks/results/frontier-cpu.json and
-the page. What a run left in --runs is not made again.
+with latents near the original's), --jobs of them side by side, each with the threads of OMP_NUM_THREADS; measures each
+on whole test images, and writes benchmarks/results/frontier-cpu.json and the page. What a run left in --runs is not
+made again.
 
 search   the plan of `prismify search`, from what its candidates have learned; blocks on the student's own inputs, then
          the whole model
@@ -28,6 +30,7 @@ import json
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +142,15 @@ def searched(at: Places, arguments: argparse.Namespace) -> Outcome:
     return read_outcome(at.search)
 
 
+def search_widths(at: Places) -> None:
+    """How much each width is worth, where it is not known."""
+    if not (at.widths / WIDTHS).is_file():
+        model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--data", str(at.squares)]
+        sets = [*IMAGES, "data.validation=32", "train.batch_size=8", "fitted=64"]
+        words = (word for s in sets for word in ("--set", s))
+        run("search", *model, "-o", str(at.widths), "--widths", *words)
+
+
 def greedy(outcome: Outcome, most: float) -> list[int]:
     """The exchange with the least added error for each parameter saved, until the model is small enough."""
     options, chosen = outcome.options(), {}
@@ -198,14 +210,14 @@ def trained(
     small = at.runs / "converted" / folder.name
     if not small.is_dir():
         model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--seed", str(seed)]
-        run("convert", *model, *policy_of(way, budget, at, outcome), "-o", str(small))
+        run("convert", *model, *policy_of(way, budget, seed, at, outcome), "-o", str(small))
     sets = [f"model.source={small}", f"data.path={at.squares}", f"output={folder}", f"train.seed={seed}"]
     sets += [*IMAGES, *POINT, f"train.max_minutes={arguments.minutes:g}", *WAYS[way], *arguments.sets]
     run("train", "distil", "--trust-code", *(word for s in sets for word in ("--set", s)))
     return folder
 
 
-def policy_of(way: str, budget: str, at: Places, outcome: Outcome | None) -> list[str]:
+def policy_of(way: str, budget: str, seed: int, at: Places, outcome: Outcome | None) -> list[str]:
     """What `convert` is told, beside the model."""
     if way == "slim":
         shares = {
@@ -216,17 +228,12 @@ def policy_of(way: str, budget: str, at: Places, outcome: Outcome | None) -> lis
         }
         return ["--policy", "narrow", "--min-width=1", *(f"--share={name}={share}" for name, share in shares.items())]
     if way == "widths":
-        plan = at.runs / "plans" / f"{way}-{budget}.json"
-        if not (at.widths / WIDTHS).is_file():
-            model = [str(at.weights), "--model", ARCHITECTURE, "--trust-code", "--data", str(at.squares)]
-            sets = [*IMAGES, "data.validation=32", "train.batch_size=8", "fitted=64"]
-            words = (word for s in sets for word in ("--set", s))
-            run("search", *model, "-o", str(at.widths), "--widths", *words)
+        plan = at.runs / "plans" / f"{way}-{budget}-{seed}.json"
         run("search", str(at.widths), "--parameters", budget, "--plan-out", str(plan))
         return ["--plan", str(plan)]
     if outcome is None or way == "narrow":
         return ["--policy", "narrow", "--min-width=1", f"--share={share_within(amount(budget), at):.6f}"]
-    plan = at.runs / "plans" / f"{way}-{budget}.json"
+    plan = at.runs / "plans" / f"{way}-{budget}-{seed}.json"
     write_plan(outcome, chosen_by(way, outcome, amount(budget)), plan, f"at most {budget} parameters")
     if way in ("fitted", "whole"):
         plan.with_suffix(".safetensors").unlink()
@@ -235,7 +242,7 @@ def policy_of(way: str, budget: str, at: Places, outcome: Outcome | None) -> lis
 
 def share_within(most: float, at: Places) -> float:
     """The largest share of its channels, in sixty-fourths, with which the model has at most so many parameters."""
-    model = open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), Trust(code=True))
+    model = teacher(at)
 
     def counted(left: int) -> int:
         return scan(model, policy=Policy(name="narrow", share=left / WIDTH, min_width=1)).parameters.after
@@ -248,40 +255,87 @@ def amount(text: str) -> float:
     return float(text[:-1]) * {"K": 1e3, "M": 1e6}[text[-1].upper()]
 
 
-def opened(folders: dict[str, Path], at: Places) -> dict[str, Any]:
-    """The original and the points' models by name."""
-    trust = Trust(code=True)
-    models = {"original": open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), trust)}
-    models |= {n: open_model(ModelSource(source=str(folder / "model")), trust) for n, folder in folders.items()}
-    return {name: model.eval() for name, model in models.items()}
+def teacher(at: Places) -> Any:
+    return open_model(ModelSource(source=str(at.weights), architecture=ARCHITECTURE), Trust(code=True)).eval()
+
+
+def student(folder: Path) -> Any:
+    return open_model(ModelSource(source=str(folder / "model")), Trust(code=True)).eval()
 
 
 def test_images(arguments: argparse.Namespace) -> Any:
     return open_data(Data(path=arguments.test, range=(0.0, 1.0), validation=0), 0)[0]
 
 
-@torch.no_grad()
-def halves(models: dict[str, Any], images: Any) -> dict[str, dict[str, float]]:
-    """How well each half of every point serves beside the original's other half."""
-    apart: dict[str, list[float]] = {name: [] for name in models if name != "original"}
-    decibels: dict[str, list[float]] = {name: [] for name in apart}
-    for image in images.in_order(1):
-        wanted = encode(models["original"], image).mean
-        for name in apart:
-            apart[name].append(float((encode(models[name], image).mean - wanted).square().mean() / wanted.var()))
-            error = (decode(models[name], wanted)[0].clamp(0, 1) - image).square().mean()
-            decibels[name].append(float(-10 * error.log10()))
-    return {n: {"latent_error": statistics.mean(apart[n]), "decoder_psnr": statistics.mean(decibels[n])} for n in apart}
+@dataclass(frozen=True)
+class Original:
+    """What every point is measured beside.
+
+    Args:
+        scores: of the whole original, and its parameters.
+        latents: of each test image.
+    """
+
+    scores: dict[str, float]
+    parameters: int
+    latents: list[torch.Tensor]
 
 
 @torch.no_grad()
-def pictured(models: dict[str, Any], images: Any, path: Path) -> None:
+def original_of(at: Places, arguments: argparse.Namespace) -> Original:
+    """The original's measurements; made once in --runs."""
+    kept = at.runs / "original.pt"
+    if not kept.is_file():
+        model, images = teacher(at), test_images(arguments)
+        scores, parameters, _ = scores_of(model, arguments)
+        latents = [encode(model, image).mean for image in images.in_order(1)]
+        torch.save({"scores": scores, "parameters": parameters, "latents": latents}, kept)
+    return Original(**torch.load(kept))
+
+
+def scores_of(model: Any, arguments: argparse.Namespace) -> tuple[dict[str, float], int, int]:
+    """A model's means over the test images, its parameters, and how many images these are."""
+    lpips, _ = load_lpips(Perceptual(net="alex", weights=arguments.lpips))
+    found = evaluate({"it": model}, test_images(arguments), Judges(lpips=lpips), batch_size=1, shown=1)
+    return {key: value.mean for key, value in found.rows["it"].items()}, found.parameters["it"], found.images
+
+
+@torch.no_grad()
+def halves(model: Any, original: Original, images: Any) -> dict[str, float]:
+    """How well each half serves beside the original's other half."""
+    apart, decibels = [], []
+    for image, wanted in zip(images.in_order(1), original.latents, strict=True):
+        apart.append(float((encode(model, image).mean - wanted).square().mean() / wanted.var()))
+        error = (decode(model, wanted)[0].clamp(0, 1) - image).square().mean()
+        decibels.append(float(-10 * error.log10()))
+    return {"latent_error": statistics.mean(apart), "decoder_psnr": statistics.mean(decibels)}
+
+
+def measured(
+    way: str, budget: str, seed: int, folder: Path, outcome: Outcome | None, at: Places, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """A point's row: how it was made, and what it is worth on the test images."""
+    original, model = original_of(at, arguments), student(folder)
+    scores, parameters, images = scores_of(model, arguments)
+    return {
+        **facts_of(way, budget, seed, folder, outcome, arguments),
+        "parameters": parameters,
+        "original_parameters": original.parameters,
+        "test_images": images,
+        **scores,
+        "original": original.scores,
+        **halves(model, original, test_images(arguments)),
+    }
+
+
+@torch.no_grad()
+def pictured(models: list[Any], images: Any, path: Path) -> None:
     """The middle of some test images, and below what every model makes of it."""
     pick = list(itertools.islice(images.in_order(1), 0, SHOWN * SHOWN_STEP, SHOWN_STEP))
     middle = torch.cat(
         [one[:, :, one.shape[2] // 2 - 96 :, one.shape[3] // 2 - 128 :][:, :, :192, :256] for one in pick]
     )
-    rows = [middle, *(decode(model, encode(model, middle).mean)[0] for model in models.values())]
+    rows = [middle, *(decode(model, encode(model, middle).mean)[0] for model in models)]
     write_png(path, sheet([to_pixels(row, (0.0, 1.0)) for row in rows]))
 
 
@@ -295,6 +349,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--search-minutes", type=float, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=1, help="points trained side by side")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     arguments = parser.parse_args()
@@ -302,21 +357,22 @@ def main() -> None:
     at.runs.mkdir(parents=True, exist_ok=True)
     prepare(at, arguments)
     outcome = searched(at, arguments) if set(arguments.ways) - NARROW else None
+    if "widths" in arguments.ways:
+        search_widths(at)
+    points = list(itertools.product(arguments.seeds, arguments.budgets, arguments.ways))
+    with ThreadPoolExecutor(arguments.jobs) as side_by_side:  # what is done there runs in processes of its own
+        folders = list(
+            side_by_side.map(
+                lambda p: trained(way=p[2], budget=p[1], seed=p[0], at=at, outcome=outcome, arguments=arguments), points
+            )
+        )
+    torch.set_num_threads(arguments.jobs * torch.get_num_threads())
+    for (seed, budget, way), folder in zip(points, folders, strict=True):
+        keep(measured(way, budget, seed, folder, outcome, at, arguments))
     for way in arguments.ways:
-        points = {
-            (budget, seed): trained(way, budget, seed, at, outcome, arguments)
-            for seed in arguments.seeds
-            for budget in arguments.budgets
-        }
-        models = opened({f"{budget} {seed}": folder for (budget, seed), folder in points.items()}, at)
-        lpips, _ = load_lpips(Perceptual(net="alex", weights=arguments.lpips))
-        found = evaluate(models, test_images(arguments), Judges(lpips=lpips), batch_size=1, shown=1)
-        beside = halves(models, test_images(arguments))
-        for (budget, seed), folder in points.items():
-            name = f"{budget} {seed}"
-            keep({**facts_of(way, budget, seed, folder, outcome, arguments), **scores_of(found, name), **beside[name]})
-        first = {n: m for n, m in models.items() if n == "original" or n.endswith(f" {arguments.seeds[0]}")}
-        pictured(first, test_images(arguments), places.IMAGES / f"taef2-{way}.png")
+        own = [f for (seed, _, w), f in zip(points, folders, strict=True) if w == way and seed == arguments.seeds[0]]
+        models = [teacher(at), *map(student, own)]
+        pictured(models, test_images(arguments), places.IMAGES / f"taef2-{way}.png")
     results_page.write()
 
 
@@ -335,20 +391,10 @@ def facts_of(
         "minutes": yaml.safe_load((folder / "recipe.yaml").read_text())["train"]["max_minutes"],
         "search_minutes": arguments.search_minutes if searched_first else 0.0,
         "rank_correlation": outcome.scores.correlation if outcome is not None and searched_first else None,
+        "jobs": arguments.jobs,
         "steps": [r for r in records if r["kind"] == "train"][-1]["step"],
         "hardware": facts["hardware"],
         "versions": facts["versions"],
-    }
-
-
-def scores_of(found: Any, name: str) -> dict[str, Any]:
-    """What was measured of a point, and of the original beside it."""
-    return {
-        "parameters": found.parameters[name],
-        "original_parameters": found.parameters["original"],
-        "test_images": found.images,
-        **{key: value.mean for key, value in found.rows[name].items()},
-        "original": {key: value.mean for key, value in found.rows["original"].items()},
     }
 
 
