@@ -59,7 +59,7 @@ RESULTS = places.FRONTIER
 ARCHITECTURE = f"{TAEF2}:TAEF2"
 SQUARE = 64
 IMAGES = ["data.range=[0, 1]", f"data.size={SQUARE}"]
-SEARCH = ["data.validation=64", "train.batch_size=8", "train.steps=100000", "checkpoint.every=50", "log.every=5"]
+SEARCH = ["data.validation=32", "train.batch_size=8", "train.steps=100000", "checkpoint.every=50", "log.every=5"]
 #: The image is what counts; the latents, which others were trained on, are held near the original's.
 POINT = [
     "data.validation=0", "train.batch_size=8", "train.learning_rate=5e-4", "train.rates.kernel=5",

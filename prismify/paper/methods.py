@@ -1,11 +1,10 @@
-"""What Figure 1 compares: ways to make the autoencoder small, as changes of the recipe `cifar10-fast`. Plain data."""
+"""What Figure 1 compares: ways to make the autoencoder small, as changes of a budget's recipe. Plain data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Learning rate of layers whose weights are dense; the recipe's own is that of 27 numbers a layer.
-_DENSE = "train.learning_rate=1e-3"
+from .budgets import Budget
 
 
 @dataclass(frozen=True)
@@ -23,43 +22,54 @@ class Method:
     sets: tuple[str, ...]
 
 
+DEEP_PRISM, DENSE = "DeepPrism", "dense"
+
+
+def methods(budget: Budget) -> tuple[Method, ...]:
+    """Around the budget's C: DeepPrism of three widths and three depths of volumes, and other ways to small layers."""
+    c = budget.channels
+    unfused = ("train.fuse=false", *budget.dense)
+    dense = ("model.convert=null", *unfused)
+
+    def operator(text: str) -> tuple[str, ...]:
+        return (f"model.convert={{name: paper, {text}}}", "model.zero=[]", *unfused)
+
+    return (
+        *(Method(DEEP_PRISM, f"C = {width}", _widths(width)) for width in (c // 2, c, 2 * c)),
+        *(
+            Method(
+                "DeepPrism, volumes",
+                f"C = {c}, volumes of {depth}",
+                (f"model.convert={{name: volumes, depth: {depth}, min_volume: 8}}",),
+            )
+            for depth in (c // 2, c // 4, c // 8)
+        ),
+        *(
+            Method(
+                "group convolution",
+                f"C = {c}, {groups} groups",
+                operator(f"operator: Grouped, options: {{groups: {groups}}}"),
+            )
+            for groups in (c // 2, c // 8)
+        ),
+        Method("depthwise separable", f"C = {c}", operator("operator: Separable")),
+        *(
+            Method("low rank", f"C = {c}, rank {rank}", operator(f"operator: LowRank, options: {{rank: {rank}}}"))
+            for rank in (1, 4)
+        ),
+        *(Method("narrow", f"C = {w}", (*_widths(w, w // 2), *dense)) for w in (c // 16, c // 8, c // 4)),
+        Method(DENSE, f"C = {c}", dense),
+    )
+
+
+def table_4_methods(budget: Budget) -> tuple[Method, ...]:
+    """The two of Table 4: dense and converted, at C channels."""
+    name = f"C = {budget.channels}"
+    return tuple(m for m in methods(budget) if m.family in (DENSE, DEEP_PRISM) and m.name == name)
+
+
 def _widths(channels: int, groups: int = 32) -> tuple[str, ...]:
     return (
         f"model.arguments.block_out_channels=[{channels}, {channels}, {channels}]",
         f"model.arguments.norm_num_groups={groups}",
     )
-
-
-def _operator(text: str) -> tuple[str, ...]:
-    return (f"model.convert={{name: paper, {text}}}", _DENSE, "model.zero=[]", "train.fuse=false")
-
-
-METHODS = (
-    *(Method("DeepPrism", f"C = {c}", _widths(c)) for c in (32, 64, 128)),
-    *(
-        Method(
-            "DeepPrism, volumes",
-            f"C = 64, volumes of {depth}",
-            (f"model.convert={{name: volumes, depth: {depth}, min_volume: 8}}",),
-        )
-        for depth in (32, 16, 8)
-    ),
-    *(
-        Method(
-            "group convolution",
-            f"C = 64, {groups} groups",
-            _operator(f"operator: Grouped, options: {{groups: {groups}}}"),
-        )
-        for groups in (32, 8)
-    ),
-    Method("depthwise separable", "C = 64", _operator("operator: Separable")),
-    *(
-        Method("low rank", f"C = 64, rank {rank}", _operator(f"operator: LowRank, options: {{rank: {rank}}}"))
-        for rank in (1, 4)
-    ),
-    *(
-        Method("narrow", f"C = {c}", (*_widths(c, c // 2), "model.convert=null", "train.fuse=false", _DENSE))
-        for c in (4, 8, 16)
-    ),
-    Method("dense", "C = 64", ("model.convert=null", "train.fuse=false", _DENSE)),
-)

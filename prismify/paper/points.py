@@ -1,4 +1,4 @@
-"""Points of Figure 1: every method trained for the same time and measured; each is kept as soon as it is made."""
+"""Points of Table 4 and Figure 1: every method trained as long and measured; each is kept as soon as it is made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,81 +22,113 @@ from ..training.data import Stream, open_images, order_of
 from ..training.engine.journal import read_records
 from ..training.models import open_model
 from ..training.recipe import read_recipe
-from ..training.schema import Data, ModelSource
+from ..training.schema import Data, ModelSource, Recipe
+from .budgets import Budget
 from .methods import Method
 
-#: The recipe that methods change.
-RECIPE = "cifar10-fast"
+#: What a point that was trained can be measured by once more.
+_MEASURED = {"test", "count", "judged"}
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long a point trains, and on what.
+class Setting:
+    """What all points of a table or figure share.
 
     Args:
-        data, test: images to train on and to measure on.
-        minutes: for each point.
+        data, test: images to train on and to measure on (of CIFAR10 its test images).
+        budget: how long, and how wide.
         size: of the images' sides.
         count: test images, at most.
+        judged: "lpips" and "features" -> the file of its weights, as `prismify evaluate` takes it, or None.
         sets: further changes of the recipe, such as train.device=cuda.
     """
 
     data: str
     test: str
-    minutes: float = 10.0
+    budget: Budget
     size: int = 32
     count: int | None = None
+    judged: dict[str, str | None] = field(default_factory=lambda: {"lpips": None, "features": None})
     sets: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        budget = self.budget
+        return {
+            "budget": budget.name,
+            "recipe": budget.recipe,
+            "channels": budget.channels,
+            "minutes": budget.minutes,
+            "dense": list(budget.dense),
+            "sets": [*budget.sets, *self.sets],
+            "data": self.data,
+            "size": self.size,
+            "test": self.test,
+            "count": self.count,
+            "judged": self.judged,
+        }
+
+
+def device_of(setting: Setting) -> torch.device:
+    """Where points are measured: where they train."""
+    device = _recipe((), setting, []).train.device
+    return torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def made_points(
-    methods: Iterable[Method], seeds: Iterable[int], budget: Budget, folder: Path, watch: Callable[[Any], None]
+    methods: Iterable[Method],
+    seeds: Iterable[int],
+    setting: Setting,
+    judges: Judges,
+    folder: Path,
+    watch: Callable[[Any], None],
 ) -> Iterator[dict[str, Any]]:
     """Every method by every seed, from the folder where it was made before; seeds in the outer loop.
 
+    What was trained and is to be measured otherwise (other test images, other judges) is not trained again.
+
     Args:
+        judges: what measures beside PSNR and SSIM: what `setting` names, opened.
         folder: holds `points`, a JSON each, and `runs` with their models.
         watch: is told what a run tells.
 
     Raises:
-        OutputError: the folder cannot be written, or holds a point of another budget.
+        OutputError: the folder cannot be written, or holds a point of another setting.
     """
     chosen = list(methods)
     for seed in seeds:
         for method in chosen:
             kept = folder / "points" / f"{_slug(method)}-{seed}.json"
+            run = folder / "runs" / kept.stem
             if kept.is_file():
                 point = read_json(kept)
-                changed = [k for k, v in _plain(budget).items() if (point.get("budget") or {}).get(k) != v]
-                if changed:
+                its = point.get("setting") or {}
+                changed = [k for k, v in setting.as_data().items() if its.get(k) != v]
+                if set(changed) - _MEASURED:
                     raise OutputError(f"{kept} was made with another {' and '.join(changed)}: name another output")
-                yield point
-                continue
-            point = _made(method, seed, budget, folder / "runs" / kept.stem, watch)
+                if not changed:
+                    yield point
+                    continue
+            point = _made(method, seed, setting, judges, run, watch)
             kept.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(kept) as draft:
                 write_json(draft, point)
             yield point
 
 
-def _made(method: Method, seed: int, budget: Budget, run: Path, watch: Callable[[Any], None]) -> dict[str, Any]:
-    """Train and measure one point; a run that was stopped goes on."""
-    sets = [*method.sets, *budget.sets, f"train.max_minutes={budget.minutes}", f"train.seed={seed}"]
-    sets += [
-        "train.steps=1000000",
-        f"data.path={json.dumps(budget.data)}",
-        f"data.size={budget.size}",
-        f"output={json.dumps(str(run))}",
-    ]
-    recipe = read_recipe(RECIPE, [*sets, "log.tensorboard=false", "log.images=0"])
-    carry_out(recipe, watch)
-    device = torch.device("cuda" if recipe.train.device == "cuda" else "cpu")
+def _made(
+    method: Method, seed: int, setting: Setting, judges: Judges, run: Path, watch: Callable[[Any], None]
+) -> dict[str, Any]:
+    """Train and measure one point; a run that was stopped goes on, and one that came to its end is only measured."""
+    recipe = _recipe(method.sets, setting, [f"train.seed={seed}", f"output={json.dumps(str(run))}"])
+    if not (run / "report.md").is_file():  # the last that a run writes
+        carry_out(recipe, watch)
     model = open_model(ModelSource(source=str(run / "model")))
-    seen = Data(path=budget.test, size=budget.size, range=recipe.data.range, validation=0)
+    seen = Data(path=setting.test, split="test", size=setting.size, range=recipe.data.range, validation=0)
     images = open_images(seen)
-    if budget.count is not None and budget.count < len(images):
-        images = images.subset(order_of(len(images), 0, 0)[: budget.count].sort().values.tolist())
-    found = evaluate({"it": model}, Stream(images, seen, 0), Judges(), device=device)
+    if setting.count is not None and setting.count < len(images):
+        images = images.subset(order_of(len(images), 0, 0)[: setting.count].sort().values.tolist())
+    found = evaluate({"it": model}, Stream(images, seen, 0), judges, device=device_of(setting))
     facts = read_json(run / "run.json")
     steps = [row["step"] for row in read_records(run) if row["kind"] == "train"]
     return {
@@ -104,19 +136,28 @@ def _made(method: Method, seed: int, budget: Budget, run: Path, watch: Callable[
         "name": method.name,
         "changes": list(method.sets),
         "seed": seed,
-        "budget": _plain(budget),
+        "setting": setting.as_data(),
         "images": found.images,
         "parameters": found.parameters["it"],
         "steps": steps[-1],
-        "scores": {key: {"mean": value.mean, "deviation": value.deviation} for key, value in found.rows["it"].items()},
+        "scores": {
+            key: {"mean": value.mean, "deviation": value.deviation, "over": value.over}
+            for key, value in found.rows["it"].items()
+        },
+        "of_images": {key: value.mean for key, value in found.rows.get("originals", {}).items()},
         "hardware": facts["hardware"],
         "versions": facts["versions"],
         "date": datetime.date.today().isoformat(),
     }
 
 
-def _plain(budget: Budget) -> dict[str, Any]:
-    return {**vars(budget), "sets": list(budget.sets)}
+def _recipe(changes: Iterable[str], setting: Setting, more: Iterable[str]) -> Recipe:
+    budget = setting.budget
+    sets = [*changes, *budget.sets, f"data.path={json.dumps(setting.data)}", f"data.size={setting.size}", *more]
+    sets += ["log.tensorboard=false", "log.images=0"]
+    if budget.minutes is not None:
+        sets += ["train.steps=1000000", f"train.max_minutes={budget.minutes}"]
+    return read_recipe(budget.recipe, [*sets, *setting.sets])
 
 
 def _slug(method: Method) -> str:
