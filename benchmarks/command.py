@@ -13,8 +13,13 @@ COMMAND = [sys.executable, "-c", CODE]
 
 def run(*words: str) -> str:
     """What `prismify WORDS` prints; ends the script with its message where it fails."""
+    return run_in(ROOT, *words)
+
+
+def run_in(folder: Path, *words: str) -> str:
+    """The same, called in a folder."""
     print("$ prismify", *words, flush=True)
-    process = subprocess.run([*COMMAND, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    process = subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, check=False)
     if process.returncode:
         sys.exit(process.stderr)
     return process.stdout

@@ -13,6 +13,9 @@ TAUGHT = ROOT / "benchmarks" / "results" / "teach-denoiser-cpu.json"
 FRONTIER = ROOT / "benchmarks" / "results" / "frontier-cpu.json"
 PREVIEW = ROOT / "benchmarks" / "results" / "preview-cpu.json"
 SETTINGS = ROOT / "benchmarks" / "results" / "mnist-settings-cpu.json"
+TABLE_2 = ROOT / "benchmarks" / "results" / "paper-table2.json"
+POINTS = ROOT / "benchmarks" / "results" / "paper-points-cpu.json"
+FIGURE_1 = IMAGES / "figure1.png"
 SINGLE = ROOT / "benchmarks" / "results" / "single-image-cpu.json"
 
 

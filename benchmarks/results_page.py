@@ -9,6 +9,7 @@ from typing import Any
 import places
 import results_denoisers
 import results_frontier
+import results_paper
 
 #: Runs at least this long are results, shorter ones a search.
 FINAL_MINUTES = 10
@@ -41,6 +42,10 @@ def write() -> None:
         lines += results_denoisers.taught(json.loads(places.TAUGHT.read_text()))
     if places.SINGLE.is_file():
         lines += results_denoisers.single(json.loads(places.SINGLE.read_text()))
+    if places.POINTS.is_file():
+        lines += results_paper.trained(json.loads(places.POINTS.read_text()))
+    if places.TABLE_2.is_file():
+        lines += results_paper.table(json.loads(places.TABLE_2.read_text()))
     (places.ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
 
 

@@ -6,6 +6,7 @@ as the measured one: the slope of a line through the logarithms.
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ..bench.timing import compare, peak_bytes
 from ..layers import DeepPrism, PrismAttn
+from ..training.engine.begin import hardware
 from .table import Table
 
 _GROUPS = _HEADS = 8
@@ -199,7 +201,8 @@ def table_2(sizes: Sizes = Sizes(), tell: Callable[[str], None] = lambda text: N
             exponents = [e if e is None else round(e, 2) for pair in zip(wanted, ours, strict=True) for e in pair]
             rows.append((column.name, measure, marked, derived, *exponents, close))
     notes = (
-        f"B = {sizes.batch}, float32, {torch.get_num_threads()} threads; in C at N = {sizes.at_side}², C = "
+        f"Measured on {hardware(torch.device('cpu'))}, torch {torch.__version__}, {datetime.date.today().isoformat()}. "
+        f"B = {sizes.batch}, float32; in C at N = {sizes.at_side}², C = "
         f"{', '.join(map(str, sizes.channels))}; in N at C = {sizes.at_channels}, N = "
         f"{', '.join(f'{side}²' for side in sizes.sides)}. G = P = {_HEADS}. Space is the most that the tensors of a "
         "training step hold at once, weights not counted.",

@@ -33,7 +33,7 @@ def table_4(points: Sequence[dict[str, Any]]) -> Table:
     notes = (
         _how(points),
         "± is the deviation over images (of IS and KID over splits and subsets), as the paper's; in brackets the "
-        "deviation of the means over seeds. " + _judged(points),
+        f"deviation of the means over seeds. {_judged(points)}".rstrip(),
     )
     return Table("table4", "Table 4: the autoencoder, dense and converted", columns, tuple(rows), notes)
 
@@ -102,10 +102,11 @@ def _how(points: Sequence[dict[str, Any]]) -> str:
     first = points[0]
     setting = first["setting"]
     for_ = "as long as it says" if setting["minutes"] is None else f"for {setting['minutes']:g} minutes"
-    dates = sorted({p["date"] for p in points})
+    days = sorted({p["date"] for p in points})
+    dates = " to ".join(dict.fromkeys((days[0], days[-1])))
     return (
         f"Each trained by the recipe `{setting['recipe']}` {for_} (budget `{setting['budget']}`) with what its row "
-        f"changes, on {first['hardware']}, torch {first['versions']['torch']}, {' to '.join((dates[0], dates[-1]))}, "
+        f"changes, on {first['hardware']}, torch {first['versions']['torch']}, {dates}, "
         f"and measured on {first['images']:,} images of {setting['test']}."
     )
 

@@ -29,10 +29,10 @@ def methods(budget: Budget) -> tuple[Method, ...]:
     """Around the budget's C: DeepPrism of three widths and three depths of volumes, and other ways to small layers."""
     c = budget.channels
     unfused = ("train.fuse=false", *budget.dense)
-    dense = ("model.convert=null", *unfused)
+    dense, own = ("model.convert=null", *unfused), _widths(c)
 
     def operator(text: str) -> tuple[str, ...]:
-        return (f"model.convert={{name: paper, {text}}}", "model.zero=[]", *unfused)
+        return (*own, f"model.convert={{name: paper, {text}}}", "model.zero=[]", *unfused)
 
     return (
         *(Method(DEEP_PRISM, f"C = {width}", _widths(width)) for width in (c // 2, c, 2 * c)),
@@ -40,7 +40,7 @@ def methods(budget: Budget) -> tuple[Method, ...]:
             Method(
                 "DeepPrism, volumes",
                 f"C = {c}, volumes of {depth}",
-                (f"model.convert={{name: volumes, depth: {depth}, min_volume: 8}}",),
+                (*own, f"model.convert={{name: volumes, depth: {depth}, min_volume: 8}}"),
             )
             for depth in (c // 2, c // 4, c // 8)
         ),
@@ -58,7 +58,7 @@ def methods(budget: Budget) -> tuple[Method, ...]:
             for rank in (1, 4)
         ),
         *(Method("narrow", f"C = {w}", (*_widths(w, w // 2), *dense)) for w in (c // 16, c // 8, c // 4)),
-        Method(DENSE, f"C = {c}", dense),
+        Method(DENSE, f"C = {c}", (*own, *dense)),
     )
 
 

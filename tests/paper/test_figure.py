@@ -38,6 +38,8 @@ def test_every_method_is_a_recipe_of_its_own(budget: Budget) -> None:
     assert len(set(names)) == len(names) >= 12
     recipes = [read_recipe(budget.recipe, [*m.sets, *budget.sets, "data.path=x"]) for m in found]
     assert len({str(r.model) for r in recipes}) == len(recipes)
+    widths = {m.name: r.model.arguments["block_out_channels"] for m, r in zip(found, recipes, strict=True)}
+    assert all(name.startswith(f"C = {channels[0]}") for name, channels in widths.items())
     assert {(m.family, m.name) for m in table_4_methods(budget)} == {
         (family, f"C = {budget.channels}") for family in ("DeepPrism", "dense")
     }
