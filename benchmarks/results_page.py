@@ -46,6 +46,10 @@ def write() -> None:
         lines += results_paper.trained(json.loads(places.POINTS.read_text()))
     if places.TABLE_2.is_file():
         lines += results_paper.table(json.loads(places.TABLE_2.read_text()))
+    if places.ADVERSARIAL.is_file():
+        lines += results_paper.adversarial(json.loads(places.ADVERSARIAL.read_text()))
+    if places.SHARDS.is_file():
+        lines += results_paper.shards(json.loads(places.SHARDS.read_text()))
     (places.ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
 
 

@@ -34,5 +34,62 @@ def table(data: dict[str, Any]) -> list[str]:
     return [*_section(made), "", f"    {data['command']}"]
 
 
+def adversarial(rows: list[dict[str, Any]]) -> list[str]:
+    """The stage with LPIPS and the hinge loss: a row for each run, and what they make of the same images."""
+    first, *runs = rows
+    metrics = list(first["scores"])
+    lines = [
+        "",
+        "## The adversarial stage",
+        "",
+        f"`cifar10-ae-64` ({first['images']:,} test images measured) learns on for {runs[0]['minutes']:g} minutes by the",
+        f"recipe `cifar10-fast` with what a row says, on {runs[0]['hardware']}, torch {runs[0]['versions']['torch']},",
+        f"{runs[0]['date']}. It learns by LPIPS of VGG-16 and is measured by that of AlexNet. The last columns are means",
+        "over the last fifth of the steps: the discriminator's hinge loss (1 where it tells nothing apart, 0 where it",
+        "tells all), and its logits on originals and on reconstructions.",
+        "",
+        f"| stage | seed | steps | {' | '.join(metrics)} | hinge | real | made |",
+        f"|---|---:|---:|{'---:|' * (len(metrics) + 3)}",
+    ]
+    for row in rows:
+        cells = [_of(row["scores"].get(metric)) for metric in metrics]
+        last = row.get("last_fifth", {})
+        judged = [f"{last[t]:.2f}" if t in last else "" for t in ("discriminator", "logits_real", "logits_fake")]
+        seed, steps = ("", "") if row["seed"] is None else (str(row["seed"]), f"{row['steps']:,}")
+        lines.append(f"| {row['name']} | {seed} | {steps} | {' | '.join([*cells, *judged])} |")
+    names = ["the images", *(r["name"] if r["seed"] is None else f"{r['name']} (seed {r['seed']})" for r in rows)]
+    return [
+        *lines,
+        "",
+        f"From above: {', '.join(names)}:",
+        "",
+        f"![Test images before and after](images/{places.ADVERSARIAL_PICTURE.name})",
+        "",
+        "    python benchmarks/adversarial.py --data TRAIN --test TEST --vgg VGG --alex ALEX --features RESNET --runs RUNS",
+    ]
+
+
+def shards(row: dict[str, Any]) -> list[str]:
+    """ImageNet's recipe on shards."""
+    speeds = ", ".join(f"{name}: {value:.2f}" for name, value in row["images_per_second"].items())
+    return [
+        "",
+        "## ImageNet's recipe on WebDataset shards",
+        "",
+        f"The recipe `imagenet256` at C = {row['width']} ({row['parameters']:,} parameters), {row['steps']} steps of",
+        f"{row['batch']} images of 256×256, random crops of {row['pictures']} pictures in {row['shards']} shards, in",
+        f"{row['processes']} processes on {row['hardware']} each, torch {row['versions']['torch']}, {row['date']},",
+        f"seed {row['seed']}. Images a second, by what the step learns from: {speeds}. All processes together held",
+        f"{row['most_gib']:.1f} GiB at most. A run stopped by a signal at step {row['stopped_at']} and started again",
+        f"ended with {'the same weights, to the bit' if row['same_weights'] else 'other weights'}.",
+        "",
+        f"    {row['command']}",
+    ]
+
+
+def _of(score: dict[str, Any] | None) -> str:
+    return "" if score is None else f"{score['mean']:.4g}"
+
+
 def _section(made: Table) -> list[str]:
     return ["", *f"#{made.markdown()}".splitlines()]
