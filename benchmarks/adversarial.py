@@ -22,10 +22,12 @@ import places
 import results_page
 from command import run
 
-STAGE = "cifar10-ae-64"
-START = places.ROOT / "prismify" / "pretrained" / STAGE
+START = "cifar10-ae-64"
 COMMON = [
-    f"model={START}",
+    f"model.source={START}",
+    "model.arguments={}",
+    "model.convert=null",
+    "model.zero=[]",
     "train.steps=1000000",
     "train.batch_size=8",
     "train.learning_rate=4e-3",
@@ -82,7 +84,7 @@ def history(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=list(STAGES), choices=[*STAGES, []], metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="; ".join(STAGES))
     for name in ("--data", "--test", "--vgg", "--alex", "--features"):
         parser.add_argument(name, required=True)
     parser.add_argument("--runs", type=Path, required=True)
@@ -92,12 +94,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--set", dest="sets", action="append", default=[])
     arguments = parser.parse_args()
+    arguments.names = arguments.names or list(STAGES)
+    if unknown := set(arguments.names) - set(STAGES):
+        parser.error(f"there is no {' or '.join(sorted(unknown))}: there are {', '.join(STAGES)}")
     tasks = [(name, seed) for seed in arguments.seeds for name in arguments.names]
     with ThreadPoolExecutor(arguments.jobs) as side_by_side:
         folders = list(side_by_side.map(lambda task: trained(*task, arguments), tasks))
-    models = [STAGE, *(str(folder / "model") for folder in folders)]
+    models = [START, *(str(folder / "model") for folder in folders)]
     found = measured(models, arguments)
-    rows = [{"name": "before", "seed": None, "changes": [], **found[STAGE]}]
+    rows = [{"name": "before", "seed": None, "changes": [], **found[START]}]
     for (name, seed), folder, model in zip(tasks, folders, models[1:], strict=True):
         made = {"name": name, "seed": seed, "changes": [*STAGES[name], *arguments.sets], "minutes": arguments.minutes}
         rows.append({**made, **found[model], **history(folder)})

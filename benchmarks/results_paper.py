@@ -42,11 +42,11 @@ def adversarial(rows: list[dict[str, Any]]) -> list[str]:
         "",
         "## The adversarial stage",
         "",
-        f"`cifar10-ae-64` ({first['images']:,} test images measured) learns on for {runs[0]['minutes']:g} minutes by the",
-        f"recipe `cifar10-fast` with what a row says, on {runs[0]['hardware']}, torch {runs[0]['versions']['torch']},",
-        f"{runs[0]['date']}. It learns by LPIPS of VGG-16 and is measured by that of AlexNet. The last columns are means",
-        "over the last fifth of the steps: the discriminator's hinge loss (1 where it tells nothing apart, 0 where it",
-        "tells all), and its logits on originals and on reconstructions.",
+        f"`cifar10-ae-64` learns on for {runs[0]['minutes']:g} minutes by the recipe `cifar10-fast` with what a row",
+        f"says, on {runs[0]['hardware']}, torch {runs[0]['versions']['torch']}, {runs[0]['date']}; measured on",
+        f"{first['images']:,} test images. It learns by LPIPS of VGG-16 and is measured by that of AlexNet.",
+        "The last columns are means over the last fifth of the steps: the discriminator's hinge loss (1 where it tells",
+        "nothing apart, 0 where it tells all), and its logits on originals and on reconstructions.",
         "",
         f"| stage | seed | steps | {' | '.join(metrics)} | hinge | real | made |",
         f"|---|---:|---:|{'---:|' * (len(metrics) + 3)}",
@@ -65,7 +65,7 @@ def adversarial(rows: list[dict[str, Any]]) -> list[str]:
         "",
         f"![Test images before and after](images/{places.ADVERSARIAL_PICTURE.name})",
         "",
-        "    python benchmarks/adversarial.py --data TRAIN --test TEST --vgg VGG --alex ALEX --features RESNET --runs RUNS",
+        "    python benchmarks/adversarial.py --data TRAIN --test TEST --vgg VGG --alex ALEX --features F --runs RUNS",
     ]
 
 

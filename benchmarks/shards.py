@@ -2,8 +2,8 @@
 
     python benchmarks/shards.py --data IMAGES ... --vgg LPIPS_VGG --runs RUNS [--width 64] [--steps 12] [--processes 2]
 
-cuts pictures with shorter sides of 256 to 384 from the images, packs them into shards as WebDataset does, and trains the
-recipe `imagenet256` (random crops, mirroring, LPIPS, the adversarial term from the middle on) for some steps: once
+cuts pictures with shorter sides of 256 to 384 from the images, packs them into shards as WebDataset does, and trains
+the recipe `imagenet256` (random crops, mirroring, LPIPS, the adversarial term from the middle on) for some steps: once
 without a stop, and once stopped by a signal half way and started again. Writes benchmarks/results/shards-cpu.json and
 the page: images a second, the memory that all processes held at most, and whether both runs have the same weights.
 """

@@ -79,7 +79,8 @@ def open_source(
     if path.is_dir():
         if model or arguments or config:
             raise SourceError(
-                f"{source} is a folder and says itself which model it holds: drop --model, --config and --arg"
+                f"{source} is a folder and says itself which model it holds: drop --model, --config and --arg "
+                "(in a recipe: architecture and arguments, which {} empties)"
             )
         return _folder(path, trusted, select)
     if select.variant is not None:

@@ -280,9 +280,10 @@ def _value(text: str, change: str) -> Any:
 
 
 def _merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """What was said with the changes in it, key by key; an empty mapping empties, as `model.arguments={}`."""
     merged = dict(content)
     for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        both = isinstance(value, dict) and value and isinstance(merged.get(key), dict)
         merged[key] = _merged(merged[key], value) if both else value
     return merged
 

@@ -104,6 +104,16 @@ def test_values_are_set_by_dotted_keys(file: Path) -> None:
     assert recipe.train.learning_rate == 1e-3
 
 
+def test_a_mapping_is_merged_and_an_empty_one_empties() -> None:
+    own = read_recipe("cifar10-fast").model.arguments
+    assert read_recipe("cifar10-fast", ["model.arguments={latent_channels: 4}"]).model.arguments == {
+        **own,
+        "latent_channels": 4,
+    }
+    changed = read_recipe("cifar10-fast", ["model=cifar10-ae-64", "model.arguments={}"])
+    assert (changed.model.source, changed.model.arguments) == ("cifar10-ae-64", {})
+
+
 def test_a_recipe_written_out_reads_back_the_same(file: Path, tmp_path: Path) -> None:
     recipe = read_recipe(file)
     (tmp_path / "full.yaml").write_text(recipe_yaml(recipe))
