@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -48,6 +52,39 @@ def test_two_gloo_processes_train_to_the_same_weights_as_one(tmp_path: Path, rec
     # The comparison can fail: twenty steps move the weights by far more than that.
     start = load_file(Path(recipe()["model"]["source"]) / "model.safetensors")
     assert max(float((first[k] - start[k]).abs().max()) for k in first) > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda s: s.name)
+def test_a_signal_to_the_launcher_stops_all_after_a_state_was_written(
+    number: signal.Signals, tmp_path: Path, recipe: Callable[..., Any]
+) -> None:
+    recipe(
+        train={"steps": 100_000, "ema": None},
+        log={"every": 1, "validate_every": 1_000_000, "tensorboard": False},
+        checkpoint={"every": 1_000_000},
+    )
+    command = [sys.executable, "-c", CLI, "train", "recipe.yaml", "--set", "output=out", "--processes", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "out" / "metrics.jsonl"
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        limit = time.monotonic() + 120
+        while not (log.is_file() and log.read_text().count("\n") > 1):
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert len(children) >= 2
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    (state,) = (tmp_path / "out" / "state").glob("*")
+    last = json.loads(log.read_text().splitlines()[-1])["step"]
+    assert str(last) in state.name
+    more = prismify("train", "recipe.yaml", "--set", "output=out", "--set", f"train.steps={last + 2}", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert f"step {last + 2}:" in more.stderr
 
 
 def test_torchrun_starts_the_same_recipe(tmp_path: Path, recipe: Callable[..., Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from ...errors import TrainingError
+from .signals import handled_signals
 
 _GRACE_SECONDS = 10.0
+#: For the others, once the first process ended after a signal: long enough to write a large state.
+_WRITING_SECONDS = 600.0
 
 
 def is_launched() -> bool:
@@ -26,7 +30,8 @@ def launch(command: Sequence[str], processes: int) -> int:
     """Run `command` as processes 0 to N-1 of a group; returns the exit code.
 
     What process 0 prints is shown; what another one printed only where that one failed first. When one fails the
-    others are ended.
+    others are ended. A signal that ends programs goes to all of them, which write their state after the step they are
+    in; the second one has them stop at once, and the third kills them.
 
     Raises:
         TrainingError: a process failed without a word of its own.
@@ -50,9 +55,21 @@ def launch(command: Sequence[str], processes: int) -> int:
                 "OMP_NUM_THREADS": threads,
             }
             output = None if rank == 0 else errors[rank - 1]
-            started.append(subprocess.Popen(list(command), env=environment, stdout=output, stderr=output))
+            # In sessions of their own: what is typed at the terminal reaches them once, through this process.
+            started.append(
+                subprocess.Popen(list(command), env=environment, stdout=output, stderr=output, start_new_session=True)
+            )
+        told: list[int] = []
+
+        def tell(number: int, frame: object) -> None:
+            told.append(number)
+            for process in started:
+                if process.poll() is None:
+                    process.send_signal(number if len(told) < 3 else signal.SIGKILL)
+
         try:
-            code, rank = _first_failure(started)
+            with handled_signals(tell):
+                code, rank = _first_failure(started, told)
         finally:
             _end(started)
         if code and rank:
@@ -64,10 +81,20 @@ def launch(command: Sequence[str], processes: int) -> int:
         return code
 
 
-def _first_failure(started: list[subprocess.Popen[Any]]) -> tuple[int, int]:
-    """Wait for all to end well, or one not: its code and its rank."""
+def _first_failure(started: list[subprocess.Popen[Any]], told: list[int]) -> tuple[int, int]:
+    """Wait for all to end well, or one not: its code and its rank.
+
+    Args:
+        told: signals that were passed on: from then on, all are waited for.
+    """
+    limit = None
     while True:
         codes = [process.poll() for process in started]
+        if told and any(code is not None for code in codes):
+            limit = limit or time.monotonic() + _WRITING_SECONDS
+            if None in codes and time.monotonic() < limit:
+                time.sleep(0.05)
+                continue
         for rank, code in enumerate(codes):
             if code:
                 # Process 0 speaks for all: where it is about to fail of the same cause, its line is the one shown.

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, noted instead of obeyed at once."""
+"""The signals that end a program, noted instead of obeyed at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+#: A terminal that closes sends SIGHUP, which not every system knows and `nohup` has ignored.
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 @contextmanager
 def handled_signals(note: Callable[[int, object], None]) -> Iterator[None]:
@@ -14,7 +17,8 @@ def handled_signals(note: Callable[[int, object], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    heard = [s for s in _ENDING if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, note) for s in heard}
     try:
         yield
     finally:

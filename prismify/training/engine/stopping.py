@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -58,7 +58,8 @@ class Stopping:
 
     def agree(self, flags: list[float]) -> None:
         """Take what the processes know together: the mean of their `flags`."""
-        self.clock, self.time_is_up, self.signal = flags[0], flags[1] > 0, math.ceil(flags[2])
+        self.clock, self.time_is_up = flags[0], flags[1] > 0
+        self.signal = (self._noted or signal.SIGTERM) if flags[2] > 0 else 0
 
     def astray(self, values: Mapping[str, float]) -> str | None:
         """Why a step's terms are no longer those of a run that learns, or None."""
