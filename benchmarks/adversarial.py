@@ -11,7 +11,6 @@ and the page. What a run left in --runs is not made again.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +77,7 @@ def history(folder: Path) -> dict[str, Any]:
         "last_fifth": {t: statistics.mean(r[t] for r in last) for t in terms if all(t in r for r in last)},
         "hardware": facts["hardware"],
         "versions": facts["versions"],
-        "date": datetime.date.today().isoformat(),
+        "date": places.today(),
     }
 
 
@@ -102,7 +101,8 @@ def main() -> None:
         folders = list(side_by_side.map(lambda task: trained(*task, arguments), tasks))
     models = [START, *(str(folder / "model") for folder in folders)]
     found = measured(models, arguments)
-    rows = [{"name": "before", "seed": None, "changes": [], **found[START]}]
+    where = {key: history(folders[0])[key] for key in ("date", "hardware", "versions")}
+    rows = [{"name": "before", "seed": None, "changes": [], **where, **found[START]}]
     for (name, seed), folder, model in zip(tasks, folders, models[1:], strict=True):
         made = {"name": name, "seed": seed, "changes": [*STAGES[name], *arguments.sets], "minutes": arguments.minutes}
         rows.append({**made, **found[model], **history(folder)})

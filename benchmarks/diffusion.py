@@ -144,6 +144,7 @@ def row(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "images": train[-1]["step"] * recipe["train"]["batch_size"],
         "parameters": parameter_count(opened.denoiser.model),
         "time_parameters": time_layers,
+        "date": places.today(),
         "hardware": facts["hardware"],
         "versions": facts["versions"],
         "count": arguments.count,

@@ -103,6 +103,7 @@ def main() -> None:
         "seed": facts["seed"],
         "minutes": arguments.minutes,
         "steps": train[-1]["step"],
+        "date": places.today(),
         "hardware": facts["hardware"],
         "versions": facts["versions"],
         "trained_on": facts["data"]["images"],

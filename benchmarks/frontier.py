@@ -393,6 +393,7 @@ def facts_of(
         "rank_correlation": outcome.scores.correlation if outcome is not None and searched_first else None,
         "jobs": arguments.jobs,
         "steps": [r for r in records if r["kind"] == "train"][-1]["step"],
+        "date": places.today(),
         "hardware": facts["hardware"],
         "versions": facts["versions"],
     }

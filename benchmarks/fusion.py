@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import places
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -130,7 +131,7 @@ def main() -> None:
             kept = row["saved_bytes"]
             print(f"{line}  {kept['unfused'] / 2**20:.1f} -> {kept['fused'] / 2**20:.2f} MiB", flush=True)  # type: ignore[index]
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "engine": engines_report()[0]}
-    arguments.output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    arguments.output.write_text(json.dumps({"date": places.today(), "machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def measure(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(whole),
         "steps": train[-1]["step"],
         "parameters": facts["model"]["parameters"],
+        "date": places.today(),
         "hardware": facts["hardware"],
         "versions": facts["versions"],
         "images": found["data"]["images"],

@@ -24,6 +24,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import places
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -202,6 +203,7 @@ def main() -> None:
     peak = multiply_add_peak(threads)
     groups = {"large": LARGE, "other": OTHERS, "small": SMALL, "tokens": TOKENS}
     report: dict[str, Any] = {
+        "date": places.today(),
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "capability": torch.backends.cpu.get_cpu_capability(),

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import places
+
 ROOT = Path(__file__).parents[1]
 SHAPES = ("8,256,32,32", "4,256,64,64", "1,256,128,128", "8,64,32,32")
 MODELS = (("examples/configs/ldm-autoencoder-256", "8,3,32,32"),)
@@ -104,7 +106,7 @@ def measure() -> dict[str, Any]:
         f"numba {numba.__version__}; copy {max(s['machine']['copy_bytes_per_s'] for s in shapes) / 1e9:.1f} GB/s, "
         f"2048-square float32 product {max(s['machine']['matmul_flops_per_s'] for s in shapes) / 1e9:.0f} Gflop/s"
     )
-    result = {"machine": machine, "shapes": shapes, "models": models}
+    result = {"date": places.today(), "machine": machine, "shapes": shapes, "models": models}
     (RESULTS / "performance-cpu.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
 

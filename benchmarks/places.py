@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +21,11 @@ ADVERSARIAL_PICTURE = IMAGES / "adversarial.png"
 SHARDS = ROOT / "benchmarks" / "results" / "shards-cpu.json"
 FIGURE_1 = IMAGES / "figure1.png"
 SINGLE = ROOT / "benchmarks" / "results" / "single-image-cpu.json"
+
+
+def today() -> str:
+    """The day of a measurement, as results keep it."""
+    return datetime.date.today().isoformat()
 
 
 def slug(name: str) -> str:

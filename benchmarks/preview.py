@@ -133,6 +133,7 @@ def main() -> None:
         "milliseconds": timed({"original": original, "small": small}, arguments.rounds),
         "latents": LATENTS,
         "threads": arguments.threads,
+        "date": places.today(),
         "hardware": facts["hardware"],
         "versions": facts["versions"],
     }

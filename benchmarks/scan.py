@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import places
 from command import COMMAND
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +104,12 @@ def main() -> None:
     zoo = {row["model"]: row for row in kept.get("zoo", ())}
     machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
     machine += f", Python {platform.python_version()}, torch {torch.__version__}"
-    results = {"machine": machine, "rows": kept.get("rows") or scan_configs(), "zoo": list(zoo.values())}
+    results = {
+        "date": places.today(),
+        "machine": machine,
+        "rows": kept.get("rows") or scan_configs(),
+        "zoo": list(zoo.values()),
+    }
     for row in scan_zoo(words):
         zoo[row["model"]] = row
         results["zoo"] = list(zoo.values())

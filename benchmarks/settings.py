@@ -35,6 +35,7 @@ def row(folder: Path) -> dict[str, Any]:
         "seconds": train["seconds"],
         "parameters": facts["model"]["parameters"],
         "errors": errors,
+        "date": places.today(),
         "hardware": facts["hardware"],
         "versions": facts["versions"],
     }

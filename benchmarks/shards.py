@@ -11,7 +11,6 @@ the page: images a second, the memory that all processes held at most, and wheth
 from __future__ import annotations
 
 import argparse
-import datetime
 import io
 import json
 import random
@@ -173,7 +172,7 @@ def main() -> None:
     made = {
         "command": "python benchmarks/shards.py --data IMAGES ... --vgg LPIPS_VGG --runs RUNS",
         "seed": 0,
-        "date": datetime.date.today().isoformat(),
+        "date": places.today(),
         "hardware": facts["hardware"],
         "versions": facts["versions"],
         "parameters": facts["model"]["parameters"],

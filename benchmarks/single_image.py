@@ -79,6 +79,7 @@ def row(picture: Path, name: str, arguments: argparse.Namespace) -> dict[str, An
         "steps": train[-1]["step"],
         "error": statistics.mean(r["error"] for r in train[-10:]),
         "parameters": parameter_count(open_denoiser(str(folder)).denoiser.model),
+        "date": places.today(),
         "hardware": facts["hardware"],
         "versions": facts["versions"],
         "count": arguments.count,

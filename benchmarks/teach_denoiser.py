@@ -30,6 +30,7 @@ from prismify.diffusion.opening import Opened
 from prismify.diffusion.record import Trained
 from prismify.diffusion.writing import write_samples
 from prismify.facts import parameter_count
+from prismify.training.engine.begin import hardware
 from prismify.training.schema import Noise
 
 NET = f"{places.ROOT / 'tests' / 'diffusion' / 'nets' / 'mnist_ddpm.py'}:make"
@@ -122,7 +123,8 @@ def main() -> None:
         wanted = Wanted(count=arguments.count, steps=100, sampler="ddpm")
         write_samples(opened, wanted, samples, "the teacher", torch.device("cpu"), lambda done, steps: None)
     shutil.copy(samples / "grid.png", places.taught_picture("teacher"))
-    keep({"name": "teacher", "parameters": parameter_count(teacher), "metrics": judged(samples, arguments)})
+    made = {"name": "teacher", "date": places.today(), "hardware": hardware(torch.device("cpu")), "seed": 0}
+    keep({**made, "parameters": parameter_count(teacher), "metrics": judged(samples, arguments)})
     groups = {"terms": list(TERMS), "sizes": list(SIZES)}
     for name in (name for wanted in arguments.names for name in groups.get(wanted, [wanted])):
         folder = taught(name, arguments)
@@ -142,6 +144,7 @@ def main() -> None:
                 "minutes": arguments.minutes,
                 "steps": held["step"],
                 "seed": facts["seed"],
+                "date": places.today(),
                 "hardware": facts["hardware"],
                 "versions": facts["versions"],
                 "count": arguments.count,

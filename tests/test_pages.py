@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,20 +14,60 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+RESULTS = ROOT / "benchmarks" / "results"
+#: How a page is written again from what was measured.
+WRITERS = {
+    "results.md": "import results_page; results_page.write()",
+    "performance.md": "import sys, performance; sys.argv[1:] = ['--page-only']; performance.main()",
+    "scan.md": (
+        "import json, scan; found = json.loads(scan.RESULTS.read_text()); (scan.ROOT / 'docs' / 'scan.md')"
+        ".write_text(chr(10).join([*scan.page(found), *scan.zoo_page(found)]) + chr(10))"
+    ),
+}
+
+
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the scripts and their results, in which the page was written anew."""
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts, their results and the pictures, apart."""
     pytest.importorskip("matplotlib")
     place = tmp_path_factory.mktemp("pages")
     shutil.copytree(ROOT / "benchmarks", place / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "docs" / "images", place / "docs" / "images")
-    code = "import sys; sys.path.insert(0, 'benchmarks'); import results_page; results_page.write()"
-    subprocess.run([sys.executable, "-c", code], cwd=place, check=True)
     return place
 
 
-def test_the_results_page_says_what_the_files_say(written: Path) -> None:
-    assert (written / "docs" / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
+@pytest.mark.parametrize("page", WRITERS)
+def test_a_page_says_what_the_files_say(page: str, copy: Path) -> None:
+    code = f"import sys; sys.path.insert(0, 'benchmarks'); {WRITERS[page]}"
+    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, stdout=subprocess.DEVNULL)
+    assert (copy / "docs" / page).read_text() == (ROOT / "docs" / page).read_text()
+
+
+def test_the_zoos_page_says_what_its_file_says() -> None:
+    from tests.zoo.page import markdown
+    from tests.zoo.table import GROUPS, ROWS
+    from tests.zoo.walk import Result
+
+    kept = {row["name"]: Result(**row) for row in json.loads((RESULTS / "zoo.json").read_text())}
+    found = {row.name: kept[row.name] for row in ROWS if row.name in kept}
+    assert markdown(GROUPS, found) == (ROOT / "docs" / "zoo.md").read_text()
+
+
+def test_every_result_says_when_where_and_by_which_command_it_was_made() -> None:
+    rows = re.findall(r"^\| (\S+\.json) \| `(.+?)` \| (\S+) \|$", (RESULTS / "README.md").read_text(), re.MULTILINE)
+    listed = {name: (command, page) for name, command, page in rows}
+    there = {path.name for path in RESULTS.glob("*.json")}
+    assert there <= set(listed)
+    for command, page in listed.values():
+        script = command.split()[1] if command.split()[1] != "-m" else command.split()[2].replace(".", "/")
+        assert (ROOT / script).exists()
+        assert (ROOT / page).is_file()
+    for name in there:
+        content = json.loads((RESULTS / name).read_text())
+        for row in content if isinstance(content, list) else [content]:
+            assert re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]), name
+            assert row.get("hardware") or row.get("machine"), name
+            assert "seed" in row or not {"steps", "minutes"} <= row.keys(), name
 
 
 def test_every_picture_is_there_and_shown() -> None:

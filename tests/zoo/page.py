@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from .row import Row
 from .walk import STEPS, Result
 
@@ -15,12 +13,13 @@ _COLUMNS = STEPS[1:]
 def markdown(groups: Mapping[str, tuple[Row, ...]], results: Mapping[str, Result]) -> str:
     """The page that `python -m tests.zoo` writes."""
     green = sum(r.green for r in results.values())
+    days, machines = (sorted({getattr(r, name) for r in results.values()}) for name in ("date", "machine"))
     by_hand = sum(row.roles is not None for rows in groups.values() for row in rows)
     lines = [
         "# The zoo",
         "",
         f"{len(results)} architectures, small, taken through everything prismify does; {green} are green throughout.",
-        f"Written by `python -m tests.zoo` with torch {torch.__version__.partition('+')[0]}; "
+        f"Written by `python -m tests.zoo` from what was walked {days[0]} to {days[-1]} ({'; '.join(machines)});",
         "the rows are in `tests/zoo/table`.",
         "",
         "* *scan*: the model was captured as a graph; every layer is in the report once, replaced or kept with a",

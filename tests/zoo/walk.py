@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import fnmatch
+import os
+import platform
 import re
 import time
 from collections.abc import Iterator
@@ -30,6 +33,7 @@ from prismify.scanning import scan_captured
 from .oracle import contradictions, flow_of
 from .row import Row
 
+MACHINE = f"{platform.machine()}, {os.cpu_count()} CPU cores, torch {torch.__version__.partition('+')[0]}"
 STEPS = ("build", "scan", "roles", "convert", "forward", "backward", "save", "load", "export")
 #: Paper first; where that has nothing to convert, everything that volumes reach.
 POLICIES = {
@@ -46,6 +50,7 @@ class Result:
     Args:
         steps: step -> "ok", or in one line why it is not; steps that were not reached are missing.
         seconds: how long each step took.
+        date, machine: when and where.
     """
 
     name: str
@@ -57,6 +62,8 @@ class Result:
     parameters: tuple[int, int] = (0, 0)
     layers: int = 0
     replaced: int = 0
+    date: str = ""
+    machine: str = ""
 
     @property
     def green(self) -> bool:
@@ -82,7 +89,7 @@ def walk(row: Row, folder: Path, steps: tuple[str, ...] = STEPS) -> Result:
         folder: what is to be loaded goes into a folder of the row's name in here.
         steps: which to take; what a step needs must be among them.
     """
-    result = Result(row.name)
+    result = Result(row.name, date=datetime.date.today().isoformat(), machine=MACHINE)
     state: dict[str, Any] = {"whole": steps == STEPS}
     for step in steps:
         if step == "load":
