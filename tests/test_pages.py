@@ -77,3 +77,14 @@ def test_every_picture_is_there_and_shown() -> None:
     }
     assert {path for path in shown if not path.is_file()} == set()
     assert set((ROOT / "docs" / "images").glob("*.png")) - shown == set()
+
+
+def test_the_papers_map_names_files_that_are_there_and_all_that_the_paper_numbers() -> None:
+    page = (ROOT / "docs" / "paper.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and line.count("|") == 4]
+    for path in re.findall(r"`((?:prismify|recipes|benchmarks|tests|kernels)/[\w/]+\.py)`", "\n".join(rows)):
+        assert any((ROOT / base / path).is_file() for base in ("", "prismify")), path
+    text = "\n".join(row.split("|")[1] for row in rows)
+    named = {f"Eq. {n}" for n in (1, 2, 3)} | {"Eqs. 4-5", "Eqs. 6-9"} | {f"Figure {n}" for n in range(1, 7)}
+    named |= {f"Table {n}" for n in range(1, 5)} | {f"Sec. {n}" for n in ("3.2", "3.5", "4.1", "4.2", "4.3")}
+    assert {name for name in named if name not in text} == set()
