@@ -11,6 +11,7 @@ from .bench import bench
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .judge import judge
 from .new import new
 from .recipes import recipes
@@ -41,6 +42,7 @@ app.command()(search)
 app.command()(sample)
 app.command()(judge)
 app.add_typer(recipes)
+app.command()(export)
 app.command()(bench)
 app.command()(reproduce)
 app.command()(doctor)

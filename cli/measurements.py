@@ -43,6 +43,33 @@ def slower(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def print_export(report: dict[str, Any]) -> None:
+    """What was written, how far it is from the model, and how fast."""
+    console = Console(highlight=False)
+    details = [f"opset {report['opset']}", f"{report['nodes']:,} nodes"] if "opset" in report else []
+    details = [human_bytes(report["bytes"]), *details]
+    console.print(
+        f"[bold]{escape(report['file'])}[/]: {escape(report['model'])}.{report['method']}, {', '.join(details)}"
+    )
+    if report.get("forms"):
+        console.print("operators: " + ", ".join(f"{count} {form}" for form, count in report["forms"].items()))
+    for side in ("inputs", "outputs"):
+        shapes = [f"{name} {'×'.join(map(str, axes)) or 'scalar'}" for name, axes in report.get(side, {}).items()]
+        if shapes:
+            console.print(escape(f"{side}: {', '.join(shapes)}"))
+    for sizes, most in report.get("differences", {}).items():
+        console.print(escape(f"largest difference from the model: {most:.2g} ({sizes})"))
+    if "times" in report:
+        ours, dense = (report["times"].get(name) for name in ("exported", "dense"))
+        text = f"onnxruntime: {ours['median_ms']:.3g} ms"
+        if dense is not None:
+            text += f"; the dense original {dense['median_ms']:.3g} ms, {ratio_text(report['times_dense'])} as long"
+        console.print(text)
+    for key in ("not_compared", "no_dense"):
+        if key in report:
+            console.print(f"[yellow]{key.replace('_', ' ')}: {escape(report[key])}[/]")
+
+
 def print_engines(rows: list[dict[str, Any]]) -> None:
     """Which engine computes the operator where, in the order they are asked."""
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -32,6 +32,7 @@ ORDER = (
     "rewrite",
     "bench",
     "checkpoint",
+    "export",
     "training",
     "fresh",
     "diffusion",

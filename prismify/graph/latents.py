@@ -66,7 +66,7 @@ def encode(model: Any, images: Tensor) -> Latents:
     """
     encoded = model.encode(images)
     try:
-        return _read(encoded, len(images), lambda: _drawn(model, images))
+        return _read(encoded, images.shape[0], lambda: _drawn(model, images))
     except _UnclearError as error:
         what = f"{type(model).__name__}.encode returns {_described(encoded)}"
         raise RecipeError(f"{what}, {error}: {_WANTED}") from None
@@ -81,7 +81,7 @@ def decode(model: Any, latents: Tensor) -> tuple[Tensor, Tensor | None]:
     decoded = model.decode(latents)
     images = first_tensor(decoded, f"{type(model).__name__}.decode")
     members = {} if isinstance(decoded, (Tensor, Distribution)) else _members(decoded) or _places(decoded)
-    return images, _sum([value for value in members.values() if _is_loss(value, len(images))])
+    return images, _sum([value for value in members.values() if _is_loss(value, images.shape[0])])
 
 
 def first_tensor(output: Any, name: str) -> Tensor:
@@ -220,7 +220,7 @@ def _seen_drawn(model: nn.Module, images: Tensor) -> int:
                 with undisturbed(model, training=training), cloned_tensors(model), torch.no_grad():
                     seed_generators(seed)
                     found = model.encode(images)  # type: ignore[operator]
-                runs.append([v for v in found if _is_latent(v) and not _is_number(v, len(images))])
+                runs.append([v for v in found if _is_latent(v) and not _is_number(v, images.shape[0])])
         except Exception:
             continue  # batch norm refuses one image in training
         changed = [i for i, (a, b) in enumerate(zip(*runs, strict=True)) if not torch.equal(a, b)]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import reference
 from ..problem import HALF, Geometry, depth_of
+from . import forms
 
 #: Input channels of a block.
 BLOCK = 16
@@ -42,6 +43,8 @@ def deep_prism(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometr
         return deep_prism(*single, geometry, fused=fused).to(u.dtype)
     if weight.dim() == 3:
         weight = weight[None, None]
+    if (form := forms.wanted_form()) is not None:
+        return forms.deep_prism(u, weight, bias, geometry, form)
     q, p, *kernel = weight.shape
     depth = depth_of(u.shape[1], p, kernel[0], geometry.topology)
     alone, taps = p == q == 1, kernel[0] * kernel[1] * kernel[2]
@@ -94,7 +97,7 @@ def _bands(u: Tensor, weight: Tensor, depth: int, geometry: Geometry) -> Tensor:
     whole = depth + k_c - 1 <= BLOCK or depth <= k_c
     tile = depth if whole else max(BLOCK - k_c + 1, k_c)
     blocks = -(-depth // tile)
-    band = _band(weight, tile)
+    band = forms.banded(weight, tile)
     if whole and geometry.topology == "zero":
         # Padding channels that are zero need not be there.
         band, width = band.narrow(3, k_c // 2, depth), depth
@@ -111,12 +114,6 @@ def _bands(u: Tensor, weight: Tensor, depth: int, geometry: Geometry) -> Tensor:
     )
     y = torch.unflatten(torch.unflatten(y, 0, (-1, blocks)), 2, (q, tile)).transpose(1, 2).flatten(2, 3)
     return y.narrow(2, 0, depth).flatten(1, 2)
-
-
-def _band(weight: Tensor, tile: int) -> Tensor:
-    """(Q, P, K_C, K_H, K_W) -> (Q, tile, P, tile + K_C - 1, K_H, K_W), the weights along a diagonal band."""
-    rows = [F.pad(weight, (0, 0, 0, 0, t, tile - 1 - t)) for t in range(tile)]
-    return torch.stack(rows, 1)
 
 
 def _pad_channels(x: Tensor, pad: int, extra: int, topology: str) -> Tensor:
