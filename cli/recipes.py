@@ -10,8 +10,9 @@ import typer
 from .options import TrustCodeOption
 from .terminal import one_line_errors
 from .train import SetOption
+from .usage import OneLineUsage
 
-recipes = typer.Typer(name="recipes", help="List, copy and check recipes.", no_args_is_help=True)
+recipes = typer.Typer(cls=OneLineUsage, name="recipes", help="List, copy and check recipes.", no_args_is_help=True)
 
 
 @recipes.command("ls")

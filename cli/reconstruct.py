@@ -26,7 +26,7 @@ def reconstruct(
     set_: DataSetOption = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many images, drawn by --seed.")] = 64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the images that --count draws.")] = 0,
     trust_code: o.TrustCodeOption = False,
     import_: o.ImportOption = None,
     allow: o.AllowOption = None,
