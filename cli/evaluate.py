@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
+from .following import next_step
 from .judged import (
     FeaturesOption,
     LpipsOption,
@@ -142,6 +143,7 @@ def evaluate(
         print_json(content)
     else:
         _print(found, content, output)
+    next_step("reconstruct", models[0], data, "-o", "OUT")
 
 
 def images_of(

@@ -9,6 +9,7 @@ import typer
 
 from . import options as o
 from .evaluate import MODEL_HELP, DataSetOption, RangeOption, SizeOption, autoencoder, device_of, images_of, runs_of
+from .following import next_step
 from .terminal import one_line_errors, steps
 
 
@@ -56,3 +57,4 @@ def reconstruct(
     passed = passed_over_text(stream.images.passed_over)
     if passed:
         typer.echo(f"passed over: {passed}", err=True)
+    next_step("evaluate", model, "--data", images)

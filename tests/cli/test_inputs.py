@@ -121,7 +121,10 @@ def test_a_model_that_cannot_be_run_is_converted_by_an_edited_plan(picky: str, t
     file = tmp_path / "plan.json"
     ran = run("convert", picky, "--plan-only", "-o", file)
     assert ran.code == 0, ran.err
-    assert ran.err.strip() == f"plan written to {file}: edit it, then convert with --plan {file}"
+    assert ran.err.splitlines() == [
+        f"plan written to {file}: edit it, then convert with --plan {file}",
+        f"next: prismify convert {picky} --plan {file} -o DIR",
+    ]
     plan = json.loads(file.read_text())
     row = next(row for row in plan["layers"] if row["name"] == "body")
     assert row["decision"] == "keep"
