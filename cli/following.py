@@ -33,18 +33,19 @@ def after_conversion(folder: Path, parts: Collection[str] | None, *, ours: bool 
     return ["bench", folders[0]]
 
 
-def after_report(folder: Path, name: str, manifest: dict[str, Any], notes: Collection[str]) -> list[object]:
+def after_report(
+    folder: Path, name: str, parts: Collection[str] | None, notes: object, is_denoiser: bool
+) -> list[object]:
     """What follows the report of a folder: using a model that was trained, training one that was not.
 
     Args:
         name: what the person called the folder.
-        notes: of the report.
+        parts: see `after_conversion`.
+        notes: of the report, a list where that is not damaged.
     """
-    from ..diffusion.opening import is_denoiser
-
-    if not any(note.startswith("Trained with the recipe") for note in notes):
-        return after_conversion(folder, manifest.get("parts"))
-    return ["sample", name, "-o", "samples"] if is_denoiser(name) else ["evaluate", name, "--data", "IMAGES"]
+    if not any(str(note).startswith("Trained with the recipe") for note in (notes if isinstance(notes, list) else ())):
+        return after_conversion(folder, parts)
+    return ["sample", name, "-o", "samples"] if is_denoiser else ["evaluate", name, "--data", "IMAGES"]
 
 
 def typed(call: Any, without: Collection[str] = ()) -> list[str]:

@@ -9,7 +9,8 @@ import typer
 
 from . import options as o
 from .following import next_step
-from .terminal import fail, loading, one_line_errors, steps
+from .terminal import loading, one_line_errors, steps
+from .usage import misused
 
 
 @one_line_errors
@@ -35,8 +36,7 @@ def new(
         _list()
         return
     if name is None or output is None:
-        fail("name what to make and where, as `prismify new ddpm-unet -o small`; --list says what there is")
-        return
+        misused("name what to make and where, as `prismify new ddpm-unet -o small`; --list says what there is")
     if policy not in ("none", "paper", "volumes"):
         raise typer.BadParameter(f"{policy!r} is none of none, paper, volumes", param_hint="--policy")
     with steps() as begin:

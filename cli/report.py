@@ -29,6 +29,7 @@ def report(
     with loading():
         from ..checkpoint.manifest import REPORT_NAME, read_manifest, read_report
         from ..checkpoint.shipped import folder_of
+        from ..diffusion.opening import is_denoiser
         from ..errors import SourceError
         from .render import print_json, print_report
 
@@ -39,6 +40,6 @@ def report(
             print_json(content)
         else:
             print_report(content, all_layers=all_layers)
-        next_step(*after_report(folder, name, manifest, content.get("notes", ())))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SourceError(f"{folder / REPORT_NAME} is damaged: {type(error).__name__} {error}") from error
+    next_step(*after_report(folder, name, manifest.get("parts"), content.get("notes"), is_denoiser(name)))

@@ -16,8 +16,9 @@ import typer
 from . import options as o
 from .following import next_step, typed
 from .judged import FeaturesOption, LpipsOption, opened_judges
-from .terminal import fail, one_line_errors, steps
+from .terminal import one_line_errors, steps
 from .train import SetOption, live_view
+from .usage import misused
 
 if TYPE_CHECKING:
     from ..paper import Table
@@ -93,8 +94,7 @@ def reproduce(
     """Put a table of the paper beside what is counted, measured or trained here; points that were made are kept."""
     trains = what in (What.table4, What.figure1)
     if trains and (data is None or test is None or output is None):
-        fail(f"{what} trains: give --data and --test, images, and -o, a folder for its points")
-        return
+        misused(f"{what} trains: give --data and --test, images, and -o, a folder for its points")
     with steps() as begin:
         begin("loading libraries")
         from ..checkpoint.atomic import whole_file

@@ -15,6 +15,7 @@ from . import options as o
 from .following import next_step
 from .terminal import loading, one_line_errors, steps
 from .train import SetOption, live_view
+from .usage import misused
 
 if TYPE_CHECKING:
     from ..search import Budget, Outcome
@@ -107,9 +108,9 @@ def search(
         _amount(value, name)  # before anything is searched
     folder = Path(source) if data is None and output is None and Path(source).is_dir() else output
     if folder is None or (data is None and not Path(source).is_dir() and not folder.is_dir()):
-        raise PlanError("a search needs --data, images to learn on, and -o, a folder for what it finds")
+        misused("a search needs --data, images to learn on, and -o, a folder for what it finds")
     if restart and data is None:
-        raise PlanError("--restart searches anew: give the model, --data and -o")
+        misused("--restart searches anew: give the model, --data and -o")
     widths = widths or (data is None and (folder / WIDTHS).is_file() and not (folder / SCORES).is_file())
     if widths and "ms" in given:
         raise PlanError(NO_TIMES)

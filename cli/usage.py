@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -30,6 +30,11 @@ class OneLineUsage(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _in_one_line(ctx, self):
             return super().invoke(ctx)
+
+
+def misused(message: str) -> NoReturn:
+    """End a command that was not given what it needs, for a reason that its options do not show by themselves."""
+    raise typer.BadParameter(message)
 
 
 @contextmanager
@@ -82,6 +87,8 @@ def _said(error: Any, where: str, command: Any) -> str:
         for theirs, ours in _PLAINER.items():
             must = must.replace(theirs, ours)
         return f"{name}: {message}" if "Input should" not in message else f"{name} must be {must}"
+    if kind == "BadParameter" and parameter is None and not getattr(error, "param_hint", None):
+        return message
     return _small(error.format_message())
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +147,28 @@ def test_the_next_command_is_named(
     assert following(ran) == after
     assert "next:" not in ran.out
     can_be_typed(after)
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["recipes", "ls"], ["new", "--list"], ["report", "cifar10-ae-64"]])
+def test_a_terminal_is_shown_that_libraries_are_loading(words: list[str]) -> None:
+    code = f"import prismify; prismify.__path__.append({str(ROOT)!r}); from prismify.cli.main import app; app({words})"
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as running:
+        os.close(theirs)
+        shown = b""
+        while chunk := _read(ours):
+            shown += chunk
+    os.close(ours)
+    assert running.returncode == 0, shown
+    assert b"loading libraries" in shown
+    assert b"next: prismify " in shown
+
+
+def _read(terminal: int) -> bytes:
+    """What came out; nothing once its other end is closed."""
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:
+        return b""
