@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Newer versions of pip are no news: the newest is installed.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The package as it is installed, `prismify.cli` and `prismify.recipes` included, for mypy to see whole.
 TYPED := .venv/typed/prismify
 MYPY = rm -rf $(TYPED) && mkdir -p $(TYPED) && ln -s $(CURDIR)/prismify/* $(CURDIR)/cli $(CURDIR)/recipes $(TYPED) && \
@@ -31,9 +33,10 @@ lint: $(STAMP)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "prismify needs Python 3.11 or newer")'
+	@echo "setting up .venv: the first time this downloads PyTorch, which takes minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --editable '.[dev]'
 	touch $@
 
 clean:

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import SourceError
 from . import options as o
+from .following import after_conversion, next_step, typed
 from .terminal import Begin, one_line_errors, steps
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _ONE_MODEL = "bench measures one model: name the folder of a pipeline's part"
 
 @one_line_errors
 def bench(
+    call: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
@@ -61,6 +63,14 @@ def bench(
     from .render import print_json
 
     (print_json if json_ else print_bench)(result)
+    if _shape(target) is not None:
+        next_step("bench", "SOURCE")
+    elif (Path(target) / "prismify.json").is_file():
+        after = after_conversion(Path(target), None)
+        next_step(*(after if after[0] == "train" else ("report", target)))
+    else:
+        measured = ("original", "device", "dtype", "threads", "seconds", "json_")
+        next_step("convert", *typed(call, measured), "-o", "DIR")
 
 
 def _bench(

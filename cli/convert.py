@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
+from .following import after_conversion, next_step, typed
 from .terminal import Begin, one_line_errors, steps
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def convert(
+    call: typer.Context,
     source: o.SourceArgument,
     output: Annotated[
         Path,
@@ -98,6 +100,11 @@ def convert(
             print(f"plan written to {output}: edit it, then convert with --plan {output}", file=sys.stderr)
         else:
             print_written(output, read_manifest(output))
+    if plan_only:
+        without = ("json_", "all_layers", "plan_only", "output", "force", *o.POLICY_OPTIONS)
+        next_step("convert", *typed(call, without), "--plan", output, "-o", "DIR")
+    else:
+        next_step(*after_conversion(output, read_manifest(output).get("parts"), ours=True))
 
 
 def _plan_only(wanted: o.Wanted, output: Path, plan: Path | None, force: bool, begin: Begin) -> dict[str, Any]:

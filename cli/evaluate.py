@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
+from .following import next_step
 from .judged import (
     FeaturesOption,
     LpipsOption,
@@ -89,9 +90,9 @@ def evaluate(
     splits: SplitsOption = 10,
     subsets: SubsetsOption = 100,
     subset_size: SubsetSizeOption = 1000,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the images that --count draws.")] = 0,
     output: ResultsOption = None,
     trust_code: o.TrustCodeOption = False,
     import_: o.ImportOption = None,
@@ -142,6 +143,7 @@ def evaluate(
         print_json(content)
     else:
         _print(found, content, output)
+    next_step("reconstruct", models[0], data, "-o", "OUT")
 
 
 def images_of(

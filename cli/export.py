@@ -11,6 +11,7 @@ import typer
 from ..errors import PrismifyError, SourceError
 from . import options as o
 from .evaluate import MODEL_HELP
+from .following import next_step
 from .terminal import Begin, one_line_errors, steps
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def export(
     from .render import print_json
 
     (print_json if json_ else print_export)(report)
+    next_step("bench", source)
 
 
 def _opened(wanted: o.Wanted) -> nn.Module:

@@ -11,6 +11,7 @@ import typer
 
 from . import options as o
 from .evaluate import DataSetOption, SizeOption, device_of, images_of
+from .following import next_step, typed
 from .judged import (
     FeaturesOption,
     LpipsOption,
@@ -49,6 +50,7 @@ SAMPLES_HELP = (
 
 @one_line_errors
 def judge(
+    call: typer.Context,
     samples: Annotated[list[str], typer.Argument(metavar="SAMPLES [OTHER ...]", help=SAMPLES_HELP, show_default=False)],
     data: Annotated[
         str,
@@ -137,6 +139,13 @@ def judge(
         print_json(content)
     else:
         _print(found, content, output)
+    words = typed(call, ("json_", "output"))
+    if features is None and found.references > 1:
+        next_step("judge", *words, "--features", "FILE")
+    elif output is None:
+        next_step("judge", *words, "-o", "DIR")
+    else:
+        next_step("sample", "DIR", "-o", "OTHER", "--steps", "N")
 
 
 def _sets(

@@ -23,8 +23,10 @@ from .scan import scan
 from .search import search
 from .terminal import show_anything
 from .train import train
+from .usage import OneLineUsage
 
 app = typer.Typer(
+    cls=OneLineUsage,
     help="Make generative models hundreds of times smaller: scan, convert, retrain, sample, evaluate.",
     no_args_is_help=True,
     add_completion=False,

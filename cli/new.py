@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import fail, one_line_errors, steps
+from .following import next_step
+from .terminal import loading, one_line_errors, steps
+from .usage import misused
 
 
 @one_line_errors
@@ -34,8 +36,7 @@ def new(
         _list()
         return
     if name is None or output is None:
-        fail("name what to make and where, as `prismify new ddpm-unet -o small`; --list says what there is")
-        return
+        misused("name what to make and where, as `prismify new ddpm-unet -o small`; --list says what there is")
     if policy not in ("none", "paper", "volumes"):
         raise typer.BadParameter(f"{policy!r} is none of none, paper, volumes", param_hint="--policy")
     with steps() as begin:
@@ -59,12 +60,16 @@ def new(
     smaller = f", 1/{ratio:.0f} of the dense {made['dense_parameters']:,}" if policy != "none" else ""
     typer.echo(f"{made['reference']}: {made['parameters']:,} parameters{smaller}")
     if made["recipe"]:
-        typer.echo(f"next: prismify train {output / 'recipe.yaml'} --set data.path=IMAGES")
+        next_step("train", output / "recipe.yaml", "--set", "data.path=IMAGES")
+    else:
+        next_step("bench", output)
 
 
 def _list() -> None:
-    from ..fresh import ARCHITECTURES
+    with loading():
+        from ..fresh import ARCHITECTURES
 
     widest = max(map(len, ARCHITECTURES))
     for name, one in ARCHITECTURES.items():
         typer.echo(f"{name:<{widest}}  C = {one.width:<4} {one.summary}")
+    next_step("new", "NAME", "-o", "DIR")

@@ -252,6 +252,10 @@ _POLICY_FIELDS = {
 }  # fmt: skip
 
 
+#: The parameters of commands that say what is replaced.
+POLICY_OPTIONS = tuple(_POLICY_FIELDS)
+
+
 def wanted(given: Mapping[str, Any]) -> Wanted:
     """What a command was given, as its function's parameters by name; modules that it names are imported first."""
     import_all(given["import_"])

@@ -7,22 +7,26 @@ from typing import Annotated
 
 import typer
 
+from .following import next_step
 from .options import TrustCodeOption
-from .terminal import one_line_errors
+from .terminal import loading, one_line_errors
 from .train import SetOption
+from .usage import OneLineUsage
 
-recipes = typer.Typer(name="recipes", help="List, copy and check recipes.", no_args_is_help=True)
+recipes = typer.Typer(cls=OneLineUsage, name="recipes", help="List, copy and check recipes.", no_args_is_help=True)
 
 
 @recipes.command("ls")
 @one_line_errors
 def list_recipes() -> None:
     """List the recipes that come with prismify."""
-    from ..training.recipe import shipped_configs
+    with loading():
+        from ..training.recipe import shipped_configs
 
     for name, file in shipped_configs().items():
         first = file.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
         typer.echo(f"{name:24}{first}")
+    next_step("recipes", "cp", "NAME")
 
 
 @recipes.command("cp")
@@ -34,9 +38,10 @@ def copy(
     ] = Path("."),
 ) -> None:
     """Copy a recipe that comes with prismify, to edit it."""
-    from ..checkpoint.atomic import whole_file
-    from ..errors import OutputError, RecipeError
-    from ..training.recipe import shipped_configs
+    with loading():
+        from ..checkpoint.atomic import whole_file
+        from ..errors import OutputError, RecipeError
+        from ..training.recipe import shipped_configs
 
     shipped = shipped_configs()
     if name not in shipped:
@@ -47,7 +52,8 @@ def copy(
         raise OutputError(f"{file} exists; name another file")
     with whole_file(file) as draft:
         draft.write_text(shipped[name].read_text(encoding="utf-8"), encoding="utf-8")
-    typer.echo(f"prismify train {file}")
+    typer.echo(f"{name} copied to {file}: edit it")
+    next_step("train", file)
 
 
 @recipes.command("validate")
@@ -58,8 +64,12 @@ def validate(
     trust_code: TrustCodeOption = False,
 ) -> None:
     """Check a recipe, and print it with every value it leaves to its default."""
-    from ..checkpoint import Trust
-    from ..training.recipe import named_references, read_recipe, recipe_yaml
+    with loading():
+        from ..checkpoint import Trust
+        from ..training.recipe import named_references, read_recipe, recipe_yaml
 
-    trust = Trust(trust_code, named=named_references(set_ or ()))
-    typer.echo(recipe_yaml(read_recipe(recipe, set_ or (), trust=trust)), nl=False)
+        trust = Trust(trust_code, named=named_references(set_ or ()))
+        text = recipe_yaml(read_recipe(recipe, set_ or (), trust=trust))
+    typer.echo(text, nl=False)
+    sets = [word for change in set_ or () for word in ("--set", change)]
+    next_step("train", recipe, *sets, *(["--trust-code"] if trust_code else []))

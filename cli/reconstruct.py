@@ -9,6 +9,7 @@ import typer
 
 from . import options as o
 from .evaluate import MODEL_HELP, DataSetOption, RangeOption, SizeOption, autoencoder, device_of, images_of, runs_of
+from .following import next_step
 from .terminal import one_line_errors, steps
 
 
@@ -26,7 +27,7 @@ def reconstruct(
     set_: DataSetOption = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="At most so many images, drawn by --seed.")] = 64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the images that --count draws.")] = 0,
     trust_code: o.TrustCodeOption = False,
     import_: o.ImportOption = None,
     allow: o.AllowOption = None,
@@ -56,3 +57,4 @@ def reconstruct(
     passed = passed_over_text(stream.images.passed_over)
     if passed:
         typer.echo(f"passed over: {passed}", err=True)
+    next_step("evaluate", model, "--data", images)

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .terminal import one_line_errors
+from .following import after_report, next_step
+from .terminal import loading, one_line_errors
 
 
 @one_line_errors
@@ -25,18 +26,20 @@ def report(
     json_: o.JsonOption = False,
 ) -> None:
     """Show the report of a converted model."""
-    from ..checkpoint.manifest import REPORT_NAME, read_manifest, read_report
-    from ..checkpoint.shipped import folder_of
-    from ..errors import SourceError
-    from .render import print_json, print_report
+    with loading():
+        from ..checkpoint.manifest import REPORT_NAME, read_manifest, read_report
+        from ..checkpoint.shipped import folder_of
+        from ..diffusion.opening import is_denoiser
+        from ..errors import SourceError
+        from .render import print_json, print_report
 
-    folder = folder_of(folder)
-    read_manifest(folder)
-    content = read_report(folder)
-    if json_:
-        print_json(content)
-        return
+    name, folder = str(folder), folder_of(folder)
+    manifest, content = read_manifest(folder), read_report(folder)
     try:
-        print_report(content, all_layers=all_layers)
+        if json_:
+            print_json(content)
+        else:
+            print_report(content, all_layers=all_layers)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SourceError(f"{folder / REPORT_NAME} is damaged: {type(error).__name__} {error}") from error
+    next_step(*after_report(folder, name, manifest.get("parts"), content.get("notes"), is_denoiser(name)))

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
+from .following import next_step, typed
 from .judged import FeaturesOption, LpipsOption, opened_judges
-from .terminal import fail, one_line_errors, steps
+from .terminal import one_line_errors, steps
 from .train import SetOption, live_view
+from .usage import misused
 
 if TYPE_CHECKING:
     from ..paper import Table
@@ -48,6 +50,7 @@ _IMAGES = {"metavar": "IMAGES", "show_default": False, "rich_help_panel": _TRAIN
 
 @one_line_errors
 def reproduce(
+    call: typer.Context,
     what: Annotated[What, typer.Argument(help="Which of the paper's tables.", show_default=False)],
     output: Annotated[
         Path | None,
@@ -91,8 +94,7 @@ def reproduce(
     """Put a table of the paper beside what is counted, measured or trained here; points that were made are kept."""
     trains = what in (What.table4, What.figure1)
     if trains and (data is None or test is None or output is None):
-        fail(f"{what} trains: give --data and --test, images, and -o, a folder for its points")
-        return
+        misused(f"{what} trains: give --data and --test, images, and -o, a folder for its points")
     with steps() as begin:
         begin("loading libraries")
         from ..checkpoint.atomic import whole_file
@@ -125,6 +127,13 @@ def reproduce(
             with whole_file(output / f"{what}{suffix}") as draft:
                 draft.write_text(content, encoding="utf-8")
     typer.echo(text if json_ else table.markdown(), nl=False)
+    words = typed(call, ("what", "json_"))
+    if trains:  # the points that both have in common are kept
+        next_step("reproduce", What.figure1 if what is What.table4 else What.table4, *words)
+    elif what is What.table3:
+        next_step("reproduce", What.figure1, "--data", "IMAGES", "--test", "IMAGES", "-o", "DIR")
+    else:
+        next_step("reproduce", What.table3, *words)
 
 
 def _trained(what: What, output: Path, setting: Setting, only: str | None) -> Table:

@@ -13,6 +13,7 @@ import typer
 
 from . import options as o
 from .evaluate import device_of
+from .following import next_step
 from .terminal import one_line_errors, steps
 
 MODEL_HELP = (
@@ -91,6 +92,7 @@ def sample(
         f"{count} pictures of {facts['width']}x{facts['height']}{whose}, {facts['steps']} steps of {facts['sampler']}, "
         f"in {took:.1f} s: {output / 'grid.png'}"
     )
+    next_step("judge", output, "--data", "IMAGES")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

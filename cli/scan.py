@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from . import options as o
+from .following import next_step, typed
 from .terminal import Begin, one_line_errors, steps
 
 
 @one_line_errors
 def scan(
+    call: typer.Context,
     source: o.SourceArgument,
     model: o.ModelOption = None,
     arg: o.ArgOption = None,
@@ -69,6 +71,11 @@ def scan(
         print_report(report, all_layers=all_layers)
         if plan_out is not None:
             print(f"plan written to {plan_out}", file=sys.stderr)
+    words = typed(call, ("json_", "all_layers", "plan_out", *(o.POLICY_OPTIONS if plan_out is not None else ())))
+    if report["replaced"]["layers"] == 0 and policy == "paper" and plan_out is None:
+        next_step("scan", *words, "--policy", "volumes")  # nothing to convert yet
+    else:
+        next_step("convert", *words, *(("--plan", plan_out) if plan_out is not None else ()), "-o", "DIR")
 
 
 def scan_report(wanted: o.Wanted, plan_out: Path | None, begin: Begin) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
-from .terminal import one_line_errors
+from .following import next_step
+from .terminal import loading, one_line_errors, steps
 from .train import SetOption, live_view
+from .usage import misused
 
 if TYPE_CHECKING:
     from ..search import Budget, Outcome
@@ -92,12 +94,11 @@ def search(
     json_: o.JsonOption = False,
 ) -> None:
     """Find what each block of a trained model can become, and choose for a budget. Another budget takes seconds."""
-    from ..errors import PlanError
-    from ..search import read_outcome, write_plan
-    from ..search.outcome import SCORES, folder_for
-    from ..search.widths import NO_TIMES, WIDTHS, read_widths, write_widths_plan
-    from .found import as_data, found_of_blocks, found_of_widths
-    from .work import check_plan_place
+    with loading():
+        from ..errors import PlanError
+        from ..search.outcome import SCORES, folder_for
+        from ..search.widths import NO_TIMES, WIDTHS
+        from .work import check_plan_place
 
     wanted = {
         "parameters": parameters, "ratio": ratio, "macs": macs, "ms": ms, "max drop": max_drop, "max error": max_error,
@@ -107,9 +108,9 @@ def search(
         _amount(value, name)  # before anything is searched
     folder = Path(source) if data is None and output is None and Path(source).is_dir() else output
     if folder is None or (data is None and not Path(source).is_dir() and not folder.is_dir()):
-        raise PlanError("a search needs --data, images to learn on, and -o, a folder for what it finds")
+        misused("a search needs --data, images to learn on, and -o, a folder for what it finds")
     if restart and data is None:
-        raise PlanError("--restart searches anew: give the model, --data and -o")
+        misused("--restart searches anew: give the model, --data and -o")
     widths = widths or (data is None and (folder / WIDTHS).is_file() and not (folder / SCORES).is_file())
     if widths and "ms" in given:
         raise PlanError(NO_TIMES)
@@ -121,34 +122,46 @@ def search(
         widths = _searched(source, data, folder, model, arg, set_, widths, restart, trusted)
     said = ", ".join(f"{name} {value}".removesuffix(".0") for name, value in given.items())
     path = (plan_out or folder / "plans" / (re.sub(r"[^\w.]+", "-", said) + ".json")) if given else None
+    with steps() as begin:
+        begin("choosing")
+        found, named = _chosen(folder, widths, given, path, said)
+    if json_:
+        from .found import as_data
+        from .render import print_json
+
+        print_json(as_data(found, path))
+    else:
+        _show(found)
+    if path is None:
+        known = [name for name in wanted if name not in found.unknown]
+        flags = ", ".join(f"--{name.replace(' ', '-')}" for name in known)
+        print(f"for a plan give a budget: {flags}", file=sys.stderr)
+        next_step("search", folder, "--ratio", "10")
+        return
+    beside = "" if widths else ", and beside it what its candidates have learned"
+    print(f"plan written to {path}{beside}", file=sys.stderr)
+    next_step("convert", *shlex.split(named), "--plan", path, "-o", "DIR")
+
+
+def _chosen(folder: Path, widths: bool, given: dict[str, Any], path: Path | None, said: str) -> tuple[Found, str]:
+    """What a search found, with what is chosen where a plan goes to `path`; and the model, as words for a shell."""
+    from ..search import read_outcome, write_plan
+    from ..search.widths import read_widths, write_widths_plan
+    from .found import found_of_blocks, found_of_widths
+
     if widths:
         of_widths = read_widths(folder)
         left: dict[str, int] = {}
         if path is not None:
             left = of_widths.within(_budget(of_widths, of_widths.spread.variance, given))
             write_widths_plan(of_widths, left, path, said)
-        found, named = found_of_widths(of_widths, left), of_widths.source
-    else:
-        of_blocks = read_outcome(folder)
-        chosen: list[int] = []
-        if path is not None:
-            chosen = of_blocks.within(_budget(of_blocks, of_blocks.scores.variance, given))
-            write_plan(of_blocks, chosen, path, said)
-        found, named = found_of_blocks(of_blocks, chosen), of_blocks.source
-    if json_:
-        from .render import print_json
-
-        print_json(as_data(found, path))
-        return
-    _show(found)
-    if path is None:
-        known = [name for name in wanted if name not in found.unknown]
-        flags = ", ".join(f"--{name.replace(' ', '-')}" for name in known)
-        print(f"for a plan give a budget: {flags}", file=sys.stderr)
-        return
-    beside = "" if widths else ", and beside it what its candidates have learned"
-    print(f"plan written to {path}{beside}", file=sys.stderr)
-    print(f"next: prismify convert {named} --plan {shlex.quote(str(path))} -o DIR", file=sys.stderr)
+        return found_of_widths(of_widths, left), of_widths.source
+    of_blocks = read_outcome(folder)
+    chosen: list[int] = []
+    if path is not None:
+        chosen = of_blocks.within(_budget(of_blocks, of_blocks.scores.variance, given))
+        write_plan(of_blocks, chosen, path, said)
+    return found_of_blocks(of_blocks, chosen), of_blocks.source
 
 
 def _searched(

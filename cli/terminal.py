@@ -86,9 +86,18 @@ def steps() -> Iterator[Begin]:
     with _stdout_to_stderr(), _ended_by_signal(), quiet_libraries():
         console = Console(stderr=True)
         columns = (BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        hidden = not console.is_terminal or os.environ.get("RANK", "0") != "0"  # one of several processes shows it
+        with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
             task = progress.add_task("starting", total=None)
             yield lambda name: progress.update(task, description=name)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """The bar while libraries are imported, which takes seconds."""
+    with steps() as begin:
+        begin("loading libraries")
+        yield
 
 
 @contextmanager

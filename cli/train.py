@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import AllowOption, ImportOption, TrustCodeOption, TrustOption, import_all
-from .terminal import one_line_errors
+from .terminal import loading, one_line_errors
 
 if TYPE_CHECKING:
     from ..training.engine import Event, Watch
@@ -39,14 +39,16 @@ def train(
     trust_pickle: TrustOption = False,
 ) -> None:
     """Retrain a model. Started again with the same command, a run goes on where it stopped."""
-    from ..checkpoint import Trust
-    from ..errors import RecipeError
-    from ..training.engine import is_launched, launch
-    from ..training.recipe import named_references, read_recipe
+    with loading():
+        from ..checkpoint import Trust
+        from ..errors import RecipeError
+        from ..recipes import carry_out
+        from ..training.engine import is_launched, launch
+        from ..training.recipe import named_references, read_recipe
 
-    import_all(import_)
-    trust = Trust(trust_code, tuple(allow or ()), trust_pickle, named=named_references(set_ or ()))
-    read = read_recipe(recipe, set_ or (), trust=trust)
+        import_all(import_)
+        trust = Trust(trust_code, tuple(allow or ()), trust_pickle, named=named_references(set_ or ()))
+        read = read_recipe(recipe, set_ or (), trust=trust)
     if processes > 1 and not is_launched():
         words = [recipe]
         for option, values in (("--set", set_), ("--allow", allow), ("--import", import_)):
@@ -55,8 +57,6 @@ def train(
         raise typer.Exit(launch([*_this_program(), "train", *words], processes))
     if processes > 1:
         raise RecipeError("--processes starts processes itself: leave it out under torchrun or accelerate launch")
-    from ..recipes import carry_out
-
     with live_view() as watch:
         carry_out(read, watch, restart=restart, trust=trust)
 

@@ -50,6 +50,7 @@ def main() -> None:
     converted = OUTPUT / "autoencoder-256"
     run("convert", str(CONFIG), "-o", str(converted), "--force")
 
+    print("\nreconstructing a picture by the model just converted, and by a trained one ...", flush=True)
     picture = load_picture(PICTURE)
     fresh, fresh_psnr = reconstruct(prismify.load(converted), picture)
     trained_model = prismify.load(TRAINED)

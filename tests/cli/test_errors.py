@@ -160,7 +160,7 @@ def test_an_existing_output_needs_force(here: Path, run: Run) -> None:
     "words",
     [
         [],
-        ["net.py:make", "--no-such-option"],
+        ["net.py:make", "--zzz"],
         ["net.py:make", "--depth", "many"],
         ["net.py:make", "--share", "half"],
         ["net.py:make", "--share", "0.5", "--share", "0.25"],
@@ -181,8 +181,7 @@ def test_wrong_usage_exits_with_2(here: Path, run: Run, command: str, words: lis
     ran = run(command, *words, *(["-o", "out"] if command == "convert" else []))
     assert ran.code == 2
     assert ran.out == ""
-    assert "Usage: " in ran.err
-    assert "Traceback" not in ran.err
+    assert ran.line.endswith(f"see prismify {command} --help")
     assert below(here) == before
 
 

@@ -21,7 +21,10 @@ def scanned(tmp_path_factory: pytest.TempPathFactory, run: Run) -> str:
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     ran = run("scan", SOURCE, "--plan-out", path)
     assert ran.code == 0
-    assert ran.err.strip() == f"plan written to {path}"
+    assert ran.err.splitlines() == [
+        f"plan written to {path}",
+        f"next: prismify convert {SOURCE} --plan {path} -o DIR",
+    ]
     return path.read_text()
 
 

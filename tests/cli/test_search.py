@@ -190,7 +190,9 @@ def test_a_folder_answers_for_the_model_it_was_made_of(
     ],
 )
 def test_what_makes_no_sense_is_one_line(more: list[str], line: str, of_widths: tuple[Path, Ran], run: Run) -> None:
-    assert run("search", of_widths[0], *more).line == line
+    ran = run("search", of_widths[0], *more)
+    assert ran.code == (2 if "--restart" in more else 1)
+    assert ran.line.removesuffix("; see prismify search --help") == line
 
 
 def test_a_plan_takes_the_place_of_nothing_else(
@@ -230,10 +232,10 @@ def test_a_budget_that_cannot_be_kept_is_one_line(
 
 
 def test_what_cannot_be_searched_is_one_line(place: Path, searched: tuple[Path, Ran], run: Run, tmp_path: Path) -> None:
-    assert (
-        run("search", place / "net.pt").line
-        == "a search needs --data, images to learn on, and -o, a folder for what it finds"
-    )
+    ran = run("search", place / "net.pt")
+    assert ran.code == 2
+    needs = "a search needs --data, images to learn on, and -o, a folder for what it finds"
+    assert ran.line == f"{needs}; see prismify search --help"
     assert run("search", tmp_path, "--ratio", 2).line == f"{tmp_path} holds no search: give a model, --data and -o"
     few = run(*words(place, tmp_path / "few", "--set", "data.validation=16"))
     assert few.code == 1

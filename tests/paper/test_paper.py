@@ -88,7 +88,9 @@ def test_the_command_writes_and_prints(tmp_path: Path, app: Callable[..., object
     (tmp_path / "file").write_text("")
     refused = CliRunner().invoke(app, ["reproduce", "ldm", "-o", str(tmp_path / "file" / "out")])  # type: ignore[arg-type]
     assert refused.exit_code == 1
-    assert refused.stderr.splitlines()[-1].startswith(f"prismify: {tmp_path / 'file' / 'out'} cannot be written")
+    assert refused.stderr.splitlines()[-1].startswith(
+        f"prismify: {tmp_path / 'file' / 'out' / 'ldm.json'} cannot be written"
+    )
     printed = CliRunner().invoke(app, ["reproduce", "sinddm", "--json"])  # type: ignore[arg-type]
     assert json.loads(printed.stdout)["rows"][-1]["ratio"] == 95.5
 

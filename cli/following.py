@@ -1,0 +1,72 @@
+"""What comes next: every command that ends well names the one that follows, on stderr."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+_FLAGS = re.compile(r"^#\s+prismify train recipe\.yaml((?: --trust-code| --allow [\w.]+)*) --set", re.MULTILINE)
+
+
+def next_step(*words: object) -> None:
+    """Name the command that follows; its words are quoted where a shell asks for that."""
+    print(f"next: prismify {' '.join(shlex.quote(str(word)) for word in words)}", file=sys.stderr)
+
+
+def after_conversion(folder: Path, parts: Collection[str] | None, *, ours: bool = False) -> list[object]:
+    """What follows a conversion: the recipe that retrains it, or how fast it has become where there is none.
+
+    Args:
+        parts: of a pipeline, those that were converted.
+        ours: this process wrote the folder, so that what its recipe asks to be allowed is true. What a stranger's
+            recipe asks for is nobody's advice.
+    """
+    folders = [folder / part for part in parts] if parts else [folder]
+    for one in folders:
+        if (recipe := one / "recipe.yaml").is_file():
+            found = _FLAGS.search(recipe.read_text(encoding="utf-8")) if ours else None
+            return ["train", recipe, *(found[1].split() if found else ()), "--set", "data.path=IMAGES"]
+    return ["bench", folders[0]]
+
+
+def after_report(
+    folder: Path, name: str, parts: Collection[str] | None, notes: object, is_denoiser: bool
+) -> list[object]:
+    """What follows the report of a folder: using a model that was trained, training one that was not.
+
+    Args:
+        name: what the person called the folder.
+        parts: see `after_conversion`.
+        notes: of the report, a list where that is not damaged.
+    """
+    if not any(str(note).startswith("Trained with the recipe") for note in (notes if isinstance(notes, list) else ())):
+        return after_conversion(folder, parts)
+    return ["sample", name, "-o", "samples"] if is_denoiser else ["evaluate", name, "--data", "IMAGES"]
+
+
+def typed(call: Any, without: Collection[str] = ()) -> list[str]:
+    """The words that the person gave the running command, argument first, without some of its options.
+
+    Args:
+        call: the command's typer.Context.
+        without: names of the function's parameters.
+    """
+    arguments: list[str] = []
+    options: list[str] = []
+    for one in call.command.params:
+        value = call.params.get(one.name)
+        source = call.get_parameter_source(one.name)
+        if one.name in without or source is None or source.name != "COMMANDLINE" or value is None:
+            continue
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if one.param_type_name == "argument":
+            arguments += map(str, values)
+        elif one.is_flag:
+            options += [min(one.opts, key=len)] * bool(value)
+        else:
+            options += [word for each in values for word in (min(one.opts, key=len), str(each))]
+    return [*arguments, *options]
