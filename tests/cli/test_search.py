@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -50,6 +51,19 @@ def words(place: Path, output: Path, *more: object) -> list[object]:
 def searched(place: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
     folder = tmp_path_factory.mktemp("searched") / "found"
     return folder, run(*words(place, folder, "--set", "train.steps=4", "--ratio", "1.8"))
+
+
+def test_a_search_has_a_page(searched: tuple[Path, Ran], run: Run, tmp_path: Path) -> None:
+    folder, _ = searched
+    assert run("report", folder, "--html", tmp_path / "page.html").code == 0
+    for page in (folder / "report.html", tmp_path / "page.html"):
+        found = re.search(r'id="document">(.*?)</script>', page.read_text(), re.DOTALL)
+        assert found is not None
+        told = json.loads(found[1])
+        assert told["search"]["rows"] == ["2"]
+        assert set(told["search"]["measures"]) == {"error", "block", "parameters", "macs", "ms"}
+        assert all(value > 0 for value in told["search"]["measures"]["error"]["cells"][0])
+        assert told["runs"][0]["losses"]["blocks"]
 
 
 def test_a_search_ends_in_a_plan_that_converts(
