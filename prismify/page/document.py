@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..scanning import operator_text
+from ..scanning import operator_text, slower
 
 #: Of a report, what no page shows: every layer says its own part of an attention, and `becomes` its operator.
 _UNSHOWN = ("attention", "origin")
@@ -36,7 +36,9 @@ def _packed_report(report: Mapping[str, Any]) -> dict[str, Any]:
         return {**report, "parts": {name: _packed_report(part) for name, part in report["parts"].items()}}
     rows = [{**row, "becomes": operator_text(row)} for row in report["layers"]]
     shown = {key: value for key, value in report.items() if key not in _UNSHOWN}
-    return {**shown, "fresh": report["origin"].get("weights") == "fresh", "layers": packed(rows)}
+    if "latency" in report:
+        shown["slower"] = slower(report["latency"])
+    return {**shown, "fresh": report.get("origin", {}).get("weights") == "fresh", "layers": packed(rows)}
 
 
 def packed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

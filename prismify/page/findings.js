@@ -1,19 +1,21 @@
 // What was found out beside the plan: times, a search's scores, and runs.
 
 function latencies(models) {
-  for (const { part, latency } of models.filter((model) => model.latency)) {
+  const ms = (value) => `${Number(value.toPrecision(3))} ms`;
+  for (const { part, latency, slower } of models.filter((model) => model.latency)) {
     const rows = ["forward", "forward and backward"].filter((name) => latency[name]).map((name) => {
       const { original, converted, fused } = latency[name];
-      const cells = (row) => (row ? [`${figures(row.median_ms)} ms`, ratioText(row.times_original, 1)] : ["–", "–"]);
-      return [name, `${figures(original.median_ms)} ms`, ...cells(converted), ...cells(fused)];
+      const cells = (row) => (row ? [ms(row.median_ms), ratioText(row.times_original, 1)] : ["–", "–"]);
+      return [name, ms(original.median_ms), ...cells(converted), ...cells(fused)];
     });
     const where = `${latency.device}, ${latency.threads} threads, ${latency.method}: ${latency.inputs}`;
-    const layers = latency.layers.map((row) => [row.names.length > 1 ? `${row.names[0]} and ${row.names.length - 1} more` : row.names[0],
-      times(row.input_shape), `${figures(row.before_ms)} ms`, `${figures(row.after_ms)} ms`, ratioText(row.faster, 1)]);
+    const names = (row) => make("code", {}, breakable(row.names[0]), row.names.length > 1 ? ` and ${row.names.length - 1} more` : "");
+    const layers = latency.layers.map((row) => [names(row), times(row.input_shape), ms(row.before_ms), ms(row.after_ms), ratioText(row.faster, 1)]);
     show("latency",
       plainTable(`${part ? `${part}: ` : ""}measured on ${where}`, ["pass", "before", "after", "faster", "fused", "faster"], rows, [1, 2, 3, 4, 5]),
       make("h3", {}, "By kind of layer"),
-      plainTable("one layer of each kind and size", ["layers", "at", "before", "after", "faster"], layers, [2, 3, 4]));
+      plainTable("one layer of each kind and size", ["layers", "at", "before", "after", "faster"], layers, [2, 3, 4]),
+      slower.map((line) => make("p", { class: "note" }, line)));
   }
 }
 

@@ -81,7 +81,7 @@ function picture(models) {
   const inner = (child) => child.path.slice(view.node.path.length).join(".") || child.name;
 
   function fill(parent, node, box, top) {
-    const children = node.leaf && !node.children.size ? [node] : steps(node);
+    const children = node.leaf ? [node] : steps(node);
     for (const { node: child, x, y, width, height } of squarified(children, sizeOf, box)) {
       const holds = child.children.size > 0;
       const shown = child === node ? child.name : child.path.slice(node.path.length).join(".");

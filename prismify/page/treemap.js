@@ -38,7 +38,7 @@ function squarified(nodes, size, box) {
   return laid;
 }
 
-// The modules of a model as a tree of {name, path, children, sums}; `sums` are like parameters_before, "leaf" its layer.
+// The modules of a model as a tree of {name, path, parent, children, sums}; a leaf has its layer, or null for the rest.
 function moduleTree(models) {
   const root = { name: "", path: [], children: new Map(), sums: {} };
   for (const model of models) {
@@ -57,19 +57,32 @@ function moduleTree(models) {
 
 function hang(root, path, layer, sums) {
   let node = root;
-  for (let depth = 0; ; depth += 1) {
-    for (const key of Object.keys(sums)) node.sums[key] = (node.sums[key] || 0) + sums[key];
-    if (depth === path.length) break;
-    const name = path[depth];
-    if (!node.children.has(name)) {
-      node.children.set(name, { name, path: path.slice(0, depth + 1), children: new Map(), sums: {}, parent: node });
+  add(node, sums);
+  for (const name of path) {
+    if (node.leaf) {
+      // A layer that holds layers (an attention, say) is a leaf beside them.
+      Object.assign(childOf(node, "(itself)"), { leaf: true, layer: node.layer, own: node.own, sums: { ...node.own } });
+      node.leaf = false;
     }
-    node = node.children.get(name);
+    node = childOf(node, name);
+    add(node, sums);
   }
-  // A layer that holds layers (an attention, say) is a leaf beside them.
-  if (node.children.size && layer) hang(node, ["(itself)"], layer, {});
-  node.leaf = true;
-  node.layer = layer;
+  if (node.children.size) {
+    node = childOf(node, "(itself)");
+    add(node, sums);
+  }
+  Object.assign(node, { leaf: true, layer, own: sums });
+}
+
+function add(node, sums) {
+  for (const key of Object.keys(sums)) node.sums[key] = (node.sums[key] || 0) + sums[key];
+}
+
+function childOf(node, name) {
+  if (!node.children.has(name)) {
+    node.children.set(name, { name, path: [...node.path, name], children: new Map(), sums: {}, parent: node });
+  }
+  return node.children.get(name);
 }
 
 // Modules that hold one thing only are passed: encoder / 0 / conv reads as one step.

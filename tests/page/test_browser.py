@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from prismify.page import document_of, page_text
+from prismify.scanning import join_reports
 from tests.page.browser import Browser, chromium
-from tests.page.conftest import HOSTILE
+from tests.page.conftest import HOSTILE, layer, report_of
 
 pytestmark = pytest.mark.slow
 
@@ -163,6 +164,39 @@ def test_it_fits_every_width_in_light_and_dark(large_page: Browser, tmp_path: Pa
     assert (sum(map(int, paper[4:-1].split(","))) < 200) is dark
     assert (sum(map(int, ink[4:-1].split(","))) > 500) is dark
     assert large_page.errors == []
+
+
+def test_a_pipeline_shows_its_parts(browser: Browser, tmp_path: Path) -> None:
+    parts = {name: report_of([layer("conv", 1), layer("attention", 2), layer("attention.q", 3)]) for name in ("a", "b")}
+    (tmp_path / "parts.html").write_text(page_text(document_of(join_reports(parts, "folder", []))), encoding="utf-8")
+    browser.errors.clear()
+    browser.open(tmp_path / "parts.html")
+    assert browser.run(_NAMES) == [f"{part}.{name}" for part in "ab" for name in ("conv", "attention", "attention.q")]
+    modules = "[...document.querySelectorAll('.modules tbody th')].map((cell) => cell.textContent)"
+    assert browser.run(modules) == ["a", "b"]
+    browser.run("document.querySelector('.modules button').click()")
+    assert browser.run(modules) == ["attention", "conv", "(norms and others)"]
+    browser.run("document.querySelector('.modules button').click()")
+    assert browser.run(modules) == ["q", "(itself)"]
+    browser.run("document.querySelector('#kept button').click()")
+    assert browser.run(_NAMES) == ["a.conv", "a.attention", "b.conv", "b.attention"]
+    assert browser.errors == []
+
+
+def test_training_without_a_report_is_shown(browser: Browser, tmp_path: Path) -> None:
+    run = {
+        "name": "dense",
+        "facts": [["seed", "0"]],
+        "losses": {"output": [[1, None], [2, 3.0]]},
+        "measured": {},
+        "pictures": [],
+    }
+    (tmp_path / "run.html").write_text(page_text(document_of(None, runs=[run])), encoding="utf-8")
+    browser.errors.clear()
+    browser.open(tmp_path / "run.html")
+    shown = "[...document.querySelectorAll('main > section:not([hidden]) > h2')].map((head) => head.textContent)"
+    assert browser.run(shown) == ["Training"]
+    assert browser.errors == []
 
 
 def test_a_hostile_model_stays_text(hostile: dict[str, Any], browser: Browser, tmp_path: Path) -> None:
