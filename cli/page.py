@@ -19,14 +19,12 @@ def report_of(folder: Path) -> dict[str, Any]:
         PlanError: it holds a damaged search.
     """
     from ..checkpoint.manifest import MANIFEST_NAME, read_manifest, read_report
-    from ..scanning import build_report
-    from ..search.telling import is_search, read_any
+    from ..search.telling import is_search, read_any, searched_report
     from ..training.telling import is_run
 
     if not (folder / MANIFEST_NAME).is_file():
         if is_search(folder):
-            outcome = read_any(folder)
-            return build_report(outcome.plan, outcome.source)
+            return searched_report(read_any(folder))
         if is_run(folder) and (folder / "model" / MANIFEST_NAME).is_file():
             folder = folder / "model"  # which a run that is under way does not have yet, or of a dense model never
     read_manifest(folder)

@@ -15,6 +15,9 @@ from .ladder import KEPT
 from .outcome import SCORES, Outcome, read_outcome
 from .widths import WIDTHS, WidthsOutcome, read_widths
 
+#: Of the numbers before and after: what is searched has no plan yet.
+_NOTHING_CHOSEN = "This is the searched model as it is; a budget makes a plan of it, and a plan a smaller model."
+_LEAST = "After is the searched model with as few channels as can be; a budget makes a plan that keeps more."
 _OF_OUTPUT = "error of the output over its variance"
 
 
@@ -42,16 +45,22 @@ def search_section(outcome: Outcome | WidthsOutcome) -> dict[str, Any]:
     return _of_blocks(outcome) if isinstance(outcome, Outcome) else _of_widths(outcome)
 
 
+def searched_report(outcome: Outcome | WidthsOutcome) -> dict[str, Any]:
+    """The report of the model that was searched, before anything is chosen."""
+    report = build_report(outcome.plan, outcome.source)
+    report["notes"].append(_NOTHING_CHOSEN if isinstance(outcome, Outcome) else _LEAST)
+    return report
+
+
 def write_page(outcome: Outcome | WidthsOutcome) -> None:
     """`report.html` of a search's folder: the searched model, what each choice costs it, and the run.
 
     Raises:
         OutputError: it cannot be written.
     """
-    report = build_report(outcome.plan, outcome.source)
     runs = [run_section(outcome.folder)] if is_run(outcome.folder) else []
     with whole_file(outcome.folder / HTML_NAME) as draft:
-        document = document_of(report, search=search_section(outcome), runs=runs)
+        document = document_of(searched_report(outcome), search=search_section(outcome), runs=runs)
         draft.write_text(page_text(document), encoding="utf-8")
 
 

@@ -140,6 +140,16 @@ def test_a_search_of_widths_ends_in_a_plan_that_converts_and_trains(
     assert "fitted: 64" in (tmp_path / "m" / "recipe.yaml").read_text()
 
 
+def test_a_search_of_widths_has_a_page(of_widths: tuple[Path, Ran]) -> None:
+    found = re.search(r'id="document">(.*?)</script>', (of_widths[0] / "report.html").read_text(), re.DOTALL)
+    assert found is not None
+    told = json.loads(found[1])
+    assert told["search"]["columns"][-1] == "1"
+    assert [row[-1] for row in told["search"]["measures"]["error"]["cells"]] == [0, 0]
+    assert told["report"]["notes"][-1].startswith("After is the searched model with as few channels as can be")
+    assert told["runs"] == []
+
+
 def test_another_budget_of_widths_takes_no_images(of_widths: tuple[Path, Ran], place: Path, run: Run) -> None:
     folder, _ = of_widths
     found = run("search", folder, "--macs", "400K", "--json")
