@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,25 @@ def after_conversion(folder: Path, parts: Collection[str] | None, *, ours: bool 
     return ["bench", folders[0]]
 
 
-def after_report(
-    folder: Path, name: str, parts: Collection[str] | None, notes: object, is_denoiser: bool
-) -> list[object]:
+def after_report(folder: Path, name: str, report: Mapping[str, Any], *, is_denoiser: bool) -> list[object]:
     """What follows the report of a folder: using a model that was trained, training one that was not.
 
     Args:
         name: what the person called the folder.
-        parts: see `after_conversion`.
-        notes: of the report, a list where that is not damaged.
+        report: as it was shown; of a damaged one as much as there is.
     """
+    notes, parts = report.get("notes"), read_parts(folder)
     if not any(str(note).startswith("Trained with the recipe") for note in (notes if isinstance(notes, list) else ())):
         return after_conversion(folder, parts)
     return ["sample", name, "-o", "samples"] if is_denoiser else ["evaluate", name, "--data", "IMAGES"]
+
+
+def read_parts(folder: Path) -> Collection[str] | None:
+    """Of a pipeline's folder, the parts that were converted."""
+    from ..checkpoint.manifest import MANIFEST_NAME, read_manifest
+
+    parts: Collection[str] | None = read_manifest(folder).get("parts") if (folder / MANIFEST_NAME).is_file() else None
+    return parts
 
 
 def typed(call: Any, without: Collection[str] = ()) -> list[str]:

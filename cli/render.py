@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..checkpoint.manifest import finite
 from ..families import FAMILIES
 from ..scanning import excluded_text, human, human_bytes, inputs_text, ratio_text, slower
+from ..validation import finite
 from .measurements import PASSES, pass_table
 from .table import layer_table
 
@@ -34,7 +34,7 @@ def print_written(output: Path, manifest: dict[str, Any]) -> None:
     model = "model.pt2" if manifest.get("model", {}).get("kind") == "exported" else "model.safetensors"
     names = [Path()] if parts is None else [Path(part) for part in parts]
     recipes = [str(name / "recipe.yaml") for name in names if (output / name / "recipe.yaml").is_file()]
-    files = ", ".join([model, "report.md", *recipes])
+    files = ", ".join([model, "report.md", "report.html", *recipes])
     if parts is not None:
         files = f"a pipeline with {', '.join(parts)} converted"
     call = ", ".join([repr(str(output)), *_flags(manifest.get("model", {}))])

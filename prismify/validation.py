@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -134,3 +135,12 @@ def plain_number(value: Any) -> Any:
     if not callable(item) or getattr(value, "shape", None) != ():
         raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
     return item()
+
+
+def finite(content: Any) -> Any:
+    """Plain data with null for what is not a finite number, which JSON cannot hold and other readers refuse."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

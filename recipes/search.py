@@ -20,6 +20,7 @@ from prismify.errors import PlanError, RecipeError
 from prismify.facts import parameter_count
 from prismify.generators import mixed
 from prismify.graph import capture_all
+from prismify.page import HTML_NAME
 from prismify.plan import Policy
 from prismify.scanning import scan_captured
 from prismify.search import Entry, Library, ladder_of
@@ -28,6 +29,7 @@ from prismify.search.curves import curves_of, random_choices
 from prismify.search.drawing import draw_curves, draw_sensitivity
 from prismify.search.outcome import SCORES, TABLE, WEIGHTS, write_outcome
 from prismify.search.scoring import Scores, score, spearman, spread_of
+from prismify.search.telling import write_page
 from prismify.search.widths import WIDTHS, Spread, WidthsOutcome, write_widths
 from prismify.training.blockwise import moments_of, variances_of
 from prismify.training.data import Stream, first_batches, open_data
@@ -77,12 +79,13 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
             run.save_if_due()
 
         measured = measure(run, model, asking, library, entries, variances, held_out)
-        run.written.note(*(run.folder / name for name in (SCORES, WEIGHTS, TABLE, "sensitivity.png")))
+        run.written.note(*(run.folder / name for name in (SCORES, WEIGHTS, TABLE, "sensitivity.png", HTML_NAME)))
         outcome = write_outcome(run.folder, plan, entries, measured, library, words_of(recipe.model))
         draw_sensitivity(outcome, run.folder / "sensitivity.png")
+        write_page(outcome)
         run.say(f"summed scores rank random choices as their errors do: {measured.correlation:.3f}")
         run.say(f"and such as budgets lead to: {measured.likely_correlation:.3f}")
-        run.say(f"done: {TABLE} and the library are in {run.folder}")
+        run.say(f"done: {TABLE}, {HTML_NAME} and the library are in {run.folder}")
     return run.folder
 
 
@@ -121,11 +124,12 @@ def search_widths(
     spread = Spread(variance, reference, sum(len(o) for o in outputs), correlation, random)
     if restart:
         run.written.forget_run()
-    run.written.note(*(run.folder / name for name in (WIDTHS, TABLE, "sensitivity.png")))
+    run.written.note(*(run.folder / name for name in (WIDTHS, TABLE, "sensitivity.png", HTML_NAME)))
     outcome = WidthsOutcome(run.folder, plan, tuple(curves), spread, words_of(recipe.model))
     write_widths(outcome)
     draw_curves(outcome, run.folder / "sensitivity.png")
-    run.say(f"done: {TABLE} is in {run.folder}")
+    write_page(outcome)
+    run.say(f"done: {TABLE} and {HTML_NAME} are in {run.folder}")
 
 
 def words_of(source: ModelSource) -> str:

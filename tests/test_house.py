@@ -29,6 +29,7 @@ ORDER = (
     "facts",
     "plan",
     "scanning",
+    "page",
     "rewrite",
     "bench",
     "checkpoint",

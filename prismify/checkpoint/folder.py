@@ -19,6 +19,7 @@ from ..graph import unwrap
 from ..graph.program import program_module
 from ..layers import own_operators
 from ..layers.own import class_of
+from ..page import HTML_NAME, document_of, page_text
 from ..plan import Plan
 from ..rewrite import replay
 from ..scanning import build_report, report_markdown
@@ -96,10 +97,11 @@ def save(
 ) -> None:
     """Write a converted model as a folder that `load` reads back bit for bit. No generator of random numbers moves.
 
-    The folder holds `model.safetensors`, `prismify.json` (plan, origin, versions), `report.json`, `report.md`
-    and, where a recipe can train the model, `recipe.yaml`; a diffusers model's `config.json`; and for models that no
-    config and no reference describes `skeleton.pt`, the modules without their weights. An exported program becomes
-    `model.pt2`, weights and all, which runs without prismify; so does a `GraphModule` where torch can export it.
+    The folder holds `model.safetensors`, `prismify.json` (plan, origin, versions), `report.json`, `report.md`,
+    `report.html` and, where a recipe can train the model, `recipe.yaml`; a diffusers model's `config.json`; and for
+    models that no config and no reference describes `skeleton.pt`, the modules without their weights. An exported
+    program becomes `model.pt2`, weights and all, which runs without prismify; so does a `GraphModule` where torch can
+    export it.
 
     Args:
         model: what `convert` returned.
@@ -153,8 +155,7 @@ def write_model(
         recipe = recipe_text(handoff, plan, module, origin, _flags(rebuild, draft))
     else:
         report["notes"].append(f"No recipe is written: {handoff.because}.")
-    write_json(draft / REPORT_NAME, report)
-    (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8", errors="backslashreplace")
+    write_report(report, draft)
     if recipe is not None:
         (draft / RECIPE_NAME).write_text(recipe, encoding="utf-8")
     manifest = {
@@ -169,6 +170,13 @@ def write_model(
         "plan": plan.to_dict(),
     }
     write_json(draft / MANIFEST_NAME, manifest)
+
+
+def write_report(report: dict[str, Any], draft: Path) -> None:
+    """A report as data, as Markdown and as a page for a browser."""
+    write_json(draft / REPORT_NAME, report)
+    (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8", errors="backslashreplace")
+    (draft / HTML_NAME).write_text(page_text(document_of(report)), encoding="utf-8")
 
 
 def _write_module(model: nn.Module, plan: Plan, source: Source, draft: Path) -> dict[str, Any]:

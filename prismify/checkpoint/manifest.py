@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from ..errors import SourceError
 from ..families.names import check_part_name
-from ..validation import plain_number, read_json_file
+from ..validation import finite, plain_number, read_json_file
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "prismify.json"
@@ -130,12 +129,3 @@ def write_json(path: Path, content: Any) -> None:
     """Write plain data as JSON; see `finite`."""
     text = json.dumps(finite(content), indent=1, allow_nan=False, default=plain_number)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def finite(content: Any) -> Any:
-    """Plain data with null for what is not a finite number, which JSON cannot hold and other readers refuse."""
-    if isinstance(content, dict):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -11,11 +11,12 @@ from torch import nn
 
 from ..errors import OutputError
 from ..generators import kept_generators
+from ..page import HTML_NAME
 from ..plan import Plan
-from ..scanning import build_report, join_reports, report_markdown
+from ..scanning import build_report, join_reports
 from ..version import __version__
 from .atomic import check_output, whole_folder
-from .folder import PAGE_NAME, write_model
+from .folder import PAGE_NAME, write_model, write_report
 from .manifest import FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, listing, read_report, write_json
 from .origin import Pipeline
 
@@ -52,8 +53,7 @@ def save_pipeline(
         report = pipeline_report(pipeline, plans, latency)
         for name in converted:  # which says whether a recipe was written
             report["parts"][name]["notes"] = read_report(draft / name)["notes"]
-        write_json(draft / REPORT_NAME, report)
-        (draft / PAGE_NAME).write_text(report_markdown(report), encoding="utf-8", errors="backslashreplace")
+        write_report(report, draft)
         manifest = {
             "format_version": FORMAT_VERSION,
             "kind": "pipeline",
@@ -85,7 +85,7 @@ def pipeline_report(
 
 def _copy_others(source: Path, draft: Path, converted: Collection[str]) -> None:
     for entry in source.iterdir():
-        if entry.name in {*converted, MANIFEST_NAME, REPORT_NAME, PAGE_NAME}:
+        if entry.name in {*converted, MANIFEST_NAME, REPORT_NAME, PAGE_NAME, HTML_NAME}:
             continue
         if entry.name in _leading_up(str(source), [entry.name]):
             continue

@@ -2,7 +2,7 @@
 
 `ladder` lists what may take a block's place, `library` holds the candidates while they learn, `scoring` measures what
 each costs the model's output, `choosing` finds the best choice under budgets, `outcome` is what lies in the folder
-afterwards, and `drawing` shows it.
+afterwards, and `drawing` and `telling` show it.
 """
 
 from .choosing import Budget, choose

@@ -38,6 +38,12 @@ def draw_curves(outcome: WidthsOutcome, path: Path) -> bool:
     Args:
         path: the PNG.
     """
+    rows, shares = widths_map(outcome)
+    return _draw(rows, shares, "One width narrowed at a time, before training", path)
+
+
+def widths_map(outcome: WidthsOutcome) -> tuple[dict[str, list[float | None]], list[str]]:
+    """The expected errors over the output's variance: a row for each width, and what its columns are called."""
     variance = max(1e-30, outcome.spread.variance)
     rows: dict[str, list[float | None]] = {}
     for curve in outcome.curves:
@@ -46,7 +52,7 @@ def draw_curves(outcome: WidthsOutcome, path: Path) -> bool:
             distances = [abs(left - share * curve.channels) for left in curve.levels]
             found.append(curve.errors[distances.index(min(distances))] / variance)
         rows[f"{curve.name} ({curve.channels})"] = list(found)
-    return _draw(rows, [f"{share:g}" for share in _SHARES], "One width narrowed at a time, before training", path)
+    return rows, [f"{share:g}" for share in _SHARES]
 
 
 def _draw(rows: Mapping[str, Sequence[float | None]], names: Sequence[str], title: str, path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -50,6 +51,19 @@ def words(place: Path, output: Path, *more: object) -> list[object]:
 def searched(place: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
     folder = tmp_path_factory.mktemp("searched") / "found"
     return folder, run(*words(place, folder, "--set", "train.steps=4", "--ratio", "1.8"))
+
+
+def test_a_search_has_a_page(searched: tuple[Path, Ran], run: Run, tmp_path: Path) -> None:
+    folder, _ = searched
+    assert run("report", folder, "--html", tmp_path / "page.html").code == 0
+    for page in (folder / "report.html", tmp_path / "page.html"):
+        found = re.search(r'id="document">(.*?)</script>', page.read_text(), re.DOTALL)
+        assert found is not None
+        told = json.loads(found[1])
+        assert told["search"]["rows"] == ["2"]
+        assert set(told["search"]["measures"]) == {"error", "block", "parameters", "macs", "ms"}
+        assert all(value > 0 for value in told["search"]["measures"]["error"]["cells"][0])
+        assert told["runs"][0]["losses"]["blocks"]
 
 
 def test_a_search_ends_in_a_plan_that_converts(
@@ -124,6 +138,16 @@ def test_a_search_of_widths_ends_in_a_plan_that_converts_and_trains(
     before = sum(v.numel() for v in torch.load(place / "net.pt", weights_only=True).values())
     assert 0.5 * before / 3 < sum(p.numel() for p in made.parameters()) <= before / 3
     assert "fitted: 64" in (tmp_path / "m" / "recipe.yaml").read_text()
+
+
+def test_a_search_of_widths_has_a_page(of_widths: tuple[Path, Ran]) -> None:
+    found = re.search(r'id="document">(.*?)</script>', (of_widths[0] / "report.html").read_text(), re.DOTALL)
+    assert found is not None
+    told = json.loads(found[1])
+    assert told["search"]["columns"][-1] == "1"
+    assert [row[-1] for row in told["search"]["measures"]["error"]["cells"]] == [0, 0]
+    assert told["report"]["notes"][-1].startswith("After is the searched model with as few channels as can be")
+    assert told["runs"] == []
 
 
 def test_another_budget_of_widths_takes_no_images(of_widths: tuple[Path, Ran], place: Path, run: Run) -> None:

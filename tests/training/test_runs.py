@@ -48,7 +48,7 @@ def test_a_run_leaves_everything_it_used_and_made(recipe: Recipe, train: Train) 
     left = {p.name for p in folder.iterdir()} - {".prismify-run"}
     assert left == {
         "recipe.yaml", "run.json", "plan.json", "metrics.jsonl", "tensorboard", "images", "state", "model", "best",
-        "report.md",
+        "report.md", "report.html",
     } | ({"curves.png"} if find_spec("matplotlib") else set())  # fmt: skip
     facts = json.loads((folder / "run.json").read_text())
     assert {"torch", "accelerate", "prismify"} <= set(facts["versions"])
@@ -61,6 +61,10 @@ def test_a_run_leaves_everything_it_used_and_made(recipe: Recipe, train: Train) 
     assert [row["step"] for row in records(folder, "validation")] == [3, 6]
     assert states(folder / "state")[-1] == 6
     assert "## On held-out images" in (folder / "report.md").read_text()
+    page = (folder / "report.html").read_text()
+    assert all(
+        words in page for words in ('"measured":{"', '"losses":{"reconstruction":[[1,', '"source":"data:image/png;')
+    )
     assert sorted(p.name for p in (folder / "images").iterdir()) == ["step-00000003.png", "step-00000006.png"]
     assert list((folder / "tensorboard").iterdir())
     notes = json.loads((folder / "model" / "report.json").read_text())["notes"]

@@ -12,26 +12,15 @@ from typing import Any
 from torch import nn
 
 from ...checkpoint.atomic import whole_file
-from ...checkpoint.manifest import read_json
+from ...checkpoint.manifest import REPORT_NAME, read_json, read_report
 from ...errors import OutputError
+from ...page import HTML_NAME, document_of, page_text
 from ..models import save_model
 from ..recipe import going_on, recipe_yaml
+from ..telling import LOSSES, facts_of, run_section, thinned
 from .journal import read_records
 from .run import Run
 from .state import read_state, states
-
-_CURVES = (
-    "reconstruction",
-    "perceptual",
-    "kl",
-    "adversarial",
-    "discriminator",
-    "output",
-    "latent",
-    "features",
-    "blocks",
-    "error",
-)
 
 
 def end_run(run: Run, averaged: nn.Module, beside: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
@@ -48,7 +37,7 @@ def end_run(run: Run, averaged: nn.Module, beside: Mapping[str, dict[str, Any]] 
             beside=beside,
             recipe=recipe_yaml(going_on(run.recipe)),
         )
-        run.written.note(*(run.folder / name for name in ("model", "report.md", "curves.png")))
+        run.written.note(*(run.folder / name for name in ("model", "report.md", HTML_NAME, "curves.png")))
         write(averaged, run.folder / "model", trained=_trained(run, run.step))
         if run.best is not None:
             run.written.note(run.folder / "best")
@@ -60,7 +49,7 @@ def end_run(run: Run, averaged: nn.Module, beside: Mapping[str, dict[str, Any]] 
             write(averaged, run.folder / "best", trained=_trained(run, run.best[1]))
         write_report(run.folder)
         best = "best, " if run.best is not None else ""
-        run.say(f"done: {best}model (latest) and report.md are in {run.folder}")
+        run.say(f"done: {best}model (latest), report.md and report.html are in {run.folder}")
         run.say(f"next: {run.judging}")
     run.processes.wait()
 
@@ -70,7 +59,7 @@ def _trained(run: Run, step: int) -> str:
 
 
 def write_report(folder: Path) -> None:
-    """`report.md` and `curves.png` of a run's folder, from its records.
+    """`report.md`, `report.html` and `curves.png` of a run's folder, from its records and its model's report.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -80,6 +69,10 @@ def write_report(folder: Path) -> None:
     facts = read_json(folder / "run.json")
     with whole_file(folder / "report.md") as draft:
         draft.write_text(report_text(folder, facts, records, drawn), encoding="utf-8", errors="backslashreplace")
+    with whole_file(folder / HTML_NAME) as draft:
+        converted = (folder / "model" / REPORT_NAME).is_file()
+        report = read_report(folder / "model") if converted else None
+        draft.write_text(page_text(document_of(report, runs=[run_section(folder)])), encoding="utf-8")
 
 
 def report_text(folder: Path, facts: dict[str, Any], records: list[dict[str, Any]], drawn: bool) -> str:
@@ -87,23 +80,12 @@ def report_text(folder: Path, facts: dict[str, Any], records: list[dict[str, Any
     train = [r for r in records if r["kind"] == "train"]
     measured = [r for r in records if r["kind"] == "validation"]
     lines = [f"# {folder.name}", ""]
-    rows = [
-        ("model", f"{facts['model']['class']}, {facts['model']['parameters']:,} parameters"),
-        ("images", f"{facts['data']['images']:,} from `{facts['data']['path']}`"),
-        ("steps", f"{train[-1]['step']:,} of {facts['steps']:,}" if train else "none"),
-        ("training time", f"{train[-1]['seconds'] / 60:.1f} min" if train else "none"),
-        ("hardware", f"{facts['hardware']}, {facts['processes']} process(es)"),
-        ("learning rate", f"{facts['learning_rate']:.4g}"),
-        ("seed", str(facts["seed"])),
-        ("perceptual loss", str(facts.get("perceptual", "none"))),
-        ("versions", ", ".join(f"{k} {v}" for k, v in facts["versions"].items())),
-        ("command", f"`{' '.join(map(str, facts['command']))}`"),
-    ]
+    rows = facts_of(facts, records, quote="`")
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
     if measured:
         keys = [k for k in measured[-1] if k not in ("step", "kind")]
         lines += ["## On held-out images", "", f"| step | {' | '.join(keys)} |", f"|---:|{'---:|' * len(keys)}"]
-        lines += [f"| {r['step']:,} | " + " | ".join(_cell(r, k) for k in keys) + " |" for r in _thinned(measured, 20)]
+        lines += [f"| {r['step']:,} | " + " | ".join(_cell(r, k) for k in keys) + " |" for r in thinned(measured, 20)]
         picture = f"images/step-{measured[-1]['step']:08d}.png"
         if (folder / picture).is_file():
             lines += ["", f"![{facts.get('pictures', 'Originals above reconstructions')}]({picture})"]
@@ -132,7 +114,7 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> bool:
     measured = [r for r in records if r["kind"] == "validation"]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in _CURVES:
+    for name in LOSSES:
         rows = [(r["step"], r[name]) for r in train if r.get(name) is not None]
         if rows:
             left.plot(*zip(*rows, strict=True), label=name, linewidth=1)
@@ -151,9 +133,3 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> bool:
         except (ValueError, RuntimeError) as error:
             raise OutputError(f"{path} cannot be drawn: {error}") from error
     return True
-
-
-def _thinned(rows: list[Any], most: int) -> list[Any]:
-    """At most about `most` of the rows, the last among them."""
-    stride = max(1, len(rows) // most)
-    return [row for i, row in enumerate(rows) if i % stride == 0 or i == len(rows) - 1]

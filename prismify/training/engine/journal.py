@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoint.atomic import whole_file
-from ...checkpoint.manifest import finite
+from ...validation import finite
 
 METRICS_NAME = "metrics.jsonl"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...checkpoint.atomic import clear_drafts
 from ...checkpoint.manifest import read_json
 from ...errors import OutputError, PrismifyError
+from ...page import HTML_NAME
 from ..model_files import DENOISING_NAME, is_inside, remove_model, strange_files
 from .state import states
 
@@ -25,6 +26,7 @@ _ONCE = (
     "model",
     "best",
     "report.md",
+    HTML_NAME,
     "curves.png",
     "recipe.yaml",
     "run.json",
@@ -34,7 +36,7 @@ _ONCE = (
 )
 #: What runs wrote before there was a record.
 _EARLIER = re.compile(
-    r"(recipe\.yaml|run\.json|plan\.json|metrics\.jsonl|report\.md|curves\.png|images/step-\d{8,}\.png"
+    r"(recipe\.yaml|run\.json|plan\.json|metrics\.jsonl|report\.(md|html)|curves\.png|images/step-\d{8,}\.png"
     r"|state/step-\d{8,}/state\.pt|tensorboard/events\.out\.tfevents\.[^/]+|model|best)"
 )
 
