@@ -111,8 +111,30 @@ def measure() -> dict[str, Any]:
     return result
 
 
+def onnx_lines(report: dict[str, Any]) -> list[str]:
+    """A row for each shape and model, a column for each form."""
+    forms = list(dict.fromkeys(form for row in report["rows"] for form in row["forms"]))
+    lines = [f"| | {' | '.join(forms)} | file of `auto` |", "|---|" + "---:|" * (len(forms) + 1)]
+    for row in report["rows"]:
+        cells = []
+        for form in forms:
+            found = row["forms"].get(form)
+            times = "" if found is None or form == "dense layer" else f" ({found['times_dense']:.1f}×)"
+            cells.append("" if found is None else f"{found['median_ms']:.3g}{times}")
+        size = row["forms"]["auto"]["bytes"] / 1024
+        lines.append(f"| {row['name']} | {' | '.join(cells)} | {size:,.0f} KiB |")
+    return lines
+
+
 def main() -> None:
-    result = read("performance-cpu.json") if "--page-only" in sys.argv[1:] else measure()
+    if "--page-only" not in sys.argv[1:]:
+        measure()
+    print(write_page())
+
+
+def write_page() -> str:
+    """docs/performance.md, from all that was measured."""
+    result = read("performance-cpu.json")
     sweep, fusion = read("operator-cpu.json"), read("fusion-cpu.json")
     seconds = sweep["first_call_seconds"]
     machine, shapes, models = result["machine"], result["shapes"], result["models"]
@@ -163,8 +185,22 @@ def main() -> None:
         "|---|---:|---:|---:|---:|---:|",
         *fusion_lines(fusion),
     ]
-    (ROOT / "docs" / "performance.md").write_text("\n".join(page) + "\n")
-    print("\n".join(page))
+    if places.ONNX.is_file():
+        report = json.loads(places.ONNX.read_text())
+        most = max(found["difference"] for row in report["rows"] for found in row["forms"].values())
+        page += [
+            "",
+            "## In ONNX Runtime",
+            "",
+            f"From `python benchmarks/onnx_forms.py`, {report['machine']}, {report['date']}: milliseconds of a run,",
+            "and how many times faster than the dense layer's (or model's) file; [forms](export.md) of the operator.",
+            f"No output is farther than {most:.1g} from the model's.",
+            "",
+            *onnx_lines(report),
+        ]
+    text = "\n".join(page) + "\n"
+    (ROOT / "docs" / "performance.md").write_text(text)
+    return text
 
 
 if __name__ == "__main__":

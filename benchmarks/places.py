@@ -19,6 +19,7 @@ POINTS = ROOT / "benchmarks" / "results" / "paper-points-cpu.json"
 ADVERSARIAL = ROOT / "benchmarks" / "results" / "adversarial-cpu.json"
 ADVERSARIAL_PICTURE = IMAGES / "adversarial.png"
 SHARDS = ROOT / "benchmarks" / "results" / "shards-cpu.json"
+ONNX = ROOT / "benchmarks" / "results" / "onnx-cpu.json"
 FIGURE_1 = IMAGES / "figure1.png"
 SINGLE = ROOT / "benchmarks" / "results" / "single-image-cpu.json"
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import places
 
+#: Ways that choose among the same candidates, and the minutes for which they were compared.
+_CHOICES, _SIDE_BY_SIDE = ("search", "greedy", "uniform"), 6
 CURVES = places.IMAGES / "taef2-frontier.png"
 _PHOTOGRAPHS = (
     "SinDDM's 15 pictures and the 27 photographs of Debian's packages `lomiri-wallpapers-16.04` and `mate-backgrounds` "
@@ -42,8 +44,8 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
         "nothing else (`loss: {output: 0, latent: 0.02, image: 1}`). The last columns say how well each half serves",
         "beside the original's other half:",
         "PSNR of the small decoder on the original's latents, and the small encoder's squared error over the latents'",
-        "variance. Rows of six minutes were trained three at a time, a thread each, on two cores: they compare with",
-        "one another only, and their steps show how much of the machine each had.",
+        "variance. Rows of six minutes were trained two or three at a time, a thread each, on two cores: they compare",
+        "with one another only, and their steps show how much of the machine each had.",
     ]
     if searched is not None:
         lines += [
@@ -64,7 +66,8 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
             f"{row['minutes']:g} × {_threads(row)} | {row['steps']:,} | {_cells(row)} | "
             f"{_number(row, 'decoder_psnr', 2)} | {_number(row, 'latent_error', 3)} |"
         )
-    lines += ["", f"![PSNR on Kodak against parameters](images/{CURVES.name})", ""]
+    lines += ["", *_blocks_first(rows), *_choices(rows)]
+    lines += [f"![PSNR on Kodak against parameters](images/{CURVES.name})", ""]
     for way, title in _WAYS.items():
         picture = places.IMAGES / f"taef2-{way}.png"
         points = sorted({r["parameters"] for r in plain if r["way"] == way})
@@ -81,6 +84,39 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
         "python benchmarks/frontier.py narrow --weights taef2 --data IMAGES ... --test kodak --lpips ALEX --runs RUNS"
     )
     return [*lines, f"    {command}"]
+
+
+def _blocks_first(rows: list[dict[str, Any]]) -> list[str]:
+    """What blocks taught by themselves are worth, against the whole model alone: same plan, time, seed, neighbours."""
+    said = []
+    for first in (r for r in rows if r["way"] == "search" and r["seed"] == 0):
+        same = [r for r in rows if all(r.get(k) == first.get(k) for k in ("budget", "minutes", "jobs", "parameters"))]
+        for way, start in (("whole", "fresh weights"), ("fitted", "closed-form starts")):
+            pairs = {r["seed"]: r["PSNR"] for r in same if r["way"] == way}
+            apart = [
+                f"{r['PSNR'] - pairs[r['seed']]:+.2f}" for r in same if r["way"] == "search" and r["seed"] in pairs
+            ]
+            if apart:
+                what = f"{first['parameters']:,} parameters, {first['minutes']:g} minutes"
+                said.append(f"* {what}: {', '.join(apart)} dB over the whole model alone from {start} (a seed each).")
+    return (
+        ["Blocks by themselves first, then the whole model, beside the whole model alone:", "", *said, ""]
+        if said
+        else []
+    )
+
+
+def _choices(rows: list[dict[str, Any]]) -> list[str]:
+    """The search beside other choices of the same candidates, at every budget where all were trained alike."""
+    said = []
+    for budget in dict.fromkeys(r["budget"] for r in rows):
+        same = [r for r in rows if r["budget"] == budget and r["seed"] == 0 and r["minutes"] == _SIDE_BY_SIDE]
+        found = {way: max((r["PSNR"] for r in same if r["way"] == way), default=None) for way in _CHOICES}
+        if None not in found.values():
+            said.append(f"| {budget} | {' | '.join(f'{found[way]:.2f}' for way in _CHOICES)} |")
+    head = [f"| budget | {' | '.join(_CHOICES)} |", "|---|" + "---:|" * len(_CHOICES)]
+    text = "The search beside other choices among the same taught candidates, PSNR after six minutes:"
+    return [text, "", *head, *said, ""] if said else []
 
 
 def preview(row: dict[str, Any]) -> list[str]:
