@@ -47,7 +47,7 @@ class Entry(nn.Module):
         return tuple(self.named_outputs(*args).values())
 
     def named_outputs(self, *args: Any) -> dict[str, Tensor]:
-        """The outputs by name, each once."""
+        """The outputs by name, each once; an input that is passed on is none."""
         given = [value for value in args if value is not None]
         if self.method in ("encode", "decode") and _has_both(self.model) and len(given) == 1:
             try:
@@ -56,10 +56,11 @@ class Entry(nn.Module):
                 pass
         places = len(args) - len(self._keywords)
         named = dict(zip(self._keywords, args[places:], strict=True))
-        found: dict[int, tuple[str, Tensor]] = {}
+        found = {id(tensor): ("", tensor) for tensor in tensors_in(args)}
+        inputs = set(found)
         for path, tensor in named_tensors(getattr(self.model, self.method)(*args[:places], **named)):
             found.setdefault(id(tensor), (_name(path, "output"), tensor))
-        return dict(found.values())
+        return dict(pair for key, pair in found.items() if key not in inputs)
 
     def input_names(self) -> list[str]:
         """A name for every tensor among the inputs, in order: the method's own where it has one."""

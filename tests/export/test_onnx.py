@@ -138,6 +138,33 @@ def test_open_sizes_are_named_and_run_at_others(autoencoder: Any, tmp_path: Path
     assert max(found.values()) < ALIKE
 
 
+class Mixed(torch.nn.Module):
+    """Takes tensors, numbers and lists, and passes an input on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Any, t: Any, flag: bool = True, extra: Any = None, unused: Any = None) -> dict[str, Any]:
+        return {"y": self.layer(x) * t if flag else x, "x": x, "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (ExampleInputs((torch.ones(1, 3, 4, 4), 3)), ["x"]),
+        (ExampleInputs((torch.ones(1, 3, 4, 4),), {"t": 2.0, "extra": None, "unused": torch.ones(2)}), ["x", "unused"]),
+        (ExampleInputs((torch.ones(1, 3, 4, 4), torch.tensor(2.0)), {"extra": [torch.ones(1)]}), ["x", "t", "extra_0"]),
+    ],
+    ids=["a number", "named", "a list"],
+)
+def test_inputs_of_any_kind_keep_their_names(given: ExampleInputs, names: list[str], tmp_path: Path) -> None:
+    written = write_onnx(Entry(Mixed(), "forward", given), tmp_path / "model.onnx", dynamic=True)
+    assert list(written.inputs) == names
+    assert written.outputs == {"y": ["batch", 3, "height", "width"]}
+    assert max(largest_difference(written).values()) < ALIKE
+
+
 @pytest.mark.parametrize("form", ["blocks", "depthwise", "dense", "conv3d"])
 def test_every_form_runs(form: Any, autoencoder: Any, tmp_path: Path) -> None:
     written = write_onnx(Entry(autoencoder, "decode", image(1, 3, 4, 4)), tmp_path / "model.onnx", form=form)
