@@ -24,6 +24,7 @@ from .search import search
 from .terminal import show_anything
 from .train import train
 from .usage import OneLineUsage
+from .view import view
 
 app = typer.Typer(
     cls=OneLineUsage,
@@ -43,6 +44,7 @@ app.command()(reconstruct)
 app.command()(search)
 app.command()(sample)
 app.command()(judge)
+app.command()(view)
 app.add_typer(recipes)
 app.command()(export)
 app.command()(bench)

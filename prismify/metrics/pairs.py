@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import OutputError, RecipeError, SourceError
@@ -16,6 +19,7 @@ from ..training.data import Stream, image_tensor
 from ..training.measure import psnr
 from ..training.models import reconstruct
 from ..training.pictures import check_replaceable, sheet, to_pixels, write_png
+from ..training.schema import Data
 
 _PROBE = 64
 
@@ -41,6 +45,36 @@ def write_pairs(model: nn.Module, images: Stream, folder: Path, device: torch.de
         except OSError as error:
             raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
         yield name, float(psnr(output, image, images.data.range))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One picture beside what an autoencoder makes of it.
+
+    Args:
+        original, reconstruction, difference: uint8 (H, W, 3); the difference is absolute, its largest value white.
+        decibels: PSNR.
+    """
+
+    original: Any
+    reconstruction: Any
+    difference: Any
+    decibels: float
+
+
+def compared(model: nn.Module, picture: Image.Image, data: Data, device: torch.device) -> Compared:
+    """Reconstruct one picture as the model's run saw images.
+
+    Raises:
+        SourceError: the model does not take such images.
+    """
+    image = image_tensor(picture, data, None)[None].to(device)
+    output = padded_reconstruction(model, image, reduction(model, data.channels, device))
+    apart = (output.clamp(*data.range) - image).abs()
+    black, white = data.range
+    scaled = black + (white - black) * apart / apart.max().clamp(min=1e-12)
+    pages = [to_pixels(one, data.range)[0] for one in (image, output, scaled)]
+    return Compared(pages[0], pages[1], pages[2], float(psnr(output, image, data.range)))
 
 
 def _places(folder: Path, names: Sequence[str]) -> list[Path]:
