@@ -19,6 +19,7 @@ from typing import Any
 
 import places
 import results_page
+import yaml
 from command import run
 
 START = "cifar10-ae-64"
@@ -71,7 +72,9 @@ def history(folder: Path) -> dict[str, Any]:
     train = [r for r in records if r["kind"] == "train"]
     terms = ("reconstruction", "perceptual", "adversarial", "discriminator", "logits_real", "logits_fake")
     last = train[-max(1, len(train) // 5) :]
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     return {
+        "minutes": recipe["train"]["max_minutes"],
         "steps": train[-1]["step"],
         "held_out": [(r["step"], round(r["psnr"], 3)) for r in records if r["kind"] == "validation"],
         "last_fifth": {t: statistics.mean(r[t] for r in last) for t in terms if all(t in r for r in last)},
@@ -104,8 +107,13 @@ def main() -> None:
     where = {key: history(folders[0])[key] for key in ("date", "hardware", "versions")}
     rows = [{"name": "before", "seed": None, "changes": [], **where, **found[START]}]
     for (name, seed), folder, model in zip(tasks, folders, models[1:], strict=True):
-        made = {"name": name, "seed": seed, "changes": [*STAGES[name], *arguments.sets], "minutes": arguments.minutes}
+        made = {"name": name, "seed": seed, "changes": [*STAGES[name], *arguments.sets]}
         rows.append({**made, **found[model], **history(folder)})
+    kept = json.loads(places.ADVERSARIAL.read_text()) if places.ADVERSARIAL.is_file() else []
+    made_now = {(row["name"], row["seed"]) for row in rows}
+    rows += [row for row in kept if (row["name"], row["seed"]) not in made_now]
+    order = ["before", *STAGES]
+    rows.sort(key=lambda row: (order.index(row["name"]), row["seed"] or 0))
     places.ADVERSARIAL.write_text(json.dumps(rows, indent=1) + "\n")
     results_page.write()
 

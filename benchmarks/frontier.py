@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import hashlib
 import itertools
 import json
 import statistics
@@ -93,6 +94,8 @@ SLIM = {
     "270K": ((16, 16), (24, 16), (32, 16), (32, 8)),
     "670K": ((16, 16), (32, 24), (48, 24), (64, 16)),
 }
+#: What a point's folder keeps of how it was trained, beside what the run itself notes.
+HOW = "frontier.json"
 #: Ways that need no search of blocks.
 NARROW = {"narrow", "slim", "widths"}
 #: Of the test images, so many are shown, one of every so many.
@@ -214,6 +217,7 @@ def trained(
     sets = [f"model.source={small}", f"data.path={at.squares}", f"output={folder}", f"train.seed={seed}"]
     sets += [*IMAGES, *POINT, f"train.max_minutes={arguments.minutes:g}", *WAYS[way], *arguments.sets]
     run("train", "distil", "--trust-code", *(word for s in sets for word in ("--set", s)))
+    (folder / HOW).write_text(json.dumps({"jobs": arguments.jobs, "changes": [*WAYS[way], *arguments.sets]}))
     return folder
 
 
@@ -283,8 +287,9 @@ class Original:
 
 @torch.no_grad()
 def original_of(at: Places, arguments: argparse.Namespace) -> Original:
-    """The original's measurements; made once in --runs."""
-    kept = at.runs / "original.pt"
+    """The original's measurements; made once in --runs for the same test images and judge."""
+    judged = hashlib.sha256(f"{Path(arguments.test).resolve()} {arguments.lpips}".encode()).hexdigest()[:8]
+    kept = at.runs / f"original-{judged}.pt"
     if not kept.is_file():
         model, images = teacher(at), test_images(arguments)
         scores, parameters, _ = scores_of(model, arguments)
@@ -387,11 +392,10 @@ def facts_of(
         "way": way,
         "budget": budget,
         "seed": seed,
-        "changes": [*WAYS[way], *arguments.sets],
+        **json.loads((folder / HOW).read_text()),
         "minutes": yaml.safe_load((folder / "recipe.yaml").read_text())["train"]["max_minutes"],
         "search_minutes": arguments.search_minutes if searched_first else 0.0,
         "rank_correlation": outcome.scores.correlation if outcome is not None and searched_first else None,
-        "jobs": arguments.jobs,
         "steps": [r for r in records if r["kind"] == "train"][-1]["step"],
         "date": places.today(),
         "hardware": facts["hardware"],

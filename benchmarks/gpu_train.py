@@ -27,7 +27,7 @@ from prismify.metrics.networks import load_network
 from prismify.paper.budgets import BUDGETS
 from prismify.paper.figure import table_4
 from prismify.paper.methods import DEEP_PRISM, table_4_methods
-from prismify.paper.points import Setting, made_points
+from prismify.paper.points import Setting, made_points, run_folder
 from prismify.training.data import open_data
 from prismify.training.losses import load_lpips
 from prismify.training.models import open_model
@@ -74,7 +74,7 @@ def main() -> None:
     points, runs = [], []
     for point in made_points(methods, [0], setting, Judges(lpips, network), arguments.output, lambda event: None):
         points.append(point)
-        runs.append(arguments.output / "runs" / f"{point['family'].lower()}-c-{arguments.width}-0")
+        runs.append(run_folder(methods[len(runs)], 0, arguments.output))
         keep(arguments.output, points, [speed(run) for run in runs], time.perf_counter() - began)
         print(point["family"], point["steps"], point["scores"]["PSNR"], flush=True)
     seen = Data(path=arguments.test, split="test", size=32, validation=0)

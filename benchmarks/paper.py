@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from prismify.paper.budgets import BUDGETS
 from prismify.paper.methods import Method, methods
 
 LAPTOP = BUDGETS["laptop"]
+_KEEPING = threading.Lock()
 
 
 def table_2() -> None:
@@ -77,7 +79,12 @@ def restore(folder: Path) -> None:
 
 
 def collect(folder: Path) -> None:
-    """Keep all points of the folder."""
+    """Keep all points of the folder; one thread at a time."""
+    with _KEEPING:
+        _collect(folder)
+
+
+def _collect(folder: Path) -> None:
     files = sorted((folder / "points" / "points").glob("*.json"))
     rows = [{"file": file.name, **json.loads(file.read_text())} for file in files]
     draft = places.POINTS.with_suffix(".draft")

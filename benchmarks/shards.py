@@ -79,7 +79,7 @@ def train(folder: Path, sets: list[str], processes: int, stop_at: int | None = N
     """
     words = [word for change in [*sets, f"output={folder}"] for word in ("--set", change)]
     command = [*COMMAND, "train", "imagenet256", "--processes", str(processes), *words]
-    most = 0
+    most, asked = 0, stop_at is not None
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         whole = psutil.Process(process.pid)
         while process.poll() is None:
@@ -89,8 +89,8 @@ def train(folder: Path, sets: list[str], processes: int, stop_at: int | None = N
                 stop_at = None
             time.sleep(0.2)
         said = process.stderr.read() if process.stderr else ""
-    if process.returncode not in (0, 128 + signal.SIGTERM):
-        raise SystemExit(said)
+    if process.returncode != (128 + signal.SIGTERM if asked else 0):
+        raise SystemExit(f"{said}ended with {process.returncode}, and was {'' if asked else 'not '}to be stopped")
     return most
 
 
@@ -119,7 +119,7 @@ def same_weights(one: Path, other: Path) -> bool:
     """Whether two runs ended with the same numbers, to the bit."""
     (first,), (second,) = (list((folder / "model").glob("*.safetensors")) for folder in (one, other))
     with safe_open(first, "pt") as a, safe_open(second, "pt") as b:
-        return all(bool((a.get_tensor(key) == b.get_tensor(key)).all()) for key in a.keys() | b.keys())
+        return all(bool((a.get_tensor(key) == b.get_tensor(key)).all()) for key in set(a.keys()) | set(b.keys()))
 
 
 def main() -> None:
@@ -137,6 +137,8 @@ def main() -> None:
     shards = runs / "shards"
     if not shards.is_dir():
         pack(arguments.data, shards, arguments.pictures)
+    if (runs / "whole").exists() or (runs / "stopped").exists():
+        raise SystemExit(f"{runs} holds runs already: name another folder")
     half = arguments.steps // 2
     sets = [
         f"data.path={shards}",

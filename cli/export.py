@@ -13,6 +13,7 @@ from . import options as o
 from .evaluate import MODEL_HELP
 from .following import next_step
 from .terminal import Begin, one_line_errors, steps
+from .usage import misused
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from ..graph import ExampleInputs
     from ..kernels.torch.forms import Form
 
+_ONNX_ONLY = ("form", "opset", "threads", "seconds")
 _SUFFIXES = (".onnx", ".pt2")
 
 
 @one_line_errors
 def export(
+    call: typer.Context,
     source: Annotated[str, typer.Argument(metavar="DIR|SOURCE", help=MODEL_HELP, show_default=False)],
     output: Annotated[
         Path,
@@ -50,9 +53,12 @@ def export(
     import_: o.ImportOption = None,
     json_: o.JsonOption = False,
 ) -> None:
-    """Write a model as ONNX, or for torch.export.load; compare it with the model, and time it beside the dense one."""
+    """Write a model as ONNX, compared with the model and timed beside the dense one; or for torch.export.load."""
     if output.suffix not in _SUFFIXES:
         raise typer.BadParameter(f"{output.name} ends with neither of {', '.join(_SUFFIXES)}", param_hint="--output")
+    asked = [name for name in _ONNX_ONLY if (told := call.get_parameter_source(name)) and told.name == "COMMANDLINE"]
+    if output.suffix == ".pt2" and asked:
+        misused(f"--{asked[0]} is for .onnx files; {output.name} is torch's own")
     wanted = o.wanted({**locals(), "method": [method], "policy": "paper"})
     with steps() as begin:
         begin("loading libraries")
@@ -80,7 +86,8 @@ def export(
     from .render import print_json
 
     (print_json if json_ else print_export)(report)
-    next_step("bench", source)
+    # A folder that was converted has an original to be measured beside.
+    next_step("bench" if (Path(source) / "prismify.json").is_file() else "report", source)
 
 
 def _opened(wanted: o.Wanted) -> nn.Module:
@@ -153,6 +160,6 @@ def _dense(written: Written, wanted: o.Wanted, form: Form, path: Path) -> Writte
     original = build_original(folder, allow=wanted.allow, trust_code=wanted.trust_code)
     if not isinstance(original, nn.Module):
         raise SourceError("the original is an exported program")
-    entry = Entry(original.float().requires_grad_(False), written.entry.method, written.entry.example)
+    entry = Entry(original.float().requires_grad_(False), written.entry.method, written.entry.given)
     dynamic = any(isinstance(axis, str) for axes in written.inputs.values() for axis in axes)
-    return write_onnx(entry, path, form=form, dynamic=dynamic)
+    return write_onnx(entry, path, form=form, dynamic=dynamic, opset=written.opset)

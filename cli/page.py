@@ -11,8 +11,10 @@ from typing import Any
 _MOST_RUNS = 4
 
 
-def report_of(folder: Path) -> dict[str, Any]:
+def report_of(folder: Path) -> dict[str, Any] | None:
     """The report of a converted folder, of a run's model, or of the model that a search looked at.
+
+    None is a run's whose model was not converted, or is not written yet: a page shows the run alone.
 
     Raises:
         SourceError: the folder is none of these, or is damaged.
@@ -25,13 +27,15 @@ def report_of(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST_NAME).is_file():
         if is_search(folder):
             return searched_report(read_any(folder))
-        if is_run(folder) and (folder / "model" / MANIFEST_NAME).is_file():
-            folder = folder / "model"  # which a run that is under way does not have yet, or of a dense model never
+        if is_run(folder):
+            if not (folder / "model" / MANIFEST_NAME).is_file():
+                return None
+            folder = folder / "model"
     read_manifest(folder)
     return read_report(folder)
 
 
-def write_page(folder: Path, report: dict[str, Any], output: Path, *, force: bool) -> None:
+def write_page(folder: Path, report: dict[str, Any] | None, output: Path, *, force: bool) -> None:
     """Write the page of a folder.
 
     Args:
@@ -48,7 +52,8 @@ def write_page(folder: Path, report: dict[str, Any], output: Path, *, force: boo
     from ..search.telling import is_search, read_any, search_section
     from ..training.telling import FACTS_NAME, run_section
 
-    if output.is_dir() or (output.exists() and not force and not _is_page(output)):
+    odd = output.exists() and not output.is_file()
+    if odd or (output.exists() and not force and not _is_page(output)):
         raise OutputError(f"{output} exists and is no page of prismify's; choose another name, or add --force")
     if not output.absolute().parent.is_dir():
         raise OutputError(f"{output} cannot be written: {output.absolute().parent} is not a folder")

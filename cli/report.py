@@ -52,6 +52,10 @@ def report(
         if html is not None:
             write_page(folder, content, html, force=force)
             print(f"page written to {html}", file=sys.stderr)
+        elif content is None:
+            raise SourceError(
+                f"{folder} trains a model that was not converted, and has no report: --html shows the run"
+            )
         elif json_:
             print_json(content)
         else:
@@ -63,4 +67,4 @@ def report(
     if is_search(folder):
         next_step("search", name, "--parameters", "N", "--plan-out", "plan.json")
     else:
-        next_step(*after_report(folder, name, content, is_denoiser=is_denoiser(name)))
+        next_step(*after_report(folder, name, content or {}, is_denoiser=is_denoiser(name)))

@@ -127,7 +127,7 @@ def reproduce(
             with whole_file(output / f"{what}{suffix}") as draft:
                 draft.write_text(content, encoding="utf-8")
     typer.echo(text if json_ else table.markdown(), nl=False)
-    words = typed(call, ("what", "json_"))
+    words = typed(call, ("what", "json_", "only"))
     if trains:  # the points that both have in common are kept
         next_step("reproduce", What.figure1 if what is What.table4 else What.table4, *words)
     elif what is What.table3:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -89,6 +89,10 @@ def live_view() -> Iterator[Watch]:
         bar = progress.add_task("starting", total=None, visible=False)
 
         def watch(event: Event) -> None:
+            with suppress(OSError):  # of a terminal that was closed: the run itself hears of it by a signal
+                show(event)
+
+        def show(event: Event) -> None:
             nonlocal pace
             if event.kind == "said":
                 progress.console.print(event.text, markup=False)

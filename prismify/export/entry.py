@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterable
+from itertools import count
 from typing import Any
 
 import torch
@@ -40,6 +42,7 @@ class Entry(nn.Module):
         if not callable(getattr(model, method, None)):
             raise ConversionError(f"{type(model).__name__} has no method {method!r} to export")
         self.model, self.method = model.eval(), method
+        self.given = inputs
         self.example = ExampleInputs((*inputs.args, *inputs.kwargs.values()))
         self._keywords = tuple(inputs.kwargs)
 
@@ -56,11 +59,14 @@ class Entry(nn.Module):
                 pass
         places = len(args) - len(self._keywords)
         named = dict(zip(self._keywords, args[places:], strict=True))
-        found = {id(tensor): ("", tensor) for tensor in tensors_in(args)}
-        inputs = set(found)
+        inputs = {id(tensor) for tensor in tensors_in(args)}
+        found: dict[int, tuple[str, Tensor]] = {}
         for path, tensor in named_tensors(getattr(self.model, self.method)(*args[:places], **named)):
-            found.setdefault(id(tensor), (_name(path, "output"), tensor))
-        return dict(pair for key, pair in found.items() if key not in inputs)
+            if id(tensor) not in inputs and id(tensor) not in found:
+                found[id(tensor)] = _name(path, "output"), tensor
+        if not found:
+            raise ConversionError(f"{type(self.model).__name__}.{self.method} returns no tensor but its inputs")
+        return _apart(found.values())
 
     def input_names(self) -> list[str]:
         """A name for every tensor among the inputs, in order: the method's own where it has one."""
@@ -78,16 +84,21 @@ def program_of(entry: Entry, form: Form | None, *, dynamic: bool = False) -> Exp
         dynamic: leave every size open that the model leaves open.
 
     Raises:
-        ConversionError: `torch.export` cannot follow the model; the message says where, in one line.
+        ConversionError: `torch.export` cannot follow the model, or no size is open; the message says it in one line.
     """
     args = several(entry.example).args if dynamic else entry.example.args
     shapes = _open(entry, args) if dynamic else None
     try:
         with torch.no_grad(), written_as(form):
-            return _bare(torch.export.export(entry, args, dynamic_shapes=shapes, strict=False))
+            program = _bare(torch.export.export(entry, args, dynamic_shapes=shapes, strict=False))
+    except ConversionError:
+        raise
     except Exception as error:  # whatever torch.export says of somebody's model
         what = f"{type(entry.model).__name__}.{entry.method}"
         raise ConversionError(f"{what} cannot be exported: torch.export says: {one_line(error)}") from error
+    if dynamic and not open_axes(program):
+        raise ConversionError(f"{type(entry.model).__name__}.{entry.method} fixes all its sizes: leave --dynamic out")
+    return program
 
 
 def open_axes(program: ExportedProgram) -> dict[str, list[int]]:
@@ -138,6 +149,15 @@ def _of_half(model: Any, method: str, given: Any) -> dict[str, Tensor]:
     latents = encode(model, given)
     found = {"mean": latents.mean, "log_variance": latents.log_variance}
     return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _apart(pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """By name; names that are taken get a number."""
+    named: dict[str, Tensor] = {}
+    for name, tensor in pairs:
+        number = next(n for n in count() if (f"{name}_{n}" if n else name) not in named)
+        named[f"{name}_{number}" if number else name] = tensor
+    return named
 
 
 def _name(path: tuple[str, ...], otherwise: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import ConversionError, OutputError, one_line
 from ..kernels.torch.forms import Form, counted
-from .entry import Entry, open_axes, program_of
+from .entry import Entry, program_of
 
 #: Constants are folded where little goes in and little comes out: a band of weights is left to the runtime.
 _FOLDED_IN, _FOLDED_OUT = 64, 256
@@ -82,8 +82,6 @@ def write_onnx(
         raise ConversionError(f"ONNX files need {_NEEDED}") from error
     with counted() as forms:
         program = program_of(entry, form, dynamic=dynamic)
-    if dynamic and not open_axes(program):
-        raise ConversionError(f"{type(entry.model).__name__}.{entry.method} fixes all its sizes: leave --dynamic out")
     try:
         made: Any = torch.onnx.export(
             program,
@@ -97,6 +95,8 @@ def write_onnx(
         what = f"{type(entry.model).__name__}.{entry.method}"
         raise ConversionError(f"{what} cannot be written as ONNX: {one_line(error.__cause__ or error)}") from error
     model: ir.Model = made.model
+    if opset is not None and model.opset_imports[""] != opset:
+        raise ConversionError(f"torch writes opset {model.opset_imports['']} where {opset} is asked for: leave it out")
     optimizer.optimize(model, input_size_limit=_FOLDED_IN, output_size_limit=_FOLDED_OUT)
     _forget_sources(model)
     _name_sizes(model)

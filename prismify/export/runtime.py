@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def largest_difference(written: Written) -> dict[str, float]:
 
     Returns:
         the sizes in words -> the largest absolute difference over all outputs; where sizes are fixed, of three draws.
+
+    Raises:
+        ConversionError: onnxruntime is not installed or does not run the file, or the model does not run at such sizes.
     """
     running = session(written.path)
     open_sizes = {axis for axes in written.inputs.values() for axis in axes if isinstance(axis, str)}
@@ -51,10 +55,12 @@ def largest_difference(written: Written) -> dict[str, float]:
     for number in _SIZES:
         inputs = _drawn(written, number if open_sizes else 1, seed=number)
         ours = _run(running, feed(written, inputs, running))
-        with torch.no_grad():
-            wanted = written.entry(*inputs.args)
-        pairs = zip(ours, wanted, strict=True)
-        most = max((float((torch.from_numpy(a) - b).abs().max()) for a, b in pairs if b.numel()), default=0.0)
+        try:
+            with torch.no_grad():
+                wanted = written.entry(*inputs.args)
+        except Exception as error:  # whatever somebody's model raises at a size that it was not asked for before
+            raise ConversionError(f"the model does not run on larger inputs: {one_line(error)}") from error
+        most = max(_apart(torch.from_numpy(a), b) for a, b in zip(ours, wanted, strict=True))
         sizes = ", ".join(
             f"{name} {'×'.join(map(str, tensor.shape)) or 'scalar'}"
             for name, (_, tensor) in zip(written.entry.input_names(), inputs.tensors(), strict=True)
@@ -75,6 +81,18 @@ def times(files: Mapping[str, Written], threads: int | None = None, seconds: flo
         given = feed(written, written.entry.example, running)
         calls[name] = partial(_run, running, given)
     return compare(calls, torch.device("cpu"), seconds)
+
+
+def _apart(ours: Tensor, wanted: Tensor) -> float:
+    """The largest absolute difference; infinite where one alone is not a number, or where sizes differ."""
+    if ours.shape != wanted.shape:
+        return inf
+    apart = (ours.double() - wanted.double()).abs()
+    apart[ours == wanted] = 0  # infinities too
+    if not ours.is_floating_point():
+        return float(apart.max()) if apart.numel() else 0.0
+    apart[ours.isnan() & wanted.isnan()] = 0
+    return float(apart.nan_to_num(nan=inf).max()) if apart.numel() else 0.0
 
 
 def _run(running: Any, given: dict[str, Any]) -> Any:

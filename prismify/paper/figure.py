@@ -71,7 +71,7 @@ def draw_figure_1(points: Sequence[dict[str, Any]], path: Path) -> bool:
         for family, own in families.items():
             own.sort()
             middles = [statistics.mean(values) for _, values in own]
-            spread = [statistics.pstdev(values) for _, values in own]
+            spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in own]
             axes.errorbar([n for n, _ in own], middles, spread, marker="o", ms=4, capsize=2, label=family)
         axes.set(xscale="log", xlim=(min(sizes) / 1.3, max(sizes) * 1.3))
         axes.set(ylabel="PSNR, dB" if kind == "PSNR" else _score_key(points[0], kind))
@@ -104,10 +104,11 @@ def _how(points: Sequence[dict[str, Any]]) -> str:
     for_ = "as long as it says" if setting["minutes"] is None else f"for {setting['minutes']:g} minutes"
     days = sorted({p["date"] for p in points})
     dates = " to ".join(dict.fromkeys((days[0], days[-1])))
+    where = " and ".join(sorted({f"{p['hardware']}, torch {p['versions']['torch']}" for p in points}))
+    images = " or ".join(f"{n:,}" for n in sorted({p["images"] for p in points}))
     return (
         f"Each trained by the recipe `{setting['recipe']}` {for_} (budget `{setting['budget']}`) with what its row "
-        f"changes, on {first['hardware']}, torch {first['versions']['torch']}, {dates}, "
-        f"and measured on {first['images']:,} images of {setting['test']}."
+        f"changes, on {where}, {dates}, and measured on {images} images of {setting['test']}."
     )
 
 

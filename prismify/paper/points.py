@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import re
@@ -21,7 +22,7 @@ from ..recipes import carry_out
 from ..training.data import Stream, open_images, order_of
 from ..training.engine.journal import read_records
 from ..training.models import open_model
-from ..training.recipe import read_recipe
+from ..training.recipe import read_recipe, read_recorded
 from ..training.schema import Data, ModelSource, Recipe
 from .budgets import Budget
 from .methods import Method
@@ -93,17 +94,18 @@ def made_points(
         watch: is told what a run tells.
 
     Raises:
-        OutputError: the folder cannot be written, or holds a point of another setting.
+        OutputError: the folder cannot be written, or holds a point or a run of another setting or method.
     """
     chosen = list(methods)
     for seed in seeds:
         for method in chosen:
-            kept = folder / "points" / f"{_slug(method)}-{seed}.json"
-            run = folder / "runs" / kept.stem
+            run = run_folder(method, seed, folder)
+            kept = folder / "points" / f"{run.name}.json"
             if kept.is_file():
                 point = read_json(kept)
                 its = point.get("setting") or {}
                 changed = [k for k, v in setting.as_data().items() if its.get(k) != v]
+                changed += ["method"] if point.get("changes") != list(method.sets) else []
                 if set(changed) - _MEASURED:
                     raise OutputError(f"{kept} was made with another {' and '.join(changed)}: name another output")
                 if not changed:
@@ -121,8 +123,10 @@ def _made(
 ) -> dict[str, Any]:
     """Train and measure one point; a run that was stopped goes on, and one that came to its end is only measured."""
     recipe = _recipe(method.sets, setting, [f"train.seed={seed}", f"output={json.dumps(str(run))}"])
-    if not (run / "report.md").is_file():  # the last that a run writes
+    if not (run / "report.md").is_file():  # what a run writes when it has ended
         carry_out(recipe, watch)
+    elif dataclasses.replace(read_recorded(run / "recipe.yaml"), output=recipe.output) != recipe:
+        raise OutputError(f"{run} was trained by another recipe: name another output")
     model = open_model(ModelSource(source=str(run / "model")))
     seen = Data(path=setting.test, split="test", size=setting.size, range=recipe.data.range, validation=0)
     images = open_images(seen)
@@ -160,5 +164,7 @@ def _recipe(changes: Iterable[str], setting: Setting, more: Iterable[str]) -> Re
     return read_recipe(budget.recipe, [*sets, *setting.sets])
 
 
-def _slug(method: Method) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", f"{method.family} {method.name}".lower()).strip("-")
+def run_folder(method: Method, seed: int, folder: Path) -> Path:
+    """Where the run of a point lies in the folder of its figure."""
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{method.family} {method.name}".lower()).strip("-")
+    return folder / "runs" / f"{slug}-{seed}"

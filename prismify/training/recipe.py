@@ -65,7 +65,8 @@ def read_recipe(path: str | Path, sets: Iterable[str] = (), *, trust: Trust = NO
         raise RecipeError(f"{path} is a folder: name the recipe in it, such as {file / 'recipe.yaml'}")
     else:
         raise RecipeError(f"{path}: no such file, and no recipe that prismify ships ({', '.join(shipped)})")
-    said, changed = _parse(text, str(path)), _changes(sets)
+    sets = tuple(sets)
+    said, changed = _emptied(_parse(text, str(path)), sets), _changes(sets)
     name = _resolved_name(said, base) if "recipe" not in changed else _resolved_name(changed, Path.cwd())
     schema = _schema_of(name, str(path), trust)
     content, changes = (as_declared(words, schema) for words in (said, changed))
@@ -233,6 +234,20 @@ def _changes(sets: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
+def _emptied(said: dict[str, Any], sets: Iterable[str]) -> dict[str, Any]:
+    """What was said, without what is set to an empty mapping, as `model.arguments={}`: the rest is merged into it."""
+    for change in sets:
+        key, _, value = change.partition("=")
+        if value.strip() == "{}":
+            *sections, last = key.split(".")
+            table: Any = said
+            for section in sections:
+                table = table.get(section) if isinstance(table, dict) else None
+            if isinstance(table, dict) and isinstance(table.get(last), dict):
+                table[last] = {}
+    return said
+
+
 def _without_trust(content: dict[str, Any], where: str) -> dict[str, Any]:
     """The recipe without keys by which files once trusted themselves.
 
@@ -280,10 +295,9 @@ def _value(text: str, change: str) -> Any:
 
 
 def _merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """What was said with the changes in it, key by key; an empty mapping empties, as `model.arguments={}`."""
     merged = dict(content)
     for key, value in changes.items():
-        both = isinstance(value, dict) and value and isinstance(merged.get(key), dict)
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merged(merged[key], value) if both else value
     return merged
 

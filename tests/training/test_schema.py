@@ -112,6 +112,8 @@ def test_a_mapping_is_merged_and_an_empty_one_empties() -> None:
     }
     changed = read_recipe("cifar10-fast", ["model=cifar10-ae-64", "model.arguments={}"])
     assert (changed.model.source, changed.model.arguments) == ("cifar10-ae-64", {})
+    changed = read_recipe("cifar10-fast", ["model.arguments={}", "model.arguments.latent_channels=4"])
+    assert changed.model.arguments == {"latent_channels": 4}
 
 
 def test_a_recipe_written_out_reads_back_the_same(file: Path, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ...errors import TrainingError
@@ -40,36 +41,39 @@ def launch(command: Sequence[str], processes: int) -> int:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes))
+    started: list[subprocess.Popen[Any]] = []
+    told: list[int] = []
+
+    def tell(number: int, frame: object) -> None:
+        told.append(number)
+        for process in started:
+            if process.poll() is None:
+                process.send_signal(number if len(told) < 3 else signal.SIGKILL)
+
     with ExitStack() as stack:
         errors = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(processes - 1)]
-        started: list[subprocess.Popen[Any]] = []
-        for rank in range(processes):
-            environment = {
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(processes),
-                "LOCAL_WORLD_SIZE": str(processes),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": threads,
-            }
-            output = None if rank == 0 else errors[rank - 1]
-            # In sessions of their own: what is typed at the terminal reaches them once, through this process.
-            started.append(
-                subprocess.Popen(list(command), env=environment, stdout=output, stderr=output, start_new_session=True)
-            )
-        told: list[int] = []
-
-        def tell(number: int, frame: object) -> None:
-            told.append(number)
-            for process in started:
-                if process.poll() is None:
-                    process.send_signal(number if len(told) < 3 else signal.SIGKILL)
-
+        stack.enter_context(handled_signals(tell))
+        stack.enter_context(_paused_together(started))
         try:
-            with handled_signals(tell):
-                code, rank = _first_failure(started, told)
+            for rank in range(processes):
+                environment = {
+                    **os.environ,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(processes),
+                    "LOCAL_WORLD_SIZE": str(processes),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                    "OMP_NUM_THREADS": threads,
+                }
+                output = None if rank == 0 else errors[rank - 1]
+                # In sessions of their own: what is typed at the terminal reaches them once, through this process.
+                started.append(
+                    subprocess.Popen(
+                        list(command), env=environment, stdout=output, stderr=output, start_new_session=True
+                    )
+                )
+            code, rank = _first_failure(started, told)
         finally:
             _end(started)
         if code and rank:
@@ -79,6 +83,27 @@ def launch(command: Sequence[str], processes: int) -> int:
                 raise TrainingError(f"process {rank} of {processes} ended with code {code}")
             print(said[-1], file=sys.stderr)
         return code
+
+
+@contextmanager
+def _paused_together(started: list[subprocess.Popen[Any]]) -> Iterator[None]:
+    """Ctrl-Z stops the processes as well, and what wakes this one wakes them."""
+    if not hasattr(signal, "SIGTSTP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pause(number: int, frame: object) -> None:
+        for process in started:
+            process.send_signal(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for process in started:
+            process.send_signal(signal.SIGCONT)
+
+    before = signal.signal(signal.SIGTSTP, pause)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)
 
 
 def _first_failure(started: list[subprocess.Popen[Any]], told: list[int]) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..losses import Divergence
 
+_HANGUP = getattr(signal, "SIGHUP", None)
+
 
 class Stopping:
     """A run's clock, its signals and its losses, as all its processes agree on them.
@@ -45,8 +47,11 @@ class Stopping:
         self._before, self._since, self.clock = seconds, time.monotonic(), seconds
 
     def note_signal(self, number: int, frame: object) -> None:
-        """A signal's handler: it ends the run after its step, and at once the second time."""
-        if self._noted:
+        """A signal's handler: it ends the run after its step, and at once the second time.
+
+        A terminal that closes sends its signal more than once, and nobody is impatient.
+        """
+        if self._noted and number != _HANGUP:
             raise KeyboardInterrupt
         self._noted = number
 
