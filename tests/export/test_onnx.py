@@ -206,7 +206,7 @@ def test_names_that_collide_are_numbered_and_an_empty_file_is_none(tmp_path: Pat
 
     written = write_onnx(Entry(Nested(), "forward", image(1, 5)), tmp_path / "model.onnx")
     assert list(written.outputs) == ["a_b", "a_b_1"]
-    with pytest.raises(ConversionError, match="Identity.forward returns no tensor but its inputs"):
+    with pytest.raises(ConversionError, match=r"Identity.forward returns no tensor but its inputs"):
         write_onnx(Entry(torch.nn.Identity(), "forward", image(1, 5)), tmp_path / "none.onnx")
     assert not (tmp_path / "none.onnx").exists()
 
@@ -223,7 +223,7 @@ def test_a_model_that_fixes_its_sizes_is_not_written_with_open_ones(tmp_path: Pa
             return x + torch.ones(2, 5)
 
     for write, name in ((write_onnx, "model.onnx"), (write_program, "model.pt2")):
-        with pytest.raises(ConversionError, match="Fixed.forward fixes all its sizes: leave --dynamic out"):
+        with pytest.raises(ConversionError, match=r"Fixed.forward fixes all its sizes: leave --dynamic out"):
             write(Entry(Fixed(), "forward", image(2, 5)), tmp_path / name, dynamic=True)
 
 
