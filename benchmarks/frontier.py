@@ -42,13 +42,13 @@ import torch
 import yaml
 from command import run
 from distil import TAEF2, cut
+from frontier_ways import NARROW, WAYS, WIDTH, chosen_by, slim_shares
 
 from prismify import Policy, scan
 from prismify.checkpoint import Trust
 from prismify.graph.latents import decode, encode
 from prismify.metrics.evaluation import Judges, evaluate
 from prismify.search import Outcome, read_outcome, write_plan
-from prismify.search.ladder import KEPT
 from prismify.search.widths import WIDTHS
 from prismify.training.data import open_data
 from prismify.training.losses import load_lpips
@@ -67,37 +67,8 @@ POINT = [
     "train.steps=1000000", "train.ema=0.995", "loss={output: 0, latent: 0.02, image: 1}", "remember=2",
     "log.every=50", "log.tensorboard=false", "checkpoint.every=200",
 ]  # fmt: skip
-#: Way -> what it changes in the recipe `distil`.
-WAYS: dict[str, list[str]] = {
-    "search": ["blocks={share: 0.25, own_inputs: 1}"],
-    "greedy": ["blocks={share: 0.25, own_inputs: 1}"],
-    "uniform": ["blocks={share: 0.25, own_inputs: 1}"],
-    "narrow": ["blocks={fitted: 64}"],
-    "slim": ["blocks={fitted: 64}"],
-    "widths": ["blocks={fitted: 64}"],
-    "fitted": ["blocks={fitted: 64}"],
-    "whole": [],
-}
-
-
-#: The widths of TAEF2 by their first makers, from full size to an eighth: residual streams, and what is inside blocks.
-LEVELS = (
-    (("encoder.0", "decoder.17"), ("encoder.1.*", "decoder.18.*")),
-    (("encoder.2", "decoder.12"), ("encoder.[345].*", "decoder.1[345].*")),
-    (("encoder.6", "decoder.7"), ("encoder.[789].*", "decoder.[89].*", "decoder.10.*")),
-    (("encoder.10", "decoder.1"), ("encoder.1[123].*", "decoder.[345].*")),
-)
-WIDTH = 64
-#: Budget -> channels of a stream and inside its blocks, by level. Latents of 32 channels pass the narrowest stream.
-SLIM = {
-    "80K": ((8, 8), (8, 8), (16, 4), (24, 4)),
-    "270K": ((16, 16), (24, 16), (32, 16), (32, 8)),
-    "670K": ((16, 16), (32, 24), (48, 24), (64, 16)),
-}
 #: What a point's folder keeps of how it was trained, beside what the run itself notes.
 HOW = "frontier.json"
-#: Ways that need no search of blocks.
-NARROW = {"narrow", "slim", "widths"}
 #: Of the test images, so many are shown, one of every so many.
 SHOWN, SHOWN_STEP = 3, 8
 
@@ -154,55 +125,6 @@ def search_widths(at: Places) -> None:
         run("search", *model, "-o", str(at.widths), "--widths", *words)
 
 
-def greedy(outcome: Outcome, most: float) -> list[int]:
-    """The exchange with the least added error for each parameter saved, until the model is small enough."""
-    options, chosen = outcome.options(), {}
-    for n, entry in enumerate(outcome.entries):
-        if entry.candidate == KEPT:
-            chosen[entry.block] = n
-
-    def total() -> float:
-        return outcome.elsewhere + sum(options[n].parameters for n in chosen.values())
-
-    while total() > most:
-        steps = [
-            ((o.error - options[chosen[o.block]].error) / saved, n)
-            for n, o in enumerate(options)
-            if (saved := options[chosen[o.block]].parameters - o.parameters) > 0
-        ]
-        if not steps:
-            sys.exit(f"no choice has at most {most:,.0f} parameters")
-        _, best = min(steps)
-        chosen[options[best].block] = best
-    return sorted(chosen.values())
-
-
-def uniform(outcome: Outcome, most: float) -> list[int]:
-    """One candidate wherever it is to be had, and the smallest one elsewhere: the one with the least summed error."""
-    options, entries = outcome.options(), outcome.entries
-    blocks = dict.fromkeys(entry.block for entry in entries)
-    found = []
-    for candidate in dict.fromkeys(entry.candidate for entry in entries):
-        choice = []
-        for block in blocks:
-            own = [n for n, entry in enumerate(entries) if entry.block == block]
-            named = [n for n in own if entries[n].candidate == candidate]
-            choice.append(named[0] if named else min(own, key=lambda n: options[n].parameters))
-        if outcome.elsewhere + sum(options[n].parameters for n in choice) <= most:
-            found.append((sum(options[n].error for n in choice), choice))
-    if not found:
-        sys.exit(f"no uniform choice has at most {most:,.0f} parameters")
-    return min(found)[1]
-
-
-def chosen_by(way: str, outcome: Outcome, most: float) -> list[int]:
-    from prismify.search import Budget
-
-    if way == "greedy":
-        return greedy(outcome, most)
-    return uniform(outcome, most) if way == "uniform" else outcome.within(Budget(parameters=most))
-
-
 def trained(
     way: str, budget: str, seed: int, at: Places, outcome: Outcome | None, arguments: argparse.Namespace
 ) -> Path:
@@ -224,12 +146,7 @@ def trained(
 def policy_of(way: str, budget: str, seed: int, at: Places, outcome: Outcome | None) -> list[str]:
     """What `convert` is told, beside the model."""
     if way == "slim":
-        shares = {
-            pattern: channels / WIDTH
-            for level, widths in zip(LEVELS, SLIM[budget], strict=True)
-            for patterns, channels in zip(level, widths, strict=True)
-            for pattern in patterns
-        }
+        shares = slim_shares(budget)
         return ["--policy", "narrow", "--min-width=1", *(f"--share={name}={share}" for name, share in shares.items())]
     if way == "widths":
         plan = at.runs / "plans" / f"{way}-{budget}-{seed}.json"

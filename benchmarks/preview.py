@@ -20,7 +20,8 @@ import places
 import results_page
 import torch
 from command import run
-from frontier import ARCHITECTURE, IMAGES, LEVELS, WIDTH, Places, prepare
+from frontier import ARCHITECTURE, IMAGES, Places, prepare
+from frontier_ways import LEVELS, WIDTH
 from torch import Tensor, nn
 
 from prismify.checkpoint import Trust
