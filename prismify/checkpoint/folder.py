@@ -210,6 +210,7 @@ def _flags(rebuild: dict[str, Any], folder: Path) -> list[str]:
 def load(
     folder: str | Path,
     *,
+    revision: str | None = None,
     model: nn.Module | str | None = None,
     allow: Iterable[str] = (),
     trust_code: bool = False,
@@ -217,12 +218,14 @@ def load(
 ) -> Any:
     """The converted model in a folder that `save` wrote, in evaluation mode; bit-identical. No generator moves.
 
-    A trained model that comes with prismify has a name in the place of a folder.
+    A trained model that comes with prismify has a name in the place of a folder, and so has one on a hub:
+    "owner/name", which is trusted no more than any stranger's folder.
 
     A pipeline folder comes back as its diffusers pipeline with the converted parts in place, an exported program
     as an `ExportedProgram`: its `module()` runs.
 
     Args:
+        revision: of a hub's repository: a branch, a tag or a commit.
         model: the original architecture, as a module (which is converted) or a reference, where the folder
             alone must not or cannot build it.
         allow: classes outside torch, torchvision, timm and diffusers that a skeleton may hold.
@@ -230,9 +233,10 @@ def load(
         device: where to put the weights.
 
     Raises:
-        SourceError: the folder is not one of prismify's, is damaged, or needs `trust_code` or `allow`.
+        SourceError: the folder is not one of prismify's, is damaged, or needs `trust_code` or `allow`; or the hub
+            does not give it.
     """
-    folder, allow = folder_of(folder), tuple(allow)
+    folder, allow = folder_of(folder, revision), tuple(allow)
     manifest = read_manifest(folder)
     if manifest.get("kind") == "pipeline":
         if model is not None:

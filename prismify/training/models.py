@@ -16,7 +16,7 @@ from ..checkpoint.atomic import whole_folder
 from ..checkpoint.formats import write_safetensors
 from ..checkpoint.formats.tensors import separate_state
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, write_json
-from ..checkpoint.shipped import folder_of
+from ..checkpoint.shipped import local_folder_of
 from ..errors import RecipeError, SourceError
 from ..families import family
 from ..graph import unwrap
@@ -77,7 +77,7 @@ def teacher_of(folder: Path) -> ModelSource:
     Raises:
         RecipeError: the original had no trained weights, or cannot be opened again from what is written there.
     """
-    folder = folder_of(folder)
+    folder = local_folder_of(folder)
     if not (folder / MANIFEST_NAME).is_file():
         raise RecipeError(f"teacher is not set, and {folder} does not say what it was converted from")
     origin: dict[str, Any] = read_manifest(folder)["source"]
