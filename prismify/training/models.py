@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Pipeline, Source, Trust, open_source, read_manifest, save
 from ..checkpoint.atomic import whole_folder
+from ..checkpoint.cards import Figures
 from ..checkpoint.formats import write_safetensors
 from ..checkpoint.formats.tensors import separate_state
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, write_json
@@ -119,6 +120,7 @@ def save_model(
     trust: Trust = NO_TRUST,
     beside: Mapping[str, dict[str, Any]] = MappingProxyType({}),
     recipe: str | None = None,
+    figures: Sequence[Figures] = (),
 ) -> None:
     """Write a trained model as a folder that `prismify` opens again.
 
@@ -129,6 +131,7 @@ def save_model(
         trained: how, in words, for the folder's report.
         beside: further JSON files of the folder, by their names.
         recipe: as YAML, what goes on with the training of a converted model.
+        figures: what was measured of a converted model, for its card.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -137,7 +140,7 @@ def save_model(
     if plan is not None:
         notes = (*(note for note in plan.notes if note not in (UNTRAINED, NEAREST)), trained)
         model.prismify_plan = dataclasses.replace(plan, notes=notes)  # type: ignore[assignment]
-        save(model, folder, force=True, source=_origin(source, trust), beside=beside, recipe=recipe)
+        save(model, folder, force=True, source=_origin(source, trust), beside=beside, recipe=recipe, figures=figures)
         return
     if folder.is_dir():
         remove_model(folder)  # it is made again from the state beside it

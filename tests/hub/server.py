@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 #: Whoever brings it is logged in.
 TOKEN = "hf_loopback"
 #: What the server takes by LFS, as hubs do: tensors, and whatever is larger than 10 MB there.
@@ -109,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer("PUT")
 
     def _answer(self, method: str) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(f"{method} {path}")
         if self.hub.broken is not None:
@@ -118,6 +120,16 @@ class _Handler(BaseHTTPRequestHandler):
             if verb in (method, "GET" if method == "HEAD" else None) and (found := re.fullmatch(pattern, path)):
                 return answer(self, body, **found.groupdict())
         return self._send(404, {"error": "no such page"})
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def _send(self, status: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -179,7 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(
                 409, {"error": "You already created this model repo", "url": f"{self.hub.endpoint}/{name}"}
             )
-        made = self.hub.put(name, {".gitattributes": b""}, private=bool(wanted.get("private")))
+        private = wanted.get("visibility") == "private" or bool(wanted.get("private"))  # of newer and older clients
+        made = self.hub.put(name, {".gitattributes": b""}, private=private)
         assert made.branches["main"]
         self._send(200, {"url": f"{self.hub.endpoint}/{name}", "name": name, "id": name})
 
@@ -196,6 +209,11 @@ class _Handler(BaseHTTPRequestHandler):
             for f in json.loads(body)["files"]
         ]
         self._send(200, {"files": rows})
+
+    def _validate(self, body: bytes) -> None:
+        card = json.loads(body)["content"]
+        yaml.safe_load(card.split("---\n")[1]) if card.startswith("---") else None
+        self._send(200, {"errors": [], "warnings": []})
 
     def _batch(self, body: bytes, name: str) -> None:
         objects = [
@@ -234,6 +252,7 @@ _ROUTES = (
     ("GET", r"/api/models/(?P<name>[^/]+/[^/]+)/revision/(?P<revision>.+)", _Handler._info),
     ("GET", r"/api/models/(?P<name>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)/?", _Handler._tree),
     ("GET", r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler._file),
+    ("POST", r"/api/validate-yaml", _Handler._validate),
     ("POST", r"/api/repos/create", _Handler._create),
     ("POST", r"/api/models/(?P<name>[^/]+/[^/]+)/branch/(?P<branch>.+)", _Handler._branch),
     ("POST", r"/api/models/(?P<name>[^/]+/[^/]+)/preupload/(?P<revision>.+)", _Handler._preupload),

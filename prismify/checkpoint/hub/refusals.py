@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ from .names import HubName
 
 @contextmanager
 def hub_errors(name: HubName, kind: type[PrismifyError]) -> Iterator[None]:
-    """Turn whatever `huggingface_hub` raises into one line of prismify's, without progress bars meanwhile.
+    """Turn whatever `huggingface_hub` raises into one line of prismify's, without its bars and warnings meanwhile.
 
     Args:
         name: what is asked for, for the message.
@@ -23,7 +24,9 @@ def hub_errors(name: HubName, kind: type[PrismifyError]) -> Iterator[None]:
     if shown:
         disable_progress_bars()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the client about its own transport
+            yield
     except PrismifyError:
         raise
     except Exception as error:  # the client raises its own, the transport's and the system's
