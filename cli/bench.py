@@ -79,6 +79,7 @@ def _bench(
     import torch
 
     from ..bench import bench_models, bench_shape
+    from ..checkpoint.shipped import folder_of
 
     policy = wanted.policy()
     where = _device(device)
@@ -88,7 +89,7 @@ def _bench(
     if shape is not None:
         begin(f"measuring {wanted.source}")
         return bench_shape(shape, where, _dtype(dtype), seconds)
-    folder = Path(wanted.source)
+    folder = folder_of(wanted.source)
     if (folder / "prismify.json").is_file():
         pair = _from_folder(folder, wanted, original, begin)
     elif original is not None:

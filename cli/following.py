@@ -42,6 +42,8 @@ def after_report(folder: Path, name: str, report: Mapping[str, Any], *, is_denoi
     """
     notes, parts = report.get("notes"), read_parts(folder)
     if not any(str(note).startswith("Trained with the recipe") for note in (notes if isinstance(notes, list) else ())):
+        if str(folder) != name:  # in a hub's cache, which is no place for a run
+            return ["scan" if parts else "bench", name]
         return after_conversion(folder, parts)
     return ["sample", name, "-o", "samples"] if is_denoiser else ["evaluate", name, "--data", "IMAGES"]
 

@@ -14,6 +14,7 @@ from .evaluate import evaluate
 from .export import export
 from .judge import judge
 from .new import new
+from .push import push
 from .recipes import recipes
 from .reconstruct import reconstruct
 from .report import report
@@ -47,6 +48,7 @@ app.command()(judge)
 app.command()(view)
 app.add_typer(recipes)
 app.command()(export)
+app.command()(push)
 app.command()(bench)
 app.command()(reproduce)
 app.command()(doctor)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SOURCE_HELP = (
     "A diffusers model or pipeline folder; a weights file (.safetensors, .pt, .pth, .ckpt, .bin; with --model); "
     "an exported program (.pt2); "
+    "a repository on a hub, owner/name[@revision]; "
     "or a model reference: diffusers:Class, timm:name, torchvision:name, prismify:Name, package.module:factory, "
     "file.py:factory."
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .graph import capture
     from .layers import DeepPrism, Prism, PrismAttn, PrismConv, register_operator
     from .plan import Decision, Plan, Policy
+    from .publishing import push_to_hub
     from .rewrite import convert, convert_, fuse, unfuse
     from .scanning import scan
 
@@ -27,6 +28,7 @@ _PUBLIC = {
     "save": "checkpoint",
     "load": "checkpoint",
     "load_pipeline": "checkpoint",
+    "push_to_hub": "publishing",
     "fuse": "rewrite",
     "unfuse": "rewrite",
     "capture": "graph",
@@ -48,6 +50,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "save",
     "load",
     "load_pipeline",
+    "push_to_hub",
     "fuse",
     "unfuse",
     "capture",

@@ -35,6 +35,7 @@ ORDER = (
     "checkpoint",
     "export",
     "training",
+    "publishing",
     "fresh",
     "diffusion",
     "metrics",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ from ..rewrite import replay
 from ..scanning import build_report, report_markdown
 from ..version import __version__
 from .atomic import whole_folder
+from .cards import Figures, edited_card, write_card
 from .formats import (
     changed_buffers,
     export_module,
@@ -94,11 +95,13 @@ def save(
     latency: dict[str, Any] | None = None,
     beside: Mapping[str, dict[str, Any]] = MappingProxyType({}),
     recipe: str | None = None,
+    figures: Sequence[Figures] = (),
 ) -> None:
     """Write a converted model as a folder that `load` reads back bit for bit. No generator of random numbers moves.
 
     The folder holds `model.safetensors`, `prismify.json` (plan, origin, versions), `report.json`, `report.md`,
-    `report.html` and, where a recipe can train the model, `recipe.yaml`; a diffusers model's `config.json`; and for
+    `report.html`, a card (`README.md`; one that a person edited stays when the folder is replaced) and, where a recipe
+    can train the model, `recipe.yaml`; a diffusers model's `config.json`; and for
     models that no config and no reference describes `skeleton.pt`, the modules without their weights. An exported
     program becomes `model.pt2`, weights and all, which runs without prismify; so does a `GraphModule` where torch can
     export it.
@@ -112,6 +115,7 @@ def save(
         latency: what `prismify.bench.latency` measured, for the report.
         beside: further JSON files of the folder, by their names.
         recipe: what trained the model, as YAML, for the folder's `recipe.yaml`; None writes the one that fits it.
+        figures: what was measured of it, for its card.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
@@ -129,7 +133,7 @@ def save(
     with whole_folder(folder, force=force) as draft:
         for name, content in beside.items():
             write_json(draft / name, content)
-        write_model(model, plan, source, draft, latency, recipe)
+        write_model(model, plan, source, draft, latency, recipe, card=edited_card(folder), figures=figures)
 
 
 def write_model(
@@ -139,8 +143,16 @@ def write_model(
     draft: Path,
     latency: dict[str, Any] | None = None,
     recipe: str | None = None,
+    *,
+    card: str | None = None,
+    figures: Sequence[Figures] = (),
 ) -> None:
-    """Fill a folder with everything about one converted model."""
+    """Fill a folder with everything about one converted model.
+
+    Args:
+        card: what a person made of its card, which stays.
+        figures: for the card.
+    """
     if isinstance(model, ExportedProgram):
         rebuild: dict[str, Any] = {"kind": "exported"}
         write_program(model, draft / PROGRAM_NAME)
@@ -149,6 +161,7 @@ def write_model(
         rebuild, module = _write_module(model, plan, source, draft), model
     origin = source.described()
     report = build_report(plan, source.label, origin, latency)
+    trained_by = recipe
     if recipe is not None:
         recipe = trained_recipe_text(recipe, plan, module, _flags(rebuild, draft))
     elif (handoff := choose_recipe(plan, module if isinstance(model, nn.Module) else model, origin)).recipe is not None:
@@ -158,6 +171,7 @@ def write_model(
     write_report(report, draft)
     if recipe is not None:
         (draft / RECIPE_NAME).write_text(recipe, encoding="utf-8")
+    write_card(draft, report, origin, kept=card, figures=figures, recipe=trained_by)
     manifest = {
         "format_version": FORMAT_VERSION,
         "model": rebuild,
@@ -210,6 +224,7 @@ def _flags(rebuild: dict[str, Any], folder: Path) -> list[str]:
 def load(
     folder: str | Path,
     *,
+    revision: str | None = None,
     model: nn.Module | str | None = None,
     allow: Iterable[str] = (),
     trust_code: bool = False,
@@ -217,12 +232,14 @@ def load(
 ) -> Any:
     """The converted model in a folder that `save` wrote, in evaluation mode; bit-identical. No generator moves.
 
-    A trained model that comes with prismify has a name in the place of a folder.
+    A trained model that comes with prismify has a name in the place of a folder, and so has one on a hub:
+    "owner/name", which is trusted no more than any stranger's folder.
 
     A pipeline folder comes back as its diffusers pipeline with the converted parts in place, an exported program
     as an `ExportedProgram`: its `module()` runs.
 
     Args:
+        revision: of a hub's repository: a branch, a tag or a commit.
         model: the original architecture, as a module (which is converted) or a reference, where the folder
             alone must not or cannot build it.
         allow: classes outside torch, torchvision, timm and diffusers that a skeleton may hold.
@@ -230,9 +247,10 @@ def load(
         device: where to put the weights.
 
     Raises:
-        SourceError: the folder is not one of prismify's, is damaged, or needs `trust_code` or `allow`.
+        SourceError: the folder is not one of prismify's, is damaged, or needs `trust_code` or `allow`; or the hub
+            does not give it.
     """
-    folder, allow = folder_of(folder), tuple(allow)
+    folder, allow = folder_of(folder, revision), tuple(allow)
     manifest = read_manifest(folder)
     if manifest.get("kind") == "pipeline":
         if model is not None:

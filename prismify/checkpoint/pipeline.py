@@ -16,8 +16,18 @@ from ..plan import Plan
 from ..scanning import build_report, join_reports
 from ..version import __version__
 from .atomic import check_output, whole_folder
+from .cards import CARD_NAME, edited_card, write_card
 from .folder import PAGE_NAME, write_model, write_report
-from .manifest import FORMAT_VERSION, MANIFEST_NAME, REPORT_NAME, listing, read_report, write_json
+from .manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    PIPELINE_NAME,
+    REPORT_NAME,
+    listing,
+    read_json,
+    read_report,
+    write_json,
+)
 from .origin import Pipeline
 
 
@@ -54,11 +64,14 @@ def save_pipeline(
         for name in converted:  # which says whether a recipe was written
             report["parts"][name]["notes"] = read_report(draft / name)["notes"]
         write_report(report, draft)
+        origin = {"kind": "pipeline folder", "path": str(pipeline.folder.resolve())}
+        index = read_json(pipeline.folder / PIPELINE_NAME)
+        write_card(draft, report, origin, kept=edited_card(folder), class_name=str(index.get("_class_name", "")))
         manifest = {
             "format_version": FORMAT_VERSION,
             "kind": "pipeline",
             "parts": sorted(name for name in pipeline.parts if (draft / name / MANIFEST_NAME).is_file()),
-            "source": {"kind": "pipeline folder", "path": str(pipeline.folder.resolve())},
+            "source": origin,
             "versions": {"prismify": __version__},
             **listing(draft),
         }
@@ -85,7 +98,7 @@ def pipeline_report(
 
 def _copy_others(source: Path, draft: Path, converted: Collection[str]) -> None:
     for entry in source.iterdir():
-        if entry.name in {*converted, MANIFEST_NAME, REPORT_NAME, PAGE_NAME, HTML_NAME}:
+        if entry.name in {*converted, MANIFEST_NAME, REPORT_NAME, PAGE_NAME, HTML_NAME, CARD_NAME}:
             continue
         if entry.name in _leading_up(str(source), [entry.name]):
             continue

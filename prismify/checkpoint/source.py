@@ -26,7 +26,7 @@ from .layouts import Selection, groups_text
 from .manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME, read_config, read_json, read_manifest
 from .origin import Pipeline, Source
 from .references import Reference, Trust, build_empty, parse_reference, shapes_only
-from .shipped import folder_of, shipped_models
+from .shipped import folder_of, local_folder_of, shipped_models
 from .structure import rebuild_from
 
 #: Files by which a folder says itself which model it holds.
@@ -50,7 +50,8 @@ def open_source(
 
     Args:
         source: a diffusers folder or pipeline folder, a folder that prismify wrote, an exported program, a weights
-            file, a model that comes with prismify (`shipped_models`), or a model reference (fresh weights).
+            file, a model that comes with prismify (`shipped_models`), a model reference (fresh weights), or a hub's
+            repository (`owner/name`, `owner/name@revision`) where a person names it.
         model: the reference of the architecture, for a weights file.
         arguments: of the reference's factory.
         allow, trust: for pickled files, as in `read_pickle`.
@@ -64,11 +65,12 @@ def open_source(
     Raises:
         SourceError: it is none of these, lacks what its kind needs, or runs code that is not trusted.
     """
-    path = folder_of(source)
+    named = frozenset(named)
+    path = folder_of(source) if named_by is None or source in named else local_folder_of(source)
     if not isinstance(arguments or {}, dict):
         raise SourceError(f"{named_by or source}: the arguments of a model are names with values, not {arguments!r}")
     arguments = dict(arguments or {})
-    trusted, select = Trust(trust_code, tuple(allow), trust, frozenset(named)), select or Selection()
+    trusted, select = Trust(trust_code, tuple(allow), trust, named), select or Selection()
     if named_by is not None:
         for text in (source if not path.exists() else None, model):
             if text is not None and ":" in text:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.shipped import folder_of
+from ..checkpoint.shipped import local_folder_of
 from ..errors import RecipeError
 from ..graph.classes import rows_of_classes
 from ..training.data import Images, Stream, open_data
@@ -81,7 +81,7 @@ def teachers_record(source: str, recipe: DiffusionRecipe) -> Trained | None:
     Raises:
         RecipeError: with other noise than the student is: they would not speak of the same.
     """
-    folder = folder_of(source)
+    folder = local_folder_of(source)
     if not (folder / DENOISING_NAME).is_file():
         return None
     record = read_record(folder)

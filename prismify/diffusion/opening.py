@@ -59,7 +59,7 @@ def open_denoiser(name: str, trust: Trust = NO_TRUST) -> Opened:
         if not path.is_dir():
             raise SourceError(f"{name}: no such folder, and no model that comes with prismify")
         trained = read_record(path)
-        model, which = open_model(ModelSource(source=name), trust), ""
+        model, which = open_model(ModelSource(source=str(path)), trust, str(path)), ""
     model.eval().requires_grad_(False)
     autoencoder = None
     if trained.latents is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from ..checkpoint.cards import CARD_NAME, edited_card
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, files_in, listed, not_listed, read_json
 from ..errors import PrismifyError
 
@@ -17,11 +18,12 @@ _PLAIN_FILES = (CONFIG_NAME, "model.safetensors", "diffusion_pytorch_model.safet
 
 
 def strange_files(model: Path) -> list[str]:
-    """What lies in a model's folder and is not of it."""
+    """What lies in a model's folder and is not of it; a card that a person edited is that person's."""
     if not model.is_dir():
         return []
     if (model / MANIFEST_NAME).is_file():
-        return not_listed(model)
+        edited = [CARD_NAME] if edited_card(model) is not None else []
+        return [*not_listed(model), *edited]
     return sorted(name for name in files_in(model) if name not in _PLAIN_FILES)
 
 

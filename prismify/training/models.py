@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ..checkpoint import Pipeline, Source, Trust, open_source, read_manifest, save
 from ..checkpoint.atomic import whole_folder
+from ..checkpoint.cards import Figures
 from ..checkpoint.formats import write_safetensors
 from ..checkpoint.formats.tensors import separate_state
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, write_json
-from ..checkpoint.shipped import folder_of
+from ..checkpoint.shipped import local_folder_of
 from ..errors import RecipeError, SourceError
 from ..families import family
 from ..graph import unwrap
@@ -77,7 +78,7 @@ def teacher_of(folder: Path) -> ModelSource:
     Raises:
         RecipeError: the original had no trained weights, or cannot be opened again from what is written there.
     """
-    folder = folder_of(folder)
+    folder = local_folder_of(folder)
     if not (folder / MANIFEST_NAME).is_file():
         raise RecipeError(f"teacher is not set, and {folder} does not say what it was converted from")
     origin: dict[str, Any] = read_manifest(folder)["source"]
@@ -119,6 +120,7 @@ def save_model(
     trust: Trust = NO_TRUST,
     beside: Mapping[str, dict[str, Any]] = MappingProxyType({}),
     recipe: str | None = None,
+    figures: Sequence[Figures] = (),
 ) -> None:
     """Write a trained model as a folder that `prismify` opens again.
 
@@ -129,6 +131,7 @@ def save_model(
         trained: how, in words, for the folder's report.
         beside: further JSON files of the folder, by their names.
         recipe: as YAML, what goes on with the training of a converted model.
+        figures: what was measured of a converted model, for its card.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -137,7 +140,7 @@ def save_model(
     if plan is not None:
         notes = (*(note for note in plan.notes if note not in (UNTRAINED, NEAREST)), trained)
         model.prismify_plan = dataclasses.replace(plan, notes=notes)  # type: ignore[assignment]
-        save(model, folder, force=True, source=_origin(source, trust), beside=beside, recipe=recipe)
+        save(model, folder, force=True, source=_origin(source, trust), beside=beside, recipe=recipe, figures=figures)
         return
     if folder.is_dir():
         remove_model(folder)  # it is made again from the state beside it

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Trust
-from ..checkpoint.shipped import shipped_models
+from ..checkpoint.hub.names import hub_name
+from ..checkpoint.shipped import folder_of, shipped_models
 from ..errors import PlanError, RecipeError
 from ..validation import build, shown
 from .own import is_own, own_recipe, schema_of
@@ -71,7 +72,7 @@ def read_recipe(path: str | Path, sets: Iterable[str] = (), *, trust: Trust = NO
     schema = _schema_of(name, str(path), trust)
     content, changes = (as_declared(words, schema) for words in (said, changed))
     _resolve_paths(content, base)
-    _resolve_paths(changes, Path.cwd())
+    _resolve_paths(changes, Path.cwd(), by_a_person=True)
     return recipe_from(_merged(content, changes), str(path), schema=schema)
 
 
@@ -156,7 +157,7 @@ def named_references(sets: Iterable[str]) -> frozenset[str]:
     found: list[Any] = []
     for schema in SCHEMAS.values():  # which of them is not known yet
         changes = as_declared(_changes(sets), schema)
-        _resolve_paths(changes, Path.cwd())
+        _resolve_paths(changes, Path.cwd(), by_a_person=True)
         tables = (changes[key] for key in _MODELS if isinstance(changes.get(key), dict))
         found += [changes.get("recipe"), *(table.get(name) for table in tables for name in ("source", "architecture"))]
     return frozenset(text for text in found if isinstance(text, str))
@@ -302,7 +303,7 @@ def _merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _resolve_paths(content: dict[str, Any], base: Path) -> None:
+def _resolve_paths(content: dict[str, Any], base: Path, *, by_a_person: bool = False) -> None:
     for section, key in _PATHS:
         table: Any = content
         for part in section.split("."):
@@ -318,14 +319,19 @@ def _resolve_paths(content: dict[str, Any], base: Path) -> None:
         if isinstance(table, dict):
             for name in ("source", "architecture"):
                 if isinstance(table.get(name), str):
-                    table[name] = _resolved_source(table[name], base)
+                    table[name] = _resolved_source(table[name], base, by_a_person)
 
 
-def _resolved_source(source: str, base: Path) -> str:
-    """A path from `base`; a reference to a Python file likewise; any other reference or name as it is."""
+def _resolved_source(source: str, base: Path, by_a_person: bool = False) -> str:
+    """A path from `base`; a reference to a Python file likewise; any other reference or name as it is.
+
+    Where a person wrote it, a hub's repository becomes its folder here; no file makes prismify ask a hub.
+    """
     prefix, colon, target = source.rpartition(":")
     if source in shipped_models() and not (base / source).exists():
         return source
+    if by_a_person and not (base / source).exists() and hub_name(source) is not None:
+        source = str(folder_of(source))
     if not colon:
         return str((base / source).resolve())
     return f"{base / prefix}:{target}" if prefix.endswith(".py") else source

@@ -69,6 +69,9 @@ def test_a_run_leaves_everything_it_used_and_made(recipe: Recipe, train: Train) 
     assert list((folder / "tensorboard").iterdir())
     notes = json.loads((folder / "model" / "report.json").read_text())["notes"]
     assert notes[-1] == "Trained with the recipe autoencoder: 6 steps of 8 images."
+    card = (folder / "model" / "README.md").read_text()
+    assert f"| psnr | {records(folder, 'validation')[-1]['psnr']:.4g} |" in card
+    assert "8 images held out of" in card
 
 
 def test_the_trained_model_is_the_average_and_loads(recipe: Recipe, train: Train) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from ...checkpoint.atomic import whole_file
+from ...checkpoint.cards import Figures
 from ...checkpoint.manifest import REPORT_NAME, read_json, read_report
-from ...errors import OutputError
+from ...errors import OutputError, PrismifyError
 from ...page import HTML_NAME, document_of, page_text
 from ..models import save_model
-from ..recipe import going_on, recipe_yaml
+from ..recipe import going_on, read_recorded, recipe_yaml
 from ..telling import LOSSES, facts_of, run_section, thinned
 from .journal import read_records
 from .run import Run
@@ -38,15 +39,19 @@ def end_run(run: Run, averaged: nn.Module, beside: Mapping[str, dict[str, Any]] 
             recipe=recipe_yaml(going_on(run.recipe)),
         )
         run.written.note(*(run.folder / name for name in ("model", "report.md", HTML_NAME, "curves.png")))
-        write(averaged, run.folder / "model", trained=_trained(run, run.step))
+
+        def at(step: int) -> dict[str, Any]:
+            return {"trained": _trained(run, step), "figures": run_figures(run.folder, step)}
+
+        write(averaged, run.folder / "model", **at(run.step))
         if run.best is not None:
             run.written.note(run.folder / "best")
         if run.best is not None and run.best[1] != run.step and run.best[1] in states(run.folder / "state"):
             state = read_state(run.folder / "state", run.best[1])
             averaged.load_state_dict(state["parts"]["average"])
-            write(averaged, run.folder / "best", trained=_trained(run, run.best[1]))
+            write(averaged, run.folder / "best", **at(run.best[1]))
         elif run.best is not None:
-            write(averaged, run.folder / "best", trained=_trained(run, run.best[1]))
+            write(averaged, run.folder / "best", **at(run.best[1]))
         write_report(run.folder)
         best = "best, " if run.best is not None else ""
         run.say(f"done: {best}model (latest), report.md and report.html are in {run.folder}")
@@ -56,6 +61,28 @@ def end_run(run: Run, averaged: nn.Module, beside: Mapping[str, dict[str, Any]] 
 
 def _trained(run: Run, step: int) -> str:
     return f"Trained with the recipe {run.recipe.recipe}: {step:,} steps of {run.shares.batch_size} images."
+
+
+def run_figures(folder: Path, step: int) -> tuple[Figures, ...]:
+    """What a run's records say of its model at a step; () where nothing was measured then.
+
+    Args:
+        folder: the run's.
+    """
+    rows = [r for r in read_records(folder) if r.get("kind") == "validation" and r["step"] == step]
+    if not rows:
+        return ()
+    try:
+        data = read_recorded(folder / "recipe.yaml").data
+    except (PrismifyError, OSError):
+        return ()
+    numbers = {name: value for name, value in rows[-1].items() if isinstance(value, (int, float)) and name != "step"}
+    if data.validation_path is not None or data.validation_select is not None:
+        path = data.validation_path or str(data.path)
+        on = f"at most {data.validation:,} other images of {PurePath(path).name}, by its run"
+    else:
+        on = f"{data.validation:,} images held out of {PurePath(str(data.path)).name}, by its run"
+    return (Figures([f"step {step:,}"], [(name, [f"{value:.4g}"]) for name, value in numbers.items()], on),)
 
 
 def write_report(folder: Path) -> None:
