@@ -22,7 +22,7 @@ def report_of(folder: Path) -> dict[str, Any] | None:
     """
     from ..checkpoint.manifest import MANIFEST_NAME, read_manifest, read_report
     from ..search.telling import is_search, read_any, searched_report
-    from ..training.telling import is_run
+    from ..training.engine.telling import is_run
 
     if not (folder / MANIFEST_NAME).is_file():
         if is_search(folder):
@@ -50,7 +50,7 @@ def write_page(folder: Path, report: dict[str, Any] | None, output: Path, *, for
     from ..errors import OutputError
     from ..page import document_of, page_text
     from ..search.telling import is_search, read_any, search_section
-    from ..training.telling import FACTS_NAME, run_section
+    from ..training.engine.telling import FACTS_NAME, run_section
 
     odd = output.exists() and not output.is_file()
     if odd or (output.exists() and not force and not _is_page(output)):
@@ -69,7 +69,7 @@ def write_page(folder: Path, report: dict[str, Any] | None, output: Path, *, for
 
 def _runs(folder: Path) -> list[Path]:
     """The runs that belong to a folder: itself, the one that its model came out of, or those that trained it."""
-    from ..training.telling import FACTS_NAME, is_run
+    from ..training.engine.telling import FACTS_NAME, is_run
 
     if is_run(folder):
         return [folder]

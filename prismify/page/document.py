@@ -22,7 +22,7 @@ def document_of(
     Args:
         report: of one model, or of a pipeline; None where runs trained a model that was not converted.
         search: what a search found, as `prismify.search.search_section` says it.
-        runs: runs that trained the model, as `prismify.training.telling.run_section` says each.
+        runs: runs that trained the model, as `prismify.training.engine.telling.run_section` says each.
     """
     return {
         "report": None if report is None else _packed_report(report),

@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoint.atomic import whole_file
 from ..page import HTML_NAME, document_of, page_text
 from ..scanning import build_report
-from ..training.telling import is_run, run_section
+from ..training.engine.telling import is_run, run_section
 from .drawing import widths_map
 from .ladder import KEPT
 from .outcome import SCORES, Outcome, read_outcome

@@ -18,10 +18,10 @@ from ...errors import OutputError, PrismifyError
 from ...page import HTML_NAME, document_of, page_text
 from ..models import save_model
 from ..recipe import going_on, read_recorded, recipe_yaml
-from ..telling import LOSSES, facts_of, run_section, thinned
 from .journal import read_records
 from .run import Run
 from .state import read_state, states
+from .telling import LOSSES, facts_of, run_section, thinned
 
 
 def end_run(run: Run, averaged: nn.Module, beside: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.manifest import read_json
-from ..page import embedded_picture
-from .engine.journal import read_records
+from ...checkpoint.manifest import read_json
+from ...page import embedded_picture
+from .journal import read_records
 
 #: The losses that are drawn, in this order, where a run has them.
 LOSSES = (
