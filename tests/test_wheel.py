@@ -43,7 +43,18 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for entry in ROOT.iterdir():
         if entry.is_file():
             copy2(entry, copy)
-        elif entry.name in {"prismify", "cli", "recipes", "tests", "docs", "examples", "benchmarks", ".ci", ".github"}:
+        elif entry.name in {
+            "prismify",
+            "cli",
+            "recipes",
+            "tests",
+            "docs",
+            "examples",
+            "benchmarks",
+            "website",
+            ".ci",
+            ".github",
+        }:
             copytree(entry, copy / entry.name, ignore=ignore_patterns(*LEFT_OUT))
     return built("sdist", copy, place)
 
