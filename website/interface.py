@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
 
 #: The pages below `api`: title, what it is for, and the package whose public names it has.
 PACKAGES = {
@@ -22,22 +21,38 @@ PACKAGES = {
 
 def names_of(package: str) -> tuple[str, ...]:
     """What a package hands out, but for plain values and type aliases, which have nothing to say."""
-    module = importlib.import_module(package)
-    return tuple(name for name in module.__all__ if hasattr(getattr(module, name), "__qualname__"))
+    return tuple(name for name in importlib.import_module(package).__all__ if _module_of(package, name))
 
 
 def pages() -> dict[str, str]:
     """Markdown by the name of the page."""
-    found = {
-        "index": _page("In Python", "The public list: `import prismify`, and these.", "prismify", names_of("prismify"))
-    }
+    found = {"index": _page("In Python", "The public list: `import prismify`, and these.", "prismify")}
     for name, (title, purpose, package) in PACKAGES.items():
-        found[name] = _page(title, purpose, package, names_of(package))
+        found[name] = _page(title, purpose, package)
     return found
 
 
-def _page(title: str, purpose: str, package: str, names: Iterable[str]) -> str:
+def _module_of(package: str, name: str) -> str:
+    """Where a class or a function of ours is defined; nothing of another thing."""
+    thing = getattr(importlib.import_module(package), name)
+    module = getattr(thing, "__module__", None) or ""
+    return module if hasattr(thing, "__qualname__") and module.partition(".")[0] == "prismify" else ""
+
+
+def _page(title: str, purpose: str, package: str) -> str:
+    """The names of a package; those of the public list are on their page, and only named on others."""
+    names = names_of(package)
+    public = [name for name in names if package != "prismify" and name in names_of("prismify")]
     lines = [f"# {title}", "", purpose, ""]
+    if public:
+        lines += [f"In [the public list](index.md): {', '.join(f'`{name}`' for name in public)}.", ""]
     for name in names:
-        lines += [f"::: {package}.{name}", ""]
+        if name not in public:
+            lines += _directive(package, name)
     return "\n".join(lines)
+
+
+def _directive(package: str, name: str) -> list[str]:
+    """By the place of its definition: a package's `scan` may be a module of the package too, which is read instead."""
+    heading = ["    options:", f"      heading: {package}.{name}", f"      toc_label: {name}"]
+    return [f"::: {_module_of(package, name)}.{name}", *heading, ""]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import posixpath
+import re
 from pathlib import Path
 
 import pytest
@@ -50,11 +52,13 @@ def test_every_command_and_option_is_on_its_page() -> None:
             assert f"`{name.replace('|', chr(92) + '|')}" in part or name in part, (words, name)
 
 
-def test_the_public_list_is_on_its_page() -> None:
+def test_the_public_list_is_on_its_page_by_where_it_is_defined() -> None:
     page = interface.pages()["index"]
-    assert [line for line in page.splitlines() if line.startswith(":::")] == [
-        f"::: prismify.{name}" for name in prismify.__all__
-    ]
+    assert re.findall(r"heading: (\S+)", page) == [f"prismify.{name}" for name in prismify.__all__]
+    assert "::: prismify.scanning.scan.scan\n" in page  # and not the module of that name
+    for place in re.findall(r"^::: (\S+)$", page, re.MULTILINE):
+        module, _, name = place.rpartition(".")
+        assert hasattr(importlib.import_module(module), name)
 
 
 def test_the_navigation_has_every_page_that_a_person_looks_for() -> None:
