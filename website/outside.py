@@ -29,7 +29,7 @@ def links(markdown: str) -> Iterator[str]:
 def place(path: str) -> str:
     """Where the site has a file of the repository, as a source of MkDocs: `path` from the root."""
     if path.startswith("docs/"):
-        return path.removeprefix("docs/")
+        return path.removeprefix("docs/").replace(".ipynb", ".md")
     return PAGES.get(path) or f"source/{path}.md"
 
 
