@@ -44,7 +44,7 @@ def pages(path: Path, *, run: bool) -> dict[str, str | bytes]:
                 name = f"{path.stem}-{len(pictures)}.png"
                 pictures[f"notebooks/{name}"] = base64.b64decode(data["image/png"])
                 lines += [f"![What the cell above shows]({name})", ""]
-            else:
+            elif output.get("name") != "stderr":  # where libraries warn, and name folders of the machine that builds
                 said += output.get("text") or data.get("text/plain", "")
         if said:
             lines += ["```{ .text .output }", _COLOURS.sub("", said).rstrip("\n"), "```", ""]

@@ -34,3 +34,20 @@ def test_a_notebook_runs_and_shows_something(book: Path) -> None:
     assert pictures
     assert all(isinstance(content, bytes) and content.startswith(b"\x89PNG") for content in pictures.values())
     assert all(name.removeprefix("notebooks/") in page for name in pictures)
+
+
+def test_a_page_of_a_notebook_has_what_comes_out_but_no_warnings(tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    new = nbformat.v4
+    outputs = [
+        new.new_output("stream", name="stdout", text="\x1b[1mone\x1b[0m\n"),
+        new.new_output("stream", name="stderr", text="Warning: /a/folder\n"),
+        new.new_output("display_data", data={"image/png": "iVBORw0KGgo="}),
+        new.new_output("execute_result", data={"text/plain": "2"}),
+    ]
+    cells = [new.new_markdown_cell("# Title"), new.new_code_cell("say()", outputs=outputs)]
+    nbformat.write(new.new_notebook(cells=cells), tmp_path / "book.ipynb")
+    pages = notebooks.pages(tmp_path / "book.ipynb", run=False)
+    assert pages["notebooks/book-0.png"] == b"\x89PNG\r\n\x1a\n"
+    said = "```python\nsay()\n```\n\n![What the cell above shows](book-0.png)\n\n```{ .text .output }\none\n2\n```\n\n"
+    assert pages["notebooks/book.md"] == f"# Title\n\n{said}"
