@@ -11,7 +11,7 @@ MYPY = rm -rf $(TYPED) && mkdir -p $(TYPED) && ln -s $(CURDIR)/prismify/* $(CURD
 
 PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow docs lint clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -25,6 +25,11 @@ test: $(STAMP)
 # What `test` leaves out: the whole zoo, kills by the dozen, a thousand damaged files, several processes.
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
+
+# The site of the pages in docs, notebooks run: open build/site/index.html, which needs no network.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 RUN_NOTEBOOKS=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(STAMP)
 	$(BIN)/ruff format .

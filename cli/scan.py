@@ -72,7 +72,8 @@ def scan(
         if plan_out is not None:
             print(f"plan written to {plan_out}", file=sys.stderr)
     words = typed(call, ("json_", "all_layers", "plan_out", *(o.POLICY_OPTIONS if plan_out is not None else ())))
-    if report["replaced"]["layers"] == 0 and policy == "paper" and plan_out is None:
+    models = report.get("parts", {"": report}).values()  # a pipeline's report has its totals and one for each part
+    if not any(one["replaced"]["layers"] for one in models) and policy == "paper" and plan_out is None:
         next_step("scan", *words, "--policy", "volumes")  # nothing to convert yet
     else:
         next_step("convert", *words, *(("--plan", plan_out) if plan_out is not None else ()), "-o", "DIR")

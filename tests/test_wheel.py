@@ -43,7 +43,18 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for entry in ROOT.iterdir():
         if entry.is_file():
             copy2(entry, copy)
-        elif entry.name in {"prismify", "cli", "recipes", "tests", "docs", "examples", "benchmarks", ".ci", ".github"}:
+        elif entry.name in {
+            "prismify",
+            "cli",
+            "recipes",
+            "tests",
+            "docs",
+            "examples",
+            "benchmarks",
+            "website",
+            ".ci",
+            ".github",
+        }:
             copytree(entry, copy / entry.name, ignore=ignore_patterns(*LEFT_OUT))
     return built("sdist", copy, place)
 
@@ -65,13 +76,14 @@ def test_the_sdist_holds_what_tests_need(unpacked: Path) -> None:
     there = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     wanted = {
         str(path.relative_to(ROOT))
-        for folder in ("prismify", "cli", "recipes", "tests", "docs", "examples", "benchmarks")
+        for folder in ("prismify", "cli", "recipes", "tests", "docs", "examples", "benchmarks", "website")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert wanted - there == set()
     assert {
         "Makefile",
+        "mkdocs.yml",
         "README.md",
         "LICENSE",
         "CHANGELOG.md",

@@ -25,7 +25,7 @@ class PrismConv(nn.Module):
         channels: C, in and out.
         kernel_size: of the two spatial axes.
         form: "composition" (Eq. 2, the default) or "sum" (the text beneath it).
-        Others as in `DeepPrism`.
+        others: as in `DeepPrism`.
 
     Shape: (B, C, H, W) or (C, H, W) -> C channels, spatial size as for `nn.Conv2d`.
 

@@ -172,3 +172,14 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 1 << 16)
     except OSError:
         return b""
+
+
+def test_a_scanned_pipeline_is_converted_next(run: Run, tmp_path: Path) -> None:
+    unet = diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "pipeline")
+    words = following(run("scan", tmp_path / "pipeline", "--policy", "volumes"))
+    assert words == ["convert", str(tmp_path / "pipeline"), "--policy", "volumes", "-o", "DIR"]
+    assert following(run("scan", tmp_path / "pipeline", "--min-width", "32"))[:1] == ["scan"]  # nothing to convert

@@ -18,7 +18,7 @@ def markdown(groups: Mapping[str, tuple[Row, ...]], results: Mapping[str, Result
     lines = [
         "# The zoo",
         "",
-        f"{len(results)} architectures, small, taken through everything prismify does; {green} are green throughout.",
+        f"**{green} of {len(results)}** architectures, small, are green in everything that prismify does.",
         f"Written by `python -m tests.zoo` from what was walked {days[0]} to {days[-1]} ({'; '.join(machines)});",
         "the rows are in `tests/zoo/table`.",
         "",

@@ -1,0 +1,1 @@
+"""What makes the site of the pages in `docs`: the command line, the interface in Python, notebooks and links."""
