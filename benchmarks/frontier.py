@@ -295,6 +295,7 @@ def main() -> None:
         own = [f for (seed, _, w), f in zip(points, folders, strict=True) if w == way and seed == arguments.seeds[0]]
         models = [teacher(at), *map(student, own)]
         pictured(models, test_images(arguments), places.IMAGES / f"taef2-{way}.png")
+        note_pictured(way, arguments)
     results_page.write()
 
 
@@ -318,6 +319,14 @@ def facts_of(
         "hardware": facts["hardware"],
         "versions": facts["versions"],
     }
+
+
+def note_pictured(way: str, arguments: argparse.Namespace) -> None:
+    """Which of a way's points its picture shows: those that were asked for, of the first seed."""
+    rows = json.loads(RESULTS.read_text())
+    for row in (r for r in rows if r["way"] == way):
+        row["pictured"] = row["budget"] in arguments.budgets and row["seed"] == arguments.seeds[0]
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def keep(made: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
     lines += [f"![PSNR on Kodak against parameters](images/{CURVES.name})", ""]
     for way, title in _WAYS.items():
         picture = places.IMAGES / f"taef2-{way}.png"
-        points = sorted({r["parameters"] for r in plain if r["way"] == way})
+        points = sorted({r["parameters"] for r in plain if r["way"] == way and r.get("pictured", True)})
         if points and picture.is_file():
             counts = ", ".join(f"{count:,}" for count in points)
             lines += [
