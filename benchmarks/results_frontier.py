@@ -48,9 +48,11 @@ def frontier(rows: list[dict[str, Any]]) -> list[str]:
         "with one another only, and their steps show how much of the machine each had.",
     ]
     if searched is not None:
+        found = dict.fromkeys(f"{r['rank_correlation']:.3f}" for r in rows if r["rank_correlation"] is not None)
+        ranked = " and ".join(found) + (" (searches of their own)" if len(found) > 1 else "")
         lines += [
             f"`prismify search` taught its candidates for {searched['search_minutes']:g} minutes before; its summed",
-            f"scores rank 20 random choices as their errors do: {searched['rank_correlation']:.3f}.",
+            f"scores rank 20 random choices as their errors do: {ranked}.",
         ]
     lines += [
         "",
@@ -93,9 +95,8 @@ def _blocks_first(rows: list[dict[str, Any]]) -> list[str]:
         same = [r for r in rows if all(r.get(k) == first.get(k) for k in ("budget", "minutes", "jobs", "parameters"))]
         for way, start in (("whole", "fresh weights"), ("fitted", "closed-form starts")):
             pairs = {r["seed"]: r["PSNR"] for r in same if r["way"] == way}
-            apart = [
-                f"{r['PSNR'] - pairs[r['seed']]:+.2f}" for r in same if r["way"] == "search" and r["seed"] in pairs
-            ]
+            ours = sorted((r["seed"], r["PSNR"]) for r in same if r["way"] == "search" and r["seed"] in pairs)
+            apart = [f"{decibels - pairs[seed]:+.2f}" for seed, decibels in ours]
             if apart:
                 what = f"{first['parameters']:,} parameters, {first['minutes']:g} minutes"
                 said.append(f"* {what}: {', '.join(apart)} dB over the whole model alone from {start} (a seed each).")
