@@ -72,7 +72,7 @@ def trained(at: Places, arguments: argparse.Namespace) -> Path:
 
 @torch.no_grad()
 def measured(original: nn.Module, small: nn.Module, test: str) -> tuple[dict[str, float], list[Tensor]]:
-    """PSNR of both against whole images and of the small decoder against the original's; and some of all three."""
+    """PSNR of both against whole images, and of the small decoder against the original's; the middle of some of all."""
     images, _ = open_data(Data(path=test, range=(0.0, 1.0), validation=0), 0)
     found: dict[str, list[float]] = {"original": [], "small": [], "small_to_original": []}
     shown: list[Tensor] = []
@@ -82,7 +82,7 @@ def measured(original: nn.Module, small: nn.Module, test: str) -> tuple[dict[str
         for name, one, other in (("original", its, image), ("small", ours, image), ("small_to_original", ours, its)):
             found[name].append(float(-10 * (one - other).square().mean().log10()))
         if len(shown) < SHOWN:
-            shown.append(torch.cat([image, its, ours]))
+            shown.append(torch.cat([image, its, ours])[..., _middle(image.shape[2], 192), _middle(image.shape[3], 256)])
     return {name: statistics.mean(values) for name, values in found.items()}, shown
 
 
@@ -143,10 +143,15 @@ def main() -> None:
     results_page.write()
 
 
+def _middle(length: int, wanted: int) -> slice:
+    """The middle of an axis."""
+    first = max(0, (length - wanted) // 2)
+    return slice(first, first + wanted)
+
+
 def rows(shown: list[Tensor]) -> list[list[Tensor]]:
-    """Images, the original's, the small decoder's: a row of each, cut to the same size."""
-    height, width = (min(one.shape[d] for one in shown) for d in (2, 3))
-    return [[one[number, :, :height, :width] for one in shown] for number in range(3)]
+    """Images, the original's, the small decoder's: a row of each."""
+    return [[one[number] for one in shown] for number in range(3)]
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def preview(row: dict[str, Any]) -> list[str]:
         f"| narrow | {count['small']:,} | {psnr['small']:.2f} | {psnr['small_to_original']:.2f} | "
         f"{times['small']:.0f} |",
         "",
-        "From above: photographs, the original's decoder, the narrow one:",
+        "From above: the middle of photographs, the original's decoder, the narrow one:",
         "",
         "![Kodak from the original's latents](images/taef2-preview.png)",
         "",
