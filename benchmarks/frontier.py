@@ -42,7 +42,7 @@ import torch
 import yaml
 from command import run
 from distil import TAEF2, cut
-from frontier_ways import NARROW, WAYS, WIDTH, chosen_by, slim_shares
+from frontier_ways import NARROW, WAYS, WIDTH, amount, chosen_by, slim_shares
 
 from prismify import Policy, scan
 from prismify.checkpoint import Trust
@@ -170,10 +170,6 @@ def share_within(most: float, at: Places) -> float:
 
     fits = bisect.bisect_right(range(1, WIDTH), most, key=counted)
     return fits / WIDTH if fits else sys.exit(f"no share of the channels has at most {most:,.0f} parameters")
-
-
-def amount(text: str) -> float:
-    return float(text[:-1]) * {"K": 1e3, "M": 1e6}[text[-1].upper()]
 
 
 def teacher(at: Places) -> Any:

@@ -38,6 +38,11 @@ SLIM = {
 NARROW = {"narrow", "slim", "widths"}
 
 
+def amount(text: str) -> float:
+    """A budget as a number: 80K is 80,000."""
+    return float(text[:-1]) * {"K": 1e3, "M": 1e6}[text[-1].upper()]
+
+
 def slim_shares(budget: str) -> dict[str, float]:
     """Of each width's channels those that `slim` leaves, by patterns over names."""
     return {

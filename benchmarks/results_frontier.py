@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import places
+from frontier_ways import amount
 
 #: Ways that choose among the same candidates, and the minutes for which they were compared.
 _CHOICES, _SIDE_BY_SIDE = ("search", "greedy", "uniform"), 6
@@ -108,16 +109,20 @@ def _blocks_first(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _choices(rows: list[dict[str, Any]]) -> list[str]:
-    """The search beside other choices of the same candidates, at every budget where all were trained alike."""
+    """The search beside other choices of the same candidates, wherever they were trained with the same seed."""
     said = []
-    for budget in dict.fromkeys(r["budget"] for r in rows):
-        same = [r for r in rows if r["budget"] == budget and r["seed"] == 0 and r["minutes"] == _SIDE_BY_SIDE]
-        found = {way: max((r["PSNR"] for r in same if r["way"] == way), default=None) for way in _CHOICES}
-        if None not in found.values():
-            said.append(f"| {budget} | {' | '.join(f'{found[way]:.2f}' for way in _CHOICES)} |")
-    head = [f"| budget | {' | '.join(_CHOICES)} |", "|---|" + "---:|" * len(_CHOICES)]
-    text = "The search beside other choices among the same taught candidates, PSNR after six minutes:"
-    return [text, "", *head, *said, ""] if said else []
+    same = [r for r in rows if r["minutes"] == _SIDE_BY_SIDE and r["way"] in _CHOICES]
+    for budget, seed in sorted({(r["budget"], r["seed"]) for r in same}, key=lambda one: (amount(one[0]), one[1])):
+        found = {r["way"]: r for r in same if (r["budget"], r["seed"]) == (budget, seed)}
+        if len(found) > 1:
+            cells = [f"{found[w]['PSNR']:.2f} ({found[w]['steps']:,})" if w in found else "" for w in _CHOICES]
+            said.append(f"| {budget} | {seed} | {' | '.join(cells)} |")
+    head = [f"| budget | seed | {' | '.join(_CHOICES)} |", "|---|---:|" + "---:|" * len(_CHOICES)]
+    text = [
+        "The search beside other choices among the same taught candidates, PSNR after six minutes, in brackets the steps",
+        "that these gave (the machine was not always as free):",
+    ]
+    return [*text, "", *head, *said, ""] if said else []
 
 
 def preview(row: dict[str, Any]) -> list[str]:
