@@ -119,8 +119,8 @@ def _choices(rows: list[dict[str, Any]]) -> list[str]:
             said.append(f"| {budget} | {seed} | {' | '.join(cells)} |")
     head = [f"| budget | seed | {' | '.join(_CHOICES)} |", "|---|---:|" + "---:|" * len(_CHOICES)]
     text = [
-        "The search beside other choices among the same taught candidates, PSNR after six minutes, in brackets the steps",
-        "that these gave (the machine was not always as free):",
+        "The search beside other choices among the same taught candidates, PSNR after six minutes, in brackets the",
+        "steps that these gave (the machine was not always as free):",
     ]
     return [*text, "", *head, *said, ""] if said else []
 
