@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -67,7 +68,10 @@ def test_a_signal_to_the_launcher_stops_all_after_a_state_was_written(
     command = [sys.executable, "-c", CLI, "train", "recipe.yaml", "--set", "output=out", "--processes", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     log = tmp_path / "out" / "metrics.jsonl"
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    heard = functools.partial(signal.signal, number, signal.SIG_DFL)  # where the tests themselves run under nohup
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as process:
         limit = time.monotonic() + 120
         while not (log.is_file() and log.read_text().count("\n") > 1):
             assert process.poll() is None
