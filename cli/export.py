@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..graph import ExampleInputs
     from ..kernels.torch.forms import Form
 
-_ONNX_ONLY = ("form", "opset", "threads", "seconds")
+_ONNX_ONLY = ("form", "opset")
 _SUFFIXES = (".onnx", ".pt2")
 
 

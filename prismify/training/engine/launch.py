@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ...errors import TrainingError
-from .signals import handled_signals
+from .stopping import handled_signals
 
 _GRACE_SECONDS = 10.0
 #: For the others, once the first process ended after a signal: long enough to write a large state.

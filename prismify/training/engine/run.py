@@ -28,9 +28,8 @@ from .events import Watch
 from .processes import Part, Processes
 from .record import Record
 from .resuming import changes_since, newest_state
-from .signals import handled_signals
 from .state import prune, state_path, states, write_state
-from .stopping import Stopping
+from .stopping import Stopping, handled_signals
 from .written import Written
 
 
