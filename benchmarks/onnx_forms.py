@@ -35,7 +35,7 @@ def files(
 ) -> dict[str, Written]:
     """The dense module's file and the other one's in each form."""
     inputs = ExampleInputs((torch.randn(shape),))
-    found = {"dense layer": write_onnx(Entry(dense, "forward", inputs), folder / "dense.onnx")}
+    found = {"dense layer": write_onnx(Entry(dense, "forward", inputs), folder / "original.onnx")}
     for form in forms:
         entry = Entry(layer, "forward", inputs)
         found[form] = write_onnx(entry, folder / f"{form}.onnx", form=form)  # type: ignore[arg-type]

@@ -194,6 +194,7 @@ def write_page() -> str:
             "",
             f"From `python benchmarks/onnx_forms.py`, {report['machine']}, {report['date']}: milliseconds of a run,",
             "and how many times faster than the dense layer's (or model's) file; [forms](export.md) of the operator.",
+            "Threads do not spin between runs, so that the candidates, which take turns, leave one another alone.",
             f"No output is farther than {most:.1g} from the model's.",
             "",
             *onnx_lines(report),

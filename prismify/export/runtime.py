@@ -32,6 +32,8 @@ def session(path: Path, threads: int | None = None) -> Any:
         raise ConversionError("ONNX files run in onnxruntime: pip install 'prismify[onnx]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Threads that spin after a run take turns with those of the next session, where several are timed.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
