@@ -126,6 +126,25 @@ def onnx_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def onnx_section() -> list[str]:
+    """What ONNX Runtime makes of the operator and of whole models; nothing where that was not measured."""
+    if not places.ONNX.is_file():
+        return []
+    report = json.loads(places.ONNX.read_text())
+    most = max(found["difference"] for row in report["rows"] for found in row["forms"].values())
+    return [
+        "",
+        "## In ONNX Runtime",
+        "",
+        f"From `python benchmarks/onnx_forms.py`, {report['machine']}, {report['date']}: milliseconds of a run,",
+        "and how many times faster than the dense layer's (or model's) file; [forms](export.md) of the operator.",
+        "Threads do not spin between runs, so that the candidates, which take turns, leave one another alone.",
+        f"No output is farther than {most:.1g} from the model's.",
+        "",
+        *onnx_lines(report),
+    ]
+
+
 def main() -> None:
     if "--page-only" not in sys.argv[1:]:
         measure()
@@ -185,20 +204,7 @@ def write_page() -> str:
         "|---|---:|---:|---:|---:|---:|",
         *fusion_lines(fusion),
     ]
-    if places.ONNX.is_file():
-        report = json.loads(places.ONNX.read_text())
-        most = max(found["difference"] for row in report["rows"] for found in row["forms"].values())
-        page += [
-            "",
-            "## In ONNX Runtime",
-            "",
-            f"From `python benchmarks/onnx_forms.py`, {report['machine']}, {report['date']}: milliseconds of a run,",
-            "and how many times faster than the dense layer's (or model's) file; [forms](export.md) of the operator.",
-            "Threads do not spin between runs, so that the candidates, which take turns, leave one another alone.",
-            f"No output is farther than {most:.1g} from the model's.",
-            "",
-            *onnx_lines(report),
-        ]
+    page += onnx_section()
     text = "\n".join(page) + "\n"
     (ROOT / "docs" / "performance.md").write_text(text)
     return text

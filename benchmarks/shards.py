@@ -122,25 +122,10 @@ def same_weights(one: Path, other: Path) -> bool:
         return all(bool((a.get_tensor(key) == b.get_tensor(key)).all()) for key in set(a.keys()) | set(b.keys()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, nargs="+", help="folders of images")
-    parser.add_argument("--vgg", required=True, help="weights of LPIPS")
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=256)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args()
-    runs = arguments.runs.resolve()
-    shards = runs / "shards"
-    if not shards.is_dir():
-        pack(arguments.data, shards, arguments.pictures)
-    if (runs / "whole").exists() or (runs / "stopped").exists():
-        raise SystemExit(f"{runs} holds runs already: name another folder")
+def changes(arguments: argparse.Namespace, shards: Path) -> list[str]:
+    """What is set otherwise than in the recipe: what fits a CPU, and the adversarial term from the middle on."""
     half = arguments.steps // 2
-    sets = [
+    return [
         f"data.path={shards}",
         f"model.arguments.block_out_channels={[arguments.width] * 4}",
         "model.arguments.norm_num_groups=32",
@@ -160,6 +145,27 @@ def main() -> None:
         "log.tensorboard=false",
         f"checkpoint.every={max(1, half // 2)}",
     ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, nargs="+", help="folders of images")
+    parser.add_argument("--vgg", required=True, help="weights of LPIPS")
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    runs = arguments.runs.resolve()
+    shards = runs / "shards"
+    if not shards.is_dir():
+        pack(arguments.data, shards, arguments.pictures)
+    if (runs / "whole").exists() or (runs / "stopped").exists():
+        raise SystemExit(f"{runs} holds runs already: name another folder")
+    half = arguments.steps // 2
+    sets = changes(arguments, shards)
     most = train(runs / "whole", sets, arguments.processes)
     train(runs / "stopped", sets, arguments.processes, stop_at=half + 1)
     stopped_at = last_step(runs / "stopped")

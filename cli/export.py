@@ -154,7 +154,7 @@ def _dense(written: Written, wanted: o.Wanted, form: Form, path: Path) -> Writte
     from ..checkpoint.shipped import folder_of
     from ..export import Entry, write_onnx
 
-    folder = folder_of(wanted.source) or Path(wanted.source)
+    folder = folder_of(wanted.source)
     if not (folder / "prismify.json").is_file():
         raise SourceError(f"{folder} is no converted folder, whose original it would be measured beside")
     original = build_original(folder, allow=wanted.allow, trust_code=wanted.trust_code)

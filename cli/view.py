@@ -68,6 +68,8 @@ def view(
             quiet=True,
             prevent_thread_lock=True,
             footer_links=[],
+            # Fonts of the machine: the page asks nobody else for anything.
+            theme=_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         )
     except OSError as error:
         raise SourceError(f"no page on {host}:{port}: {error}") from error

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import asdict
 from typing import Literal, get_args
 
 import torch
@@ -81,16 +82,7 @@ def deep_prism(u: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometr
     if (count := _count.get()) is not None:
         count[form] += 1
     if form == "conv3d":
-        return reference.deep_prism(
-            u,
-            weight,
-            bias,
-            stride=geometry.stride,
-            padding=geometry.padding,
-            dilation=geometry.dilation,
-            padding_mode=geometry.padding_mode,
-            topology=geometry.topology,
-        )
+        return reference.deep_prism(u, weight, bias, **asdict(geometry))
     if bias is not None and bias.shape[0] != q * depth:
         bias = bias.repeat_interleave(depth)
     x = _padded(u, geometry)
