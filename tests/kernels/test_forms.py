@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prismify.kernels import PADDING_MODES, Topology, deep_prism, reference
@@ -16,6 +16,7 @@ from tests.tolerances import equivalent, rounded
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 2), st.sampled_from([3, 8, 9, 17, 30, 34]))
 
 
+@settings(deadline=None)
 @given(
     sizes,
     st.sampled_from([1, 3, 5]),
