@@ -1,13 +1,15 @@
 """The paper's Table 2, Table 4 and Figure 1 on this machine: what was measured and trained, kept in the repository.
 
     python benchmarks/paper.py table2
+    python benchmarks/paper.py rates --data TRAIN --test TEST --runs RUNS [--jobs 2]
     python benchmarks/paper.py points --data TRAIN --test TEST --lpips ALEX --features RESNET --runs RUNS
         [--seeds 2] [--jobs 2] [--stop-after MINUTES]
 
-`table2` writes benchmarks/results/paper-table2.json. `points` trains what `prismify reproduce figure1` does, --jobs
-points side by side with the threads of OMP_NUM_THREADS, and keeps each in benchmarks/results/paper-points-cpu.json;
-what lies there is not made again, so that an evening may make some points and the next one the rest. Both write the
-page.
+`table2` writes benchmarks/results/paper-table2.json. `rates` trains one method of each family beside DeepPrism at four
+learning rates, for two minutes each, and writes paper-rates-cpu.json: the best are in `prismify/paper/budgets.py`.
+`points` trains what `prismify reproduce figure1` does, --jobs points side by side with the threads of
+OMP_NUM_THREADS, and keeps each in paper-points-cpu.json; what lies there is not made again, so that an evening may make
+some points and the next one the rest. All write the page.
 """
 
 from __future__ import annotations
@@ -30,6 +32,14 @@ from prismify.paper.methods import Method, methods
 from prismify.training.engine.begin import hardware
 
 LAPTOP = BUDGETS["laptop"]
+#: What the rate of a family is chosen by.
+TUNED = (
+    "group convolution, C = 64, 32 groups",
+    "depthwise separable, C = 64",
+    "low rank, C = 64, rank 1",
+    "narrow, C = 8",
+)
+RATES = (1e-3, 4e-3, 1.2e-2, 2.5e-2)
 _KEEPING = threading.Lock()
 
 
@@ -40,11 +50,38 @@ def table_2() -> None:
     places.TABLE_2.write_text(json.dumps(made, indent=1) + "\n")
 
 
+def rates(arguments: argparse.Namespace) -> None:
+    """Train TUNED at all RATES for two minutes, and keep what each reached; rows that are kept are not made again."""
+    folder: Path = arguments.runs.resolve()
+    words = [*linked(folder, arguments), "--seeds", "1", "--minutes", "2", "--count", "2000"]
+    rows = json.loads(places.RATES.read_text()) if places.RATES.is_file() else []
+    made = {(row["method"], row["rate"]) for row in rows}
+
+    def make(method: str, rate: float) -> None:
+        output = Path("rates") / f"{rate:g}"
+        run_in(
+            folder, "reproduce", "figure1", *words, "--only", method, "--set", f"train.learning_rate={rate:g}",
+            "-o", str(output),
+        )  # fmt: skip
+        found = (json.loads(file.read_text()) for file in (folder / output / "points").glob("*.json"))
+        (point,) = (p for p in found if f"{p['family']}, {p['name']}" == method)
+        kept = ("seed", "images", "parameters", "steps", "hardware", "versions", "date")
+        row = {"method": method, "rate": rate, "minutes": 2, "psnr": point["scores"]["PSNR"]["mean"]}
+        with _KEEPING:
+            rows.append({**row, **{key: point[key] for key in kept}})
+            places.RATES.write_text(json.dumps(rows, indent=1) + "\n")
+        print(f"{method}, rate {rate:g}: {point['steps']} steps, {row['psnr']:.2f} dB", flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as side_by_side:
+        wanted = [(m, r) for m in TUNED for r in RATES if (m, r) not in made]
+        list(side_by_side.map(lambda pair: make(*pair), wanted))
+
+
 def points(arguments: argparse.Namespace) -> None:
     """Make the points that are not there yet, as long as there is time, and keep all."""
     folder: Path = arguments.runs.resolve()
     restore(folder)
-    words = linked(folder, arguments)
+    words = [*linked(folder, arguments), "-o", "points"]
     began = time.monotonic()
 
     def make(seed: int, method: Method) -> None:
@@ -63,13 +100,15 @@ def linked(folder: Path, arguments: argparse.Namespace) -> list[str]:
     """What every call is told; files under names that are the same on every machine."""
     words = []
     for option in ("data", "test", "lpips", "features"):
+        if getattr(arguments, option) is None:
+            continue
         path = Path(getattr(arguments, option)).resolve()
         name = folder / "given" / (option + path.suffix)
         name.parent.mkdir(parents=True, exist_ok=True)
         name.unlink(missing_ok=True)
         name.symlink_to(path)
         words += [f"--{option}", str(name.relative_to(folder))]
-    return [*words, "-o", "points"]
+    return words
 
 
 def restore(folder: Path) -> None:
@@ -101,7 +140,7 @@ def kept() -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["table2", "points"])
+    parser.add_argument("what", choices=["table2", "rates", "points"])
     for name in ("--data", "--test", "--lpips", "--features"):
         parser.add_argument(name)
     parser.add_argument("--runs", type=Path)
@@ -111,6 +150,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "table2":
         table_2()
+    elif arguments.what == "rates":
+        if None in (arguments.data, arguments.test, arguments.runs):
+            parser.error("rates takes --data, --test and --runs")
+        rates(arguments)
     elif None in (arguments.data, arguments.test, arguments.lpips, arguments.features, arguments.runs):
         parser.error("points takes --data, --test, --lpips, --features and --runs")
     else:

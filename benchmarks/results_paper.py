@@ -27,6 +27,32 @@ def trained(points: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def rates(rows: list[dict[str, Any]]) -> list[str]:
+    """What the learning rates of Figure 1's other methods were chosen by."""
+    columns = sorted({row["rate"] for row in rows})
+    found = {(row["method"], row["rate"]): row["psnr"] for row in rows}
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [found.get((method, rate)) for rate in columns]
+        best = max(value for value in own if value is not None)
+        cells = ["" if v is None else f"**{v:.2f}**" if v == best else f"{v:.2f}" for v in own]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    first = rows[0]
+    return [
+        "",
+        "### Learning rates of the other methods",
+        "",
+        f"PSNR after {first['minutes']:g} minutes on {first['hardware']}, {first['images']:,} test images, seed",
+        f"{first['seed']}, {first['date']}: each family trains for Figure 1 at its best.",
+        "",
+        f"| method | {' | '.join(f'{rate:g}' for rate in columns)} |",
+        f"|---|{'---:|' * len(columns)}",
+        *lines,
+        "",
+        "    python benchmarks/paper.py rates --data TRAIN --test TEST --runs RUNS",
+    ]
+
+
 def table(data: dict[str, Any]) -> list[str]:
     """A table that was measured."""
     rows = tuple(tuple(row.values()) for row in data["rows"])

@@ -28,11 +28,14 @@ DEEP_PRISM, DENSE = "DeepPrism", "dense"
 def methods(budget: Budget) -> tuple[Method, ...]:
     """Around the budget's C: DeepPrism of three widths and three depths of volumes, and other ways to small layers."""
     c = budget.channels
-    unfused = ("train.fuse=false", *budget.dense)
-    dense, own = ("model.convert=null", *unfused), _widths(c)
+    own = _widths(c)
 
-    def operator(text: str) -> tuple[str, ...]:
-        return (*own, f"model.convert={{name: paper, {text}}}", "model.zero=[]", *unfused)
+    def other(family: str, name: str, convert: str, widths: tuple[str, ...] = own) -> Method:
+        rate = (f"train.learning_rate={budget.rates[family]:g}",) if family in budget.rates else ()
+        return Method(family, name, (*widths, f"model.convert={convert}", "train.fuse=false", *rate))
+
+    def operator(family: str, name: str, text: str) -> Method:
+        return other(family, name, f"{{name: paper, {text}}}")
 
     return (
         *(Method(DEEP_PRISM, f"C = {width}", _widths(width)) for width in (c // 2, c, 2 * c)),
@@ -45,20 +48,18 @@ def methods(budget: Budget) -> tuple[Method, ...]:
             for depth in (c // 2, c // 4, c // 8)
         ),
         *(
-            Method(
-                "group convolution",
-                f"C = {c}, {groups} groups",
-                operator(f"operator: Grouped, options: {{groups: {groups}}}"),
+            operator(
+                "group convolution", f"C = {c}, {groups} groups", f"operator: Grouped, options: {{groups: {groups}}}"
             )
             for groups in (c // 2, c // 8)
         ),
-        Method("depthwise separable", f"C = {c}", operator("operator: Separable")),
+        operator("depthwise separable", f"C = {c}", "operator: Separable"),
         *(
-            Method("low rank", f"C = {c}, rank {rank}", operator(f"operator: LowRank, options: {{rank: {rank}}}"))
+            operator("low rank", f"C = {c}, rank {rank}", f"operator: LowRank, options: {{rank: {rank}}}")
             for rank in (1, 4)
         ),
-        *(Method("narrow", f"C = {w}", (*_widths(w, w // 2), *dense)) for w in (c // 16, c // 8, c // 4)),
-        Method(DENSE, f"C = {c}", (*own, *dense)),
+        *(other("narrow", f"C = {w}", "null", _widths(w, w // 2)) for w in (c // 16, c // 8, c // 4)),
+        other(DENSE, f"C = {c}", "null"),
     )
 
 

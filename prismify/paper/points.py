@@ -60,7 +60,7 @@ class Setting:
             "recipe": budget.recipe,
             "channels": budget.channels,
             "minutes": budget.minutes,
-            "dense": list(budget.dense),
+            "rates": dict(budget.rates),
             "sets": [*budget.sets, *self.sets],
             "data": self.data,
             "size": self.size,

@@ -45,6 +45,17 @@ def test_every_method_is_a_recipe_of_its_own(budget: Budget) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["laptop", "gpu"])
+def test_every_family_trains_at_its_own_rate(name: str) -> None:
+    budget = BUDGETS[name]
+    own = read_recipe(budget.recipe, ["data.path=x"])
+    for method in methods(budget):
+        recipe = read_recipe(budget.recipe, [*method.sets, "data.path=x"])
+        assert recipe.train.learning_rate == budget.rates.get(method.family, own.train.learning_rate)
+        assert recipe.model.zero == own.model.zero
+    assert set(budget.rates) < {m.family for m in methods(budget)}
+
+
 def test_the_budget_of_the_paper_changes_nothing_of_its_recipe() -> None:
     budget = BUDGETS["paper"]
     (small,) = (m for m in table_4_methods(budget) if m.family == "DeepPrism")

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prismify.paper import Sizes, Table, ldm, sinddm, table_2, table_3
-from prismify.paper.complexity import COLUMNS
+from prismify.paper.columns import COLUMNS
 from prismify.paper.counts import PRINTED
 from prismify.paper.table import agrees
 
@@ -56,11 +56,14 @@ def test_the_ratios_of_both_denoisers() -> None:
 
 def test_table_2_at_sizes_that_take_no_time() -> None:
     told: list[str] = []
-    sizes = Sizes(channels=(16, 32), sides=(8, 12), at_side=8, at_channels=16, batch=1, seconds=0.001)
+    sizes = Sizes(
+        channels=(16, 32), map_sides=(8, 12), token_sides=(8, 12), at_map_side=8, at_token_side=8, at_channels=16,
+        batch=1, seconds=0.001,
+    )  # fmt: skip
     table = table_2(sizes, told.append)
     assert told == [c.name for c in COLUMNS if c.make is not None]
     rows = {(row[0], row[1]): dict(zip(table.columns, row, strict=True)) for row in table.rows}
-    assert len(rows) == 8 * 4
+    assert len(rows) == 8 * 5
     for name, exponent in (("Conv", 2), ("Group", 2), ("Prism", 0), ("FlashAttn", 2), ("PrismAttn", 0)):
         assert rows[name, "parameters"]["C measured"] == rows[name, "parameters"]["C derived"] == exponent
         assert rows[name, "parameters"]["as derived"] is True
@@ -68,7 +71,11 @@ def test_table_2_at_sizes_that_take_no_time() -> None:
     written_out = rows["Attention", "space"]
     assert 1.5 < written_out["N measured"] <= 2
     assert rows["SparseAttn", "space"]["as derived"] is None
-    marked = {key for key, row in rows.items() if row["paper"].endswith("(!)")}
+    for name in {c.name for c in COLUMNS} - {"SparseAttn"}:
+        assert rows[name, "multiply-adds"]["as derived"] is True
+        assert rows[name, "multiply-adds"]["paper"] is None
+    assert rows["MultiHeadAttn", "multiply-adds"]["derived"] == "CN²+C²N"
+    marked = {key for key, row in rows.items() if (row["paper"] or "").endswith("(!)")}
     assert {
         ("PrismAttn", "training time"),
         ("MultiHeadAttn", "training time"),
