@@ -135,13 +135,18 @@ def _attention(layer: Layer, policy: Policy) -> Verdict:
         fused = f", fused as {layout}" if layout is not None and len(layout.pattern) > 1 else ""
         return _replace(layer, policy, f"inner C->C {what}{fused}")
     if policy.name == "paper":
-        return Verdict(None, "attention_width", f"{what}: {_widths(layer)} is not C->C: policy volumes replaces it")
+        more = replace(policy, name="volumes", context=part.context, feed_forward=part.joined and not part.context)
+        option = "policy volumes" + (" with --context" if more.context else " with --feed-forward" * more.feed_forward)
+        text = f"{what}: {_widths(layer)} is not C->C: {_under(more, layer, option)}"
+        return Verdict(None, "attention_width", text)
     if part.context and not policy.context:
-        text = f"{what}: {_widths(layer)} is not C->C and reads the context: --context replaces it"
-        return Verdict(None, "attention_width", text)
+        text = f"{what}: {_widths(layer)} is not C->C and reads the context: "
+        return Verdict(None, "attention_width", text + _under(replace(policy, context=True), layer, "--context"))
     if part.joined and not policy.feed_forward:
-        text = f"{what}: {_widths(layer)} reads more than the attention makes: --feed-forward replaces it"
-        return Verdict(None, "attention_width", text)
+        text = f"{what}: {_widths(layer)} reads more than the attention makes: "
+        return Verdict(
+            None, "attention_width", text + _under(replace(policy, feed_forward=True), layer, "--feed-forward")
+        )
     return _replace(layer, policy, f"inner C->C' {what}, by volumes" + (f", fused as {layout}" if layout else ""))
 
 
@@ -173,7 +178,8 @@ def _linear(layer: Layer, policy: Policy) -> Verdict:
     if policy.name == "paper":
         return Verdict(None, "linear", "linear layer outside attention: policy paper keeps it")
     if not policy.feed_forward:
-        return Verdict(None, "linear", "linear layer outside attention: --feed-forward replaces it")
+        other = _under(replace(policy, feed_forward=True), layer, "--feed-forward")
+        return Verdict(None, "linear", f"linear layer outside attention: {other}")
     return _replace(layer, policy, f"inner {_widths(layer)} linear layer")
 
 
@@ -181,8 +187,15 @@ def _convolution(layer: Layer, policy: Policy) -> Verdict:
     if layer.in_channels == layer.out_channels:
         return _replace(layer, policy, "inner C->C convolution")
     if policy.name == "paper":
-        return Verdict(None, "width_changes", "inner C->C' convolution: policy volumes replaces it")
+        other = _under(replace(policy, name="volumes"), layer, "policy volumes")
+        return Verdict(None, "width_changes", f"inner C->C' convolution: {other}")
     return _replace(layer, policy, "inner C->C' convolution, by volumes")
+
+
+def _under(policy: Policy, layer: Layer, option: str) -> str:
+    """Whether a wider policy, by the `option` that makes it so, replaces a layer that is kept; why not, where not."""
+    found = _replace(layer, policy, "")
+    return f"{option} replaces it" if found.operator is not None else f"{option} keeps it too: {found.reason}"
 
 
 def _replace(layer: Layer, policy: Policy, reason: str) -> Verdict:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prismify import scan
+from prismify import Policy, scan
 from tests.graph.nets import C, Chain, conv
 
 USED = "its weight is used by the model without calling it"
@@ -133,3 +135,33 @@ def test_a_weight_that_the_model_itself_holds_as_well_names_it():
     assert rows["body.0"].reason == (
         "it shares a weight or bias with the model itself, which does not change in the same way"
     )
+
+
+#: What a reason may name -> the policy it stands for.
+NAMED = {
+    "policy volumes with --context": {"name": "volumes", "context": True},
+    "policy volumes with --feed-forward": {"name": "volumes", "feed_forward": True},
+    "policy volumes": {"name": "volumes"},
+    "--context": {"name": "volumes", "context": True},
+    "--feed-forward": {"name": "volumes", "feed_forward": True},
+}
+
+
+def test_an_option_that_a_reason_names_does_what_the_reason_says() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    net = diffusers.UNet2DConditionModel(
+        block_out_channels=(24, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), sample_size=8,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=36, norm_num_groups=4,
+        layers_per_block=1, attention_head_dim=8,
+    )  # fmt: skip
+    under = {option: scan(net, policy=Policy(**changed)).layers for option, changed in NAMED.items()}
+    seen = set()
+    for own in ({"name": "paper"}, {"name": "volumes"}):
+        for number, row in enumerate(scan(net, policy=Policy(**own)).layers):
+            for option, rows in under.items():
+                for verb, wanted in ((" replaces it", "replace"), (" keeps it too", "keep")):
+                    if re.search(rf"(?<!with ){re.escape(option)}{verb}", row.reason):
+                        assert (rows[number].name, rows[number].decision) == (row.name, wanted)
+                        seen.add((option, verb))
+    assert len(seen) >= 5
+    assert {verb for _, verb in seen} == {" replaces it", " keeps it too"}
