@@ -16,13 +16,14 @@ def shipped_models() -> dict[str, Path]:
     return {p.name: p for p in sorted(root.iterdir()) if (p / MANIFEST_NAME).is_file()}
 
 
-def folder_of(source: str | Path, revision: str | None = None) -> Path:
+def folder_of(source: str | Path, revision: str | None = None, variant: str | None = None) -> Path:
     """The folder a person means: a path that exists, else a model that comes along, else one on a hub.
 
     A repository is downloaded to the hub's cache, as data: whatever it brings, nothing of it is run.
 
     Args:
         revision: of a repository; `owner/name@revision` says the same.
+        variant: of a repository's weights, such as fp16.
 
     Raises:
         SourceError: the repository cannot be had; or something here is named, which has no revisions.
@@ -36,7 +37,7 @@ def folder_of(source: str | Path, revision: str | None = None) -> Path:
         return here
     from .hub.fetching import fetched
 
-    return fetched(name)
+    return fetched(name, variant)
 
 
 def local_folder_of(source: str | Path) -> Path:

@@ -66,11 +66,12 @@ def open_source(
         SourceError: it is none of these, lacks what its kind needs, or runs code that is not trusted.
     """
     named = frozenset(named)
-    path = folder_of(source) if named_by is None or source in named else local_folder_of(source)
+    trusted, select = Trust(trust_code, tuple(allow), trust, named), select or Selection()
+    ours = named_by is None or source in named
+    path = folder_of(source, variant=select.variant) if ours else local_folder_of(source)
     if not isinstance(arguments or {}, dict):
         raise SourceError(f"{named_by or source}: the arguments of a model are names with values, not {arguments!r}")
     arguments = dict(arguments or {})
-    trusted, select = Trust(trust_code, tuple(allow), trust, named), select or Selection()
     if named_by is not None:
         for text in (source if not path.exists() else None, model):
             if text is not None and ":" in text:

@@ -49,6 +49,32 @@ def test_commands_take_names(hub: Hub, converted: Path, tmp_path: Path) -> None:
     assert exported.code == 0, exported.err
 
 
+def test_a_variant_is_downloaded_where_it_is_asked_for(hub: Hub, plain: Path, tmp_path: Path) -> None:
+    files = content(plain)
+    weights = files.pop("diffusion_pytorch_model.safetensors")
+    hub.put(
+        "owner/both",
+        {**files, "diffusion_pytorch_model.safetensors": b"x", "diffusion_pytorch_model.fp16.safetensors": weights},
+    )
+    hub.put("owner/half", {**files, "diffusion_pytorch_model.fp16.safetensors": weights})
+    wanted = {*files, "diffusion_pytorch_model.fp16.safetensors"}
+    for name, words in (
+        ("owner/both", ["--variant", "fp16"]),
+        ("owner/half", []),
+        ("owner/half", ["--variant", "fp16"]),
+    ):
+        hub.downloaded.clear()
+        output = tmp_path / f"{name[6:]}{len(words)}"
+        ran = run("convert", name, "-o", output, *words)
+        assert ran.code == 0, ran.err
+        assert hub.downloaded in (wanted, set())  # the last one is in the cache
+    refused = run("convert", "owner/half", "-o", tmp_path / "out", "--variant", "bf16")
+    assert refused.code == 1
+    assert refused.err.splitlines()[-1] == (
+        "prismify: owner/half has no weights of variant 'bf16'; of variants it has fp16"
+    )
+
+
 def test_a_denoiser_is_sampled_by_its_name(hub: Hub, tmp_path: Path) -> None:
     hub.put("owner/digits", content(Path(pretrained).parent / "mnist-ddpm-64"))
     ran = run("sample", "owner/digits", "-o", tmp_path / "out", "-n", 1, "--steps", 1)

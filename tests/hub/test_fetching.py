@@ -70,6 +70,25 @@ def test_pickled_weights_are_taken_where_there_are_no_others() -> None:
     assert needed_files([*names, "vae/diffusion_pytorch_model.bin"], "x") == sorted(names)
 
 
+def test_of_each_folder_one_precision_is_taken() -> None:
+    unet = [
+        "model.fp16-00001-of-00002.safetensors",
+        "model.safetensors.index.fp16.json",
+        "model.safetensors",
+        "model.bin",
+    ]
+    names = [f"unet/{name}" for name in unet] + ["vae/model-00001-of-00002.bf16.safetensors", "pytorch_model.bin"]
+    names += [
+        "pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.fp16.bin",
+        "vae/diffusion_pytorch_model.fp8.bin",
+    ]
+    assert needed_files(names, "x") == ["pytorch_model.bin", "unet/model.safetensors", names[4]]
+    assert needed_files(names, "x", "fp16") == sorted([names[0], names[1], names[4], names[7]])
+    with pytest.raises(SourceError, match="x has no weights of variant 'int4'; of variants it has bf16, fp16, fp8"):
+        needed_files(names, "x", "int4")
+
+
 @pytest.mark.parametrize("name", ["../evil.json", "a/../../config.json", "/etc/config.json", "a\\config.json", "a//b"])
 def test_names_that_lead_out_are_refused(hub: Hub, converted: Path, tmp_path: Path, name: str) -> None:
     hub.put("owner/evil", {**content(converted), name: b"{}"})

@@ -12,11 +12,14 @@ from .refusals import hub_errors
 from .wanted import needed_files
 
 
-def fetched(name: HubName) -> Path:
+def fetched(name: HubName, variant: str | None = None) -> Path:
     """The folder of a repository's model in the hub's cache, downloaded where it is not there yet.
 
     What is asked for twice in a process is fetched once, so that it is one state of the repository throughout.
     Without a network, or with HF_HUB_OFFLINE, it is what the cache has.
+
+    Args:
+        variant: of the weights, such as fp16.
 
     Raises:
         SourceError: there is no such repository or revision, or none that may be seen; it holds no model; nobody
@@ -24,11 +27,11 @@ def fetched(name: HubName) -> Path:
     """
     from huggingface_hub import constants
 
-    return _fetched(name, constants.ENDPOINT, constants.HF_HUB_CACHE)
+    return _fetched(name, variant, constants.ENDPOINT, constants.HF_HUB_CACHE)
 
 
 @lru_cache
-def _fetched(name: HubName, endpoint: str, cache: str) -> Path:
+def _fetched(name: HubName, variant: str | None, endpoint: str, cache: str) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -40,7 +43,7 @@ def _fetched(name: HubName, endpoint: str, cache: str) -> Path:
                 raise
             except Exception as error:  # nobody answers: what the cache has will do
                 return _cached(name, cache, error)
-            files = needed_files((one.rfilename for one in listed or ()), str(name))
+            files = needed_files((one.rfilename for one in listed or ()), str(name), variant)
             if not files:
                 raise SourceError(
                     f"{name} holds no config.json, model_index.json or prismify.json: it is no diffusers model, no "
