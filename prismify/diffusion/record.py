@@ -109,7 +109,21 @@ def read_record(folder: Path) -> Trained:
         raise SourceError(f"{path}: mean and deviation of the latents are not a number for each of their channels")
     if trained.scales is not None and not _fits_together(trained.scales, trained.noise):
         raise SourceError(f"{path}: scales are not sizes from coarse to fine with the distances between them")
-    return trained
+    return _with_parts(trained, folder)
+
+
+def _with_parts(trained: Trained, folder: Path) -> Trained:
+    """The record with the paths of what a push put into the model's own folder: its autoencoder and text encoder."""
+
+    def found(name: str) -> str:
+        path = Path(name)
+        inside = len(path.parts) <= 1 and name != ".." and not path.is_absolute() and (folder / path).is_dir()
+        return str(folder / path) if inside else name
+
+    if trained.latents is not None:
+        autoencoder = dataclasses.replace(trained.latents.autoencoder, source=found(trained.latents.autoencoder.source))
+        trained = dataclasses.replace(trained, latents=dataclasses.replace(trained.latents, autoencoder=autoencoder))
+    return trained if trained.texts is None else dataclasses.replace(trained, texts=found(trained.texts))
 
 
 def _are_of(latents: LatentSpace, channels: int) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,26 +17,28 @@ from ..checkpoint.cards import (
     front_matter,
     original_licence,
 )
-from ..checkpoint.cards.licences import LICENCE_FILES, Licence, folder_name
-from ..checkpoint.folder import PAGE_NAME, RECIPE_NAME, write_report
+from ..checkpoint.cards.licences import LICENCE_FILES, Licence
+from ..checkpoint.folder import RECIPE_NAME
 from ..checkpoint.hub import needed_files
 from ..checkpoint.manifest import (
     CONFIG_NAME,
     MANIFEST_NAME,
     PIPELINE_NAME,
-    REPORT_NAME,
     files_in,
     listed,
     read_json,
     read_manifest,
     read_report,
 )
+from ..checkpoint.shipped import shipped_models
 from ..errors import SourceError
-from ..page import HTML_NAME
 from ..training.engine.ending import run_figures
 from ..training.finished import MODELS, run_of
+from ..training.model_files import DENOISING_NAME
+from .papers import Contents, as_json, report_without_places, without_places
 
-Contents = dict[str, Path | bytes]
+#: Where a denoiser's autoencoder lies in its repository, and the parts of its text encoder.
+_AUTOENCODER, _TEXT_PARTS = "autoencoder", ("tokenizer", "text_encoder")
 
 
 def model_folder(path: Path) -> Path:
@@ -77,9 +77,46 @@ def contents_of(folder: Path, name: str) -> Contents:
         if (folder / one).is_file():
             found[one] = folder / one
     for part in ("", *(f"{p}/" for p in manifest.get("parts", ()))):
-        found |= _without_places(folder / part, part, found)
+        found |= without_places(folder / part, part, found)
     found[CARD_NAME] = _card(folder, manifest, name).encode()
+    if DENOISING_NAME in found:
+        found |= _with_parts(folder)
     return found
+
+
+def _with_parts(folder: Path) -> Contents:
+    """What a denoiser needs beside itself: its autoencoder and its text encoder, by names within the repository.
+
+    Raises:
+        SourceError: one of them is not there, or is no folder.
+    """
+    record = read_json(folder / DENOISING_NAME)
+    found: Contents = {}
+    source = ((record.get("latents") or {}).get("autoencoder") or {}).get("source")
+    if isinstance(source, str) and source not in shipped_models():
+        path = _part(folder, source, "autoencoder")
+        own = contents_of(model_folder(path), source)
+        found |= {f"{_AUTOENCODER}/{name}": content for name, content in own.items() if name != CARD_NAME}
+        if (path / CARD_NAME).is_file():
+            found[f"{_AUTOENCODER}/{CARD_NAME}"] = path / CARD_NAME
+        record["latents"]["autoencoder"]["source"] = _AUTOENCODER
+    if isinstance(texts := record.get("texts"), str):
+        path = _part(folder, texts, "text encoder")
+        names = [name for name in needed_files(files_in(path), str(path)) if PurePath(name).parts[0] in _TEXT_PARTS]
+        found |= {name: path / name for name in names}
+        record["texts"] = "."
+    return {**found, DENOISING_NAME: as_json(record)}
+
+
+def _part(folder: Path, name: str, what: str) -> Path:
+    """The folder that a denoiser's record names, from where it was trained or in the model's own folder."""
+    path = next((p for p in (folder / name, Path(name)) if p.is_dir()), None)
+    if path is None:
+        raise SourceError(
+            f"{folder / DENOISING_NAME} names its {what} {name}, which is no folder here: it belongs to the model; put "
+            "it back"
+        )
+    return path
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -90,70 +127,13 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _without_places(folder: Path, part: str, found: Contents) -> Contents:
-    """The manifest, the report and the recipe without the paths of this machine."""
-    changed: Contents = {}
-    manifest, report = read_json(folder / MANIFEST_NAME), read_report(folder)
-    manifest["source"] = _shortened(manifest["source"])
-    changed[f"{part}{MANIFEST_NAME}"] = _json(manifest)
-    report = _report_without_places(report)
-    with tempfile.TemporaryDirectory() as scratch:
-        write_report(report, Path(scratch))
-        for one in (REPORT_NAME, PAGE_NAME, HTML_NAME):
-            if f"{part}{one}" in found:
-                changed[f"{part}{one}"] = (Path(scratch) / one).read_bytes()
-    if isinstance(recipe := found.get(f"{part}{RECIPE_NAME}"), Path):
-        changed[f"{part}{RECIPE_NAME}"] = _recipe(recipe.read_text(encoding="utf-8")).encode()
-    evaluation = folder / "evaluation.json"
-    if evaluation.is_file():
-        changed[f"{part}evaluation.json"] = _json(_shortened(read_json(evaluation)))
-    return changed
-
-
-def _report_without_places(report: dict[str, Any]) -> dict[str, Any]:
-    parts = {name: _report_without_places(part) for name, part in report.get("parts", {}).items()}
-    changed = {**report, "source": _last(str(report.get("source", ""))), "origin": _shortened(report.get("origin", {}))}
-    return {**changed, "parts": parts} if parts else changed
-
-
-def _shortened(value: Any) -> Any:
-    """Plain data with the last word in the place of every absolute path."""
-    if isinstance(value, dict):
-        return {_last(str(key)): _shortened(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_shortened(one) for one in value]
-    return _last(value) if isinstance(value, str) else value
-
-
-def _last(text: str) -> str:
-    """The last word of an absolute path, whose repository where it lies in a hub's cache; other text as it is."""
-    path, colon, target = text.partition(".py:")
-    if not PurePath(path).is_absolute():
-        return text
-    return folder_name(Path(path)) + colon + target
-
-
-def _recipe(text: str) -> str:
-    """A recipe's lines with the last word of each absolute path; comments and order stay."""
-    lines = []
-    for line in text.splitlines():
-        key, colon, value = line.partition(": ")
-        content = yaml.safe_load(value) if colon and value.strip().startswith(("/", "'/", '"/')) else None
-        lines.append(f"{key}: {_quoted(_last(content))}" if isinstance(content, str) else line)
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10000).strip()
-
-
 def _card(folder: Path, manifest: dict[str, Any], name: str) -> str:
     """The card with the repository's name and what is known by now; one that a person edited as it is."""
     kept = edited_card(folder)
     if kept is not None:
         return kept
     return card_text(
-        _report_without_places(read_report(folder)),
+        report_without_places(read_report(folder)),
         _licence(folder, manifest),
         name=name,
         figures=[*_figures(folder)],
@@ -201,7 +181,3 @@ def _trained_by(folder: Path) -> dict[str, Any] | None:
     text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text) if text.startswith("# What trained this model") else None
     return content if isinstance(content, dict) else None
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

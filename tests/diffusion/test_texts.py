@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import yaml
 from PIL import Image
 
 import prismify
+from prismify.checkpoint.hub import needed_files
 from prismify.errors import PrismifyError
+from prismify.publishing.contents import contents_of
 from prismify.training.data import Shares, open_data, open_images, told_batches
 from prismify.training.schema import Data
 
@@ -86,7 +89,11 @@ def test_captions_lie_beside_their_images(captioned: Path, tmp_path: Path) -> No
 
 
 def test_stable_diffusion_is_converted_distilled_and_sampled_by_its_own_pipeline(
-    stable_diffusion: Path, captioned: Path, tmp_path: Path, command: Callable[..., Any]
+    stable_diffusion: Path,
+    captioned: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small = tmp_path / "small"
     assert command("convert", stable_diffusion, "--policy", "volumes", "-o", small).code == 0
@@ -120,6 +127,30 @@ def test_stable_diffusion_is_converted_distilled_and_sampled_by_its_own_pipeline
     assert ran.code == 0, ran.err
     facts = json.loads((tmp_path / "made" / "samples.json").read_text())
     assert (facts["prompt"], facts["width"]) == ("a balloon", 16)
+    # A repository of it holds what it needs, and every file of that is downloaded again.
+    contents = contents_of(tmp_path / "run" / "model", "owner/name")
+    place = tmp_path / "pushed"
+    for name in needed_files(contents, "owner/name"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(c if isinstance(c := contents[name], bytes) else c.read_bytes())
+    assert set(contents) - set(needed_files(contents, "owner/name")) <= {"report.md", "report.html"}
+    assert str(tmp_path) not in (place / "denoising.json").read_text()
+    small.rename(tmp_path / "gone")
+    (tmp_path / "run").rename(tmp_path / "gone-as-well")
+    elsewhere = [*words[:1], place, *words[2:]]
+    monkeypatch.chdir(tmp_path)
+    shutil.move(stable_diffusion / "vae", tmp_path / "vae")
+    try:
+        ran = command(*elsewhere, "-o", tmp_path / "again")
+        assert ran.code == 0, ran.err
+        again = json.loads((tmp_path / "again" / "samples.json").read_text())
+        with pytest.raises(PrismifyError, match=r"names its autoencoder .*vae, which is no folder here"):
+            contents_of(tmp_path / "gone-as-well" / "model", "owner/name")
+    finally:
+        shutil.move(tmp_path / "vae", stable_diffusion / "vae")
+    assert again["prompt"] == "a balloon"
+    assert (tmp_path / "again" / "0000.png").read_bytes() == (tmp_path / "made" / "0000.png").read_bytes()
+    small = tmp_path / "gone"
     with pytest.raises(PrismifyError, match="has no part 'decoder': it has"):
         prismify.load_pipeline(small, decoder=tmp_path)
     with pytest.raises(PrismifyError, match="holds one model and no pipeline"):
