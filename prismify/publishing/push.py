@@ -16,7 +16,8 @@ from ..checkpoint.cards import CARD_NAME, is_as_written
 from ..checkpoint.hub import HubName, hub_errors, hub_name, is_weights
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME
 from ..errors import OutputError, SourceError
-from .contents import Contents, contents_of, model_folder
+from .contents import contents_of, model_folder
+from .papers import Contents
 
 #: Files of an earlier push that would change what this one means; others in the repository are left alone.
 _DECIDING = (MANIFEST_NAME, CONFIG_NAME, PIPELINE_NAME)
