@@ -38,6 +38,7 @@ TUNED = (
     "depthwise separable, C = 64",
     "low rank, C = 64, rank 1",
     "narrow, C = 8",
+    "narrow, C = 16",
 )
 RATES = (1e-3, 4e-3, 1.2e-2, 2.5e-2)
 _KEEPING = threading.Lock()

@@ -138,8 +138,8 @@ COLUMNS = (
         _all(_one, _map, _map),
         {},
         lambda c: DeepPrism(c),
-        reason="27 multiply-adds for each number that is read and written leave memory to decide, which the caches "
-        "make faster for the smaller maps",
+        reason="27 multiply-adds for each number that is read and written leave memory to decide, whose speed changes "
+        "with what of a map the caches hold",
     ),
     Column(
         "Attention",

@@ -40,9 +40,9 @@ class Sizes:
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
-    map_sides: tuple[int, ...] = (64, 96, 128, 192)
+    map_sides: tuple[int, ...] = (128, 160, 192, 256)
     token_sides: tuple[int, ...] = (24, 32, 48, 64)
-    at_map_side: int = 64
+    at_map_side: int = 128
     at_token_side: int = 32
     at_channels: int = 128
     batch: int = 4
