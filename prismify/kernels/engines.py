@@ -23,6 +23,10 @@ ENGINES: dict[str, Engine] = {engine.name: engine for engine in (cpu.ENGINE, cud
 _forced: ContextVar[str | None] = ContextVar("prismify_engine", default=None)
 
 
+#: The engine that `use_engine` names here, or None.
+forced = _forced.get
+
+
 def choose(problem: Problem, device: str, dtype: torch.dtype) -> Engine:
     """The engine that serves a problem on a device type.
 

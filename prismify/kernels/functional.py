@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import autograd, ops
-from .engines import ENGINES, choose, opaque
-from .problem import Geometry, cached_geometry, cached_problem, depth_of, make_problem
+from .engine import Run
+from .engines import ENGINES, choose, forced, opaque
+from .problem import Geometry, Problem, cached_geometry, cached_problem, depth_of, make_problem
 from .torch import plain
 from .types import PaddingMode, Topology
 
@@ -58,19 +60,46 @@ def deep_prism(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         u, weight, bias = (cast(Tensor, _cast(x, device, dtype)) for x in (u, weight, bias))
-    geometry = cached_geometry(stride, padding, dilation, padding_mode, topology)
-    problem = cached_problem(u.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
+    bias_size = 0 if bias is None else bias.shape[0]
     if u.dtype != weight.dtype:
+        geometry = cached_geometry(stride, padding, dilation, padding_mode, topology)
         # Torch's own words on what does not go together.
+        problem = cached_problem(u.shape, weight.shape, bias_size, geometry)
         return ENGINES["reference"].run().forward(u, weight, bias, problem)
-    engine = choose(problem, device, u.dtype)
-    run = engine.run()
-    if engine.transparent:
+    problem, transparent, run = _served(
+        u.shape, weight.shape, bias_size, stride, padding, dilation, padding_mode, topology, device, u.dtype, forced()
+    )
+    if transparent:
         return run.forward(u, weight, bias, problem)
     learns = u.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     if (learns and torch.is_grad_enabled()) or differentiates_otherwise():
         return autograd.forward(u, weight, bias, problem, run)
     return run.forward(u, weight, bias, problem)
+
+
+@lru_cache(maxsize=4096)
+def _served(
+    u: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias_size: int,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    padding_mode: PaddingMode,
+    topology: Topology,
+    device: str,
+    dtype: torch.dtype,
+    forced: str | None,
+) -> tuple[Problem, bool, Run]:
+    """What a call is, whether its engine is transparent, and what computes it: a layer asks the same at every step.
+
+    Args:
+        forced: the engine of `use_engine`, which `choose` takes.
+    """
+    geometry = cached_geometry(stride, padding, dilation, padding_mode, topology)
+    problem = cached_problem(u, weight, bias_size, geometry)
+    engine = choose(problem, device, dtype)
+    return problem, engine.transparent, engine.run()
 
 
 def prism(
@@ -178,13 +207,14 @@ def differentiates_otherwise() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+_KINDS = frozenset({Tensor, nn.Parameter})
+
+
 def seen_by_others(u: Tensor, *others: Tensor | None) -> bool:
     """Whether a call is on fake tensors or subclasses, or a dispatch mode watches it."""
-    kinds = (Tensor, nn.Parameter)
-    return (
-        type(u) not in kinds
-        or any(t is not None and type(t) not in kinds for t in others)
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_tracing()
-        or u.device.type == "meta"
-    )
+    if type(u) not in _KINDS:
+        return True
+    for other in others:  # no generator: this runs at every call of every layer
+        if other is not None and type(other) not in _KINDS:
+            return True
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing() or u.is_meta

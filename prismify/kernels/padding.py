@@ -11,9 +11,9 @@ from .problem import Problem
 
 def empty_as(u: Tensor, shape: tuple[int, ...]) -> Tensor:
     """An empty tensor of `shape`, channels last where `u` is that and not contiguous."""
-    last = not u.is_contiguous() and u.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=layout)
+    if u.is_contiguous() or not u.is_contiguous(memory_format=torch.channels_last):
+        return u.new_empty(shape)
+    return torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=torch.channels_last)
 
 
 def dense_as(grad: Tensor, like: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -53,6 +54,10 @@ class Problem:
         kernel: (K_C, K_H, K_W).
         bias_size: 0, Q (one number a volume) or Q*V (one a channel).
         geometry: strides, padding, dilation, padding mode and topology.
+
+    Attributes:
+        shape_out: (B, Q*V, H', W').
+        macs: multiply-adds of the forward pass; its two gradients take as many each.
     """
 
     batch: int
@@ -63,13 +68,28 @@ class Problem:
     kernel: tuple[int, int, int]
     bias_size: int
     geometry: Geometry
+    shape_out: tuple[int, int, int, int] = field(init=False, repr=False, compare=False)
+    macs: int = field(init=False, repr=False, compare=False)
+    _hash: int | None = field(init=False, repr=False, compare=False)
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds of the forward pass; its two gradients take as many each."""
+    def __post_init__(self) -> None:
         p, q = self.volumes
+        shape = (self.batch, q * self.depth, *self.size_out)
         taps = p * self.kernel[0] * self.kernel[1] * self.kernel[2]
-        return self.batch * q * self.depth * self.size_out[0] * self.size_out[1] * taps
+        object.__setattr__(self, "shape_out", shape)
+        object.__setattr__(self, "macs", shape[0] * shape[1] * shape[2] * shape[3] * taps)
+        object.__setattr__(self, "_hash", None)  # symbolic sizes have none
+
+    def __hash__(self) -> int:
+        # Caches ask for it several times a call, and of so many numbers it would take a microsecond each time.
+        if self._hash is None:
+            own = (self.batch, self.volumes, self.depth, self.size, self.size_out, self.kernel, self.bias_size)
+            object.__setattr__(self, "_hash", hash((*own, self.geometry)))
+        return self._hash  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Words hash differently in another process.
+        return Problem, tuple(getattr(self, one.name) for one in fields(self) if one.init)
 
 
 def make_problem(u: tuple[int, ...], weight: tuple[int, ...], bias_size: int, geometry: Geometry) -> Problem:

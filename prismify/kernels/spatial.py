@@ -6,6 +6,8 @@ over K_T of them is the sum of K_T kernels over frames that are shifted against 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,7 @@ from .transposed import deep_prism_transposed
 from .types import PADDING_MODES, PaddingMode, Topology
 
 Sizes = tuple[int, ...]
+_Pair = tuple[int, int]
 
 
 def deep_prism_nd(
@@ -74,9 +77,9 @@ def deep_prism_nd(
         u,
         weight,
         bias,
-        stride=(stride[0], stride[1]),
-        padding=(padding[0], padding[1]),
-        dilation=(dilation[0], dilation[1]),
+        stride=cast(_Pair, stride),
+        padding=cast(_Pair, padding),
+        dilation=cast(_Pair, dilation),
         padding_mode=padding_mode,
         topology=topology,
     )

@@ -4,17 +4,21 @@
 by the first call.
 """
 
+from functools import cache
+
 from ..engine import Engine, Run
 from ..fused.protocol import FusedRun
 from . import support
 
 
+@cache
 def _run() -> Run:
     from . import run
 
     return run
 
 
+@cache
 def _fused() -> FusedRun:
     from . import fused
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..axes import input_grad_shape
+from ..axes import Job, Strides, input_grad_shape
 from ..padding import dense_as, empty_as, fold
 from ..problem import Problem
 from . import threads as cpu_threads
@@ -20,6 +22,9 @@ from .support import vector_bytes
 
 #: Multiply-adds below which a second thread costs more than it saves.
 SERIAL_MACS = 1 << 20
+
+#: Bytes to pack into that a thread keeps for its next call; more is asked for each time.
+KEPT_BYTES = 1 << 22
 
 _WIDE = {torch.float64: torch.float64}
 
@@ -60,31 +65,63 @@ def forward(
     Returns:
         (B, Q*V, H', W'), channels last where `u` is.
     """
-    output = empty_as(u, (problem.batch, problem.volumes[1] * problem.depth, *problem.size_out))
-    if output.numel() == 0:
+    call = _prepared("forward", problem, u.stride(), u.dtype, torch.get_num_threads())
+    output = torch.empty_like(u) if call.alike else empty_as(u, call.shape)
+    if call.template is None:
         return output
-    number = number_of(u.dtype)
-    template = template_of(problem, "forward", u.stride(), output.stride(), number, torch.get_num_threads())
-    # One bias a channel runs along depth; where channels are not the depth, it is added afterwards.
-    inside = bias is None or problem.bias_size == problem.volumes[1] or template.stencil.order[1] == 1
-    numbers = _bias(bias if inside else None, problem, u.dtype)
-    _stencil(template, number, u, weight, output, numbers, problem.macs, packing, residual)
-    if bias is not None and not inside:
+    numbers = _bias(bias if call.bias_inside else None, problem, u.dtype)
+    _stencil(call.template, call.number, u, weight, output, numbers, problem.macs, packing, residual)
+    if bias is not None and not call.bias_inside:
         output += bias[:, None, None]
     return output
 
 
+class _Prepared(NamedTuple):
+    """What every call of one kind shares.
+
+    Args:
+        template: its plan; None where there is nothing to compute.
+        number: the element type.
+        shape: of the output.
+        alike: whether the output is laid out as the input, with its shape.
+        bias_inside: whether the kernel adds the bias. One bias a channel runs along depth; where channels are not the
+            depth, it is added afterwards.
+        folds: whether gradients at padded positions are added to others afterwards.
+    """
+
+    template: Template | None
+    number: Number
+    shape: tuple[int, ...]
+    alike: bool
+    bias_inside: bool
+    folds: bool
+
+
+@lru_cache(maxsize=4096)
+def _prepared(job: Job, problem: Problem, strides: Strides, dtype: torch.dtype, threads: int) -> _Prepared:
+    """A pass over the input, or the output's gradient, of those strides: a layer asks for the same at every step."""
+    own, shape, folds = (problem.batch, problem.volumes[0] * problem.depth, *problem.size), problem.shape_out, False
+    if job == "input_grad":
+        own = problem.shape_out
+        shape, folds = input_grad_shape(problem)
+    source = torch.empty_strided(own, strides, dtype=dtype, device="meta")
+    output, number = empty_as(source, shape), number_of(dtype)
+    alike = own == shape and strides == output.stride()
+    if output.numel() == 0:
+        return _Prepared(None, number, shape, alike, True, folds)
+    template = template_of(problem, job, strides, output.stride(), number, threads)
+    inside = problem.bias_size in (0, problem.volumes[1]) or template.stencil.order[1] == 1
+    return _Prepared(template, number, shape, alike, inside, folds)
+
+
 def input_grad(grad: Tensor, weight: Tensor, problem: Problem) -> Tensor:
     """The input's gradient, (B, P*V, H, W), from the output's: the stencil of the flipped kernel."""
-    shape, folds = input_grad_shape(problem)
-    output = empty_as(grad, shape)
-    if output.numel() > 0:
-        grad = dense_as(grad, grad)
-        number = number_of(grad.dtype)
-        threads = torch.get_num_threads()
-        template = template_of(problem, "input_grad", grad.stride(), output.stride(), number, threads)
-        _stencil(template, number, grad, weight, output, _bias(None, problem, grad.dtype), problem.macs)
-    return fold(output, problem) if folds else output
+    grad = dense_as(grad, grad)
+    call = _prepared("input_grad", problem, grad.stride(), grad.dtype, torch.get_num_threads())
+    output = torch.empty_like(grad) if call.alike else empty_as(grad, call.shape)
+    if call.template is not None:
+        _stencil(call.template, call.number, grad, weight, output, _no_bias(grad.dtype), problem.macs)
+    return fold(output, problem) if call.folds else output
 
 
 def weight_grad(
@@ -189,11 +226,8 @@ def _correlation(
     packing: Packing | None,
 ) -> None:
     words = array("q", template.words)
-    sums = torch.empty(template.sums_size + template.bias_sums_size, dtype=torch.float64, device="cpu")
-    words[_INPUT], words[_GRAD], words[_OUTPUT] = u.data_ptr(), grad.data_ptr(), sums.data_ptr()
-    words[_GRADS] = weight.data_ptr()
+    words[_INPUT], words[_GRAD], words[_GRADS] = u.data_ptr(), grad.data_ptr(), weight.data_ptr()
     if bias is not None:
-        words[_BIAS_SUMS] = sums.data_ptr() + 8 * template.sums_size
         words[_BIAS_GRADS], words[_BIAS_COUNT] = bias.data_ptr(), bias.numel()
     _launch("correlate", template, number, words, macs, packing)
 
@@ -202,13 +236,39 @@ _SCRATCH, _COUNTERS, _RESIDUAL = _word("scratch"), _word("counters"), _word("res
 _PAIRS, _PAIRS_BATCH, _PAIRS_VOLUME = (_word(f"input.pairs{n}") for n in ("", "_batch", "_volume"))
 
 
+class _Kept(threading.local):
+    """What a Python thread packs into, kept from call to call: one call is done before the next begins."""
+
+    buffer: Tensor | None = None
+    size = 0
+
+
+_kept = _Kept()
+
+
+def _scratch(size: int) -> Tensor:
+    """At least `size` bytes."""
+    buffer = _kept.buffer
+    if buffer is None or _kept.size < size:
+        buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
+        if size <= KEPT_BYTES:
+            _kept.buffer, _kept.size = buffer, size
+    return buffer
+
+
 def _launch(
     job: CpuJob, template: Template, number: Number, words: array[int], macs: int, packing: Packing | None
 ) -> None:
     threads = 1 if macs < SERIAL_MACS else min(torch.get_num_threads(), template.items)
-    scratch = torch.empty(threads * template.scratch_size + 64, dtype=torch.uint8, device="cpu")
+    packed = threads * template.scratch_size
+    sums = 8 * (template.sums_size + template.bias_sums_size) if template.sums_size else 0
+    scratch = _scratch(packed + sums + 64)
     address, length = words.buffer_info()
-    words[_SCRATCH] = -(-scratch.data_ptr() // 64) * 64
+    words[_SCRATCH] = start = -(-scratch.data_ptr() // 64) * 64
+    if sums:
+        words[_OUTPUT] = start + packed
+        if words[_BIAS_COUNT]:
+            words[_BIAS_SUMS] = start + packed + 8 * template.sums_size
     words[_COUNTERS] = address + 8 * (length - COUNTERS)
     if packing is not None:
         step = 2 * number.wide_bytes * template.stencil.axes[1].size
