@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import Job, Stencil, Strides, stencil_of
+from ..axes import MAX_KERNEL, Job, Stencil, Strides, stencil_of
 from ..problem import Problem
+from .compile import CpuJob
 from .kernels import PLAN
 from .pack import CIRCULAR, REFLECT, REPLICATE, ZERO
 
@@ -28,6 +29,8 @@ TERMS = 4096
 COUNTERS = 3
 #: Bytes of the weight gradient's sums that a piece of work adds to in turn.
 SUMS_BYTES = 1 << 15
+#: Vectors that stand for what lies beyond a row, where rows are read in place.
+ENDS = 3
 #: Rows that a piece of work is not cut below: the rows shared with its neighbours are packed twice.
 MIN_ROWS = 8
 
@@ -51,6 +54,7 @@ class Template:
     """A plan that lacks only addresses.
 
     Args:
+        kernel: what carries it out.
         words: the record `PLAN` and after it the counters (of claimed items, threads and finished items), as int64.
         spec: (kernel along depth, taps, tile, lanes): what the kernel is compiled for.
         scratch_size: bytes a thread packs into.
@@ -60,6 +64,7 @@ class Template:
         stencil: what was planned.
     """
 
+    kernel: CpuJob
     words: array[int]
     spec: tuple[int, int, int, int]
     scratch_size: int
@@ -87,8 +92,10 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     plan["rows_stride"], plan["depth_size"] = rows.stride, depth.size_out
     plan["reach"] = (rows.kernel - 1) * rows.dilation + 1
     plan["ring"] = int(plan["reach"]) + rows.stride
-    plan["depth_blocks"], plan["cols_blocks"] = _parts(depth.size_out, TILE), _parts(cols.size_out, COLUMNS)
-    plan["cols_block"] = min(cols.size_out, COLUMNS)
+    in_place = _reads_in_place(job, stencil, number)
+    columns = cols.size_out if in_place else min(cols.size_out, COLUMNS)
+    plan["depth_blocks"], plan["cols_blocks"] = _parts(depth.size_out, TILE), _parts(cols.size_out, columns)
+    plan["cols_block"] = columns
     outer = batch.size * int(plan["depth_blocks"]) * int(plan["cols_blocks"])
     block = _volumes_block(job, stencil, outer, number.vector_bytes, threads)
     plan["volumes_block"], plan["volumes_blocks"] = block, stencil.volumes[1] // block
@@ -98,6 +105,8 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     plan["items"] = outer * int(plan["rows_blocks"])
     scratch = TILE * number.vector_bytes
     scratch += stencil.volumes[0] * int(plan["ring"]) * (TILE + depth.kernel - 1) * int(plan["input"]["pitch"])
+    if in_place:
+        scratch = ENDS * number.vector_bytes
     grouped = 3 if cols.kernel % 3 == 0 else 1
     sums_size, order = 0, None
     if job == "weight_grad":
@@ -113,9 +122,21 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
             plan[f"output_{name}"] = step * number.stored_bytes
     plan["scratch_size"] = scratch = _parts(scratch, 64) * 64
     words = array("q", plan.tobytes() + bytes(8 * COUNTERS))
-    spec = (depth.kernel, grouped, TILE, number.lanes)
+    spec = (cols.kernel if in_place else depth.kernel, grouped, TILE, number.lanes)
     rows_of_bias = int(plan["items"]) * block * TILE
-    return Template(words, spec, scratch, int(plan["items"]), sums_size, rows_of_bias, (taps, order), stencil)
+    kernel: CpuJob = "correlate" if job == "weight_grad" else "rows" if in_place else "forward"
+    return Template(kernel, words, spec, scratch, int(plan["items"]), sums_size, rows_of_bias, (taps, order), stencil)
+
+
+def _reads_in_place(job: Job, stencil: Stencil, number: Number) -> bool:
+    """Whether the kernel looks along columns alone that lie side by side, so that `rows` computes."""
+    _, depth, rows, cols = stencil.axes
+    alone = depth.plain and rows.plain and rows.size == 1 and stencil.volumes[0] == 1 and job != "weight_grad"
+    even = cols.stride == cols.dilation == cols.spread == 1 and cols.size == cols.size_out
+    beside = stencil.source[4] == stencil.target[4] == 1 and cols.pad == cols.kernel // 2 < number.lanes
+    # Two vectors may overlap at a row's end, where there are two.
+    whole = cols.size == number.lanes or cols.size >= 2 * number.lanes
+    return alone and even and beside and whole and cols.kernel <= MAX_KERNEL
 
 
 def _parts(size: int, part: int) -> int:

@@ -15,7 +15,7 @@ from ..axes import Job, Strides, input_grad_shape
 from ..padding import dense_as, empty_as, fold
 from ..problem import Problem
 from . import threads as cpu_threads
-from .compile import CpuJob, compiled
+from .compile import compiled
 from .kernels import PLAN
 from .records import COUNTERS, TILE, Number, Template, template_of
 from .support import vector_bytes
@@ -212,7 +212,7 @@ def _stencil(
     words[_BIAS_OUT], words[_BIAS_DEPTH] = bias[1] * number.wide_bytes, bias[2] * number.wide_bytes
     if residual is not None:
         words[_RESIDUAL] = residual.data_ptr() - output.data_ptr()
-    _launch("forward", template, number, words, macs, packing)
+    _launch(template, number, words, macs, packing)
 
 
 def _correlation(
@@ -229,7 +229,7 @@ def _correlation(
     words[_INPUT], words[_GRAD], words[_GRADS] = u.data_ptr(), grad.data_ptr(), weight.data_ptr()
     if bias is not None:
         words[_BIAS_GRADS], words[_BIAS_COUNT] = bias.data_ptr(), bias.numel()
-    _launch("correlate", template, number, words, macs, packing)
+    _launch(template, number, words, macs, packing)
 
 
 _SCRATCH, _COUNTERS, _RESIDUAL = _word("scratch"), _word("counters"), _word("residual")
@@ -256,9 +256,7 @@ def _scratch(size: int) -> Tensor:
     return buffer
 
 
-def _launch(
-    job: CpuJob, template: Template, number: Number, words: array[int], macs: int, packing: Packing | None
-) -> None:
+def _launch(template: Template, number: Number, words: array[int], macs: int, packing: Packing | None) -> None:
     threads = 1 if macs < SERIAL_MACS else min(torch.get_num_threads(), template.items)
     packed = threads * template.scratch_size
     sums = 8 * (template.sums_size + template.bias_sums_size) if template.sums_size else 0
@@ -274,5 +272,5 @@ def _launch(
         step = 2 * number.wide_bytes * template.stencil.axes[1].size
         words[_PAIRS], words[_PAIRS_VOLUME] = packing.pairs.data_ptr(), step
         words[_PAIRS_BATCH] = step * template.stencil.volumes[0]
-    entry = compiled(job, number.storage, *template.spec, "plain" if packing is None else packing.name)
+    entry = compiled(template.kernel, number.storage, *template.spec, "plain" if packing is None else packing.name)
     cpu_threads.run(entry.address, address, threads)

@@ -12,7 +12,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .math import packed
-from .vectors import F64, I8, I32, I64, multiply_add, offset, pointer_to, splat, to_stored, to_wide, vectors_of
+from .vectors import F64, I8, I32, I64, Vector, multiply_add, offset, pointer_to, splat, to_stored, to_wide, vectors_of
 
 
 @intrinsic
@@ -348,3 +348,97 @@ def total(context: Any, to: Any, source: Any, spec: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, spec), code
+
+
+def _one_load(stored: bool) -> Any:
+    """An intrinsic that reads one vector, from memory as stored or as computed in."""
+
+    @intrinsic
+    def load(context: Any, address: Any, spec: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            spec = sig.args[1]
+            if not stored:
+                return builder.load(pointer_to(builder, args[0], spec.vector), align=spec.wide_bytes)
+            value = builder.load(pointer_to(builder, args[0], spec.stored_vector), align=spec.stored_bytes)
+            return to_wide(builder, value, spec, spec.vector)
+
+        return Vector(spec.vector)(types.int64, spec), code
+
+    return load
+
+
+load_stored = _one_load(stored=True)
+load_packed = _one_load(stored=False)
+
+
+@intrinsic
+def store_one(context: Any, to: Any, vector: Any, spec: Any) -> Any:
+    """Write one vector, narrowed to the type in memory."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        spec = sig.args[2]
+        value = to_stored(builder, args[1], spec, spec.stored_vector)
+        builder.store(value, pointer_to(builder, args[0], spec.stored_vector), align=spec.stored_bytes)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, vector, spec), code
+
+
+@intrinsic
+def add_one(context: Any, vector: Any, address: Any, spec: Any) -> Any:
+    """The sum of a vector and one in memory as stored."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        spec = sig.args[2]
+        value = builder.load(pointer_to(builder, args[1], spec.stored_vector), align=spec.stored_bytes)
+        return builder.fadd(args[0], to_wide(builder, value, spec, spec.vector))
+
+    return vector(vector, types.int64, spec), code
+
+
+@intrinsic
+def splat_one(context: Any, address: Any, spec: Any) -> Any:
+    """A vector that repeats the number at `address`."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        spec = sig.args[1]
+        return splat(builder, builder.load(pointer_to(builder, args[0], spec.wide)), spec.vector)
+
+    return Vector(spec.vector)(types.int64, spec), code
+
+
+@intrinsic
+def splat_weights(context: Any, address: Any, step: Any, spec: Any) -> Any:
+    """`spec.kernel` vectors; number c repeats the number at `address + c*step`."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address, step, _ = args
+        spec = sig.args[2]
+        vectors = []
+        for c in range(spec.kernel):
+            number = builder.load(pointer_to(builder, offset(builder, address, step, c), spec.wide))
+            vectors.append(splat(builder, number, spec.vector))
+        return context.make_tuple(builder, sig.return_type, vectors)
+
+    return vectors_of(spec, spec.kernel)(types.int64, types.int64, spec), code
+
+
+@intrinsic
+def shifted_sum(context: Any, start: Any, before: Any, here: Any, after: Any, weights: Any, spec: Any) -> Any:
+    """start + the sum over c of weights[c] * the vector `c - kernel // 2` numbers on from `here`."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        total, before, here, after, weights, _ = args
+        spec = sig.args[5]
+        add = multiply_add(builder, spec.vector)
+        for c, weight in enumerate(cgutils.unpack_tuple(builder, weights, spec.kernel)):
+            shift = c - spec.kernel // 2
+            value = here
+            if shift:
+                pair, first = ((before, here), spec.lanes + shift) if shift < 0 else ((here, after), shift)
+                mask = ir.Constant(ir.VectorType(I32, spec.lanes), list(range(first, first + spec.lanes)))
+                value = builder.shuffle_vector(*pair, mask)
+            total = add(weight, value, total)
+        return total
+
+    return start(start, before, here, after, weights, spec), code
