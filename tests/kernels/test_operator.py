@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from prismify.kernels import deep_prism, ops, prism, use_engine
+from prismify.kernels.cpu.records import template_of
+from prismify.kernels.cpu.run import number_of
+from prismify.kernels.cpu.support import vector_bytes
+from prismify.kernels.problem import Geometry, make_problem
 from prismify.layers import DeepPrism, Prism, PrismAttn
 from tests.kernels.cases import Case
 from tests.tolerances import exact, rounded
@@ -206,6 +212,39 @@ def test_tokens_are_not_copied_into_another_order():
     maps = torch.randn(2, 12, 3, 4).to(memory_format=torch.channels_last)
     for result in (prism(maps, torch.randn(3), dim=1), deep_prism(maps, torch.randn(3, 3, 3), padding=(1, 1))):
         assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype"), [(3, torch.float32), (9, torch.float32), (3, torch.bfloat16), (1, torch.float64)]
+)
+def test_rows_of_tokens_of_any_length(kernel, dtype):
+    """Whole vectors, two that overlap, a row as long as one vector, and what is too short for any."""
+    lanes = vector_bytes() // max(4, dtype.itemsize)
+    lengths = (lanes - 1, lanes, 2 * lanes - 1, 2 * lanes, 2 * lanes + 1, 5 * lanes - 1)
+    for topology, channels in itertools.product(("zero", "replicate", "circular"), lengths):
+        for volumes in (1, 3):
+            u = torch.randn(2, 9, channels).to(dtype).requires_grad_()
+            weight, bias = torch.randn(volumes, 1, kernel).to(dtype).requires_grad_(), torch.randn(volumes).to(dtype)
+            outside = torch.randn(2, 9, volumes * channels).to(dtype)
+            y = prism(u, weight, bias, topology=topology)
+            found = (y, *torch.autograd.grad(y, (u, weight), outside))
+            with use_engine("reference"):
+                wide = [x.detach().double().requires_grad_() for x in (u, weight, bias)]
+                z = prism(*wide, topology=topology)
+                wanted = (z, *torch.autograd.grad(z, wide[:2], outside.double()))
+            for a, b in zip(found, wanted, strict=True):
+                rounded(a.detach(), b.detach())
+
+
+def test_rows_are_read_where_they_lie():
+    """By the kernel that packs nothing, where it can: forward and the input's gradient."""
+    tokens = make_problem((64, 1, 1, 128), (1, 1, 1, 1, 3), 0, Geometry(padding=(0, 1)))
+    strides, number = (128, 128, 128, 1), number_of(torch.float32)
+    for job, kernel in (("forward", "rows"), ("input_grad", "rows"), ("weight_grad", "correlate")):
+        assert template_of(tokens, job, strides, strides, number, 1).kernel == kernel
+    maps = make_problem((1, 64, 8, 128), (3, 3, 3), 0, Geometry(padding=(1, 1)))
+    strides = (64 * 8 * 128, 8 * 128, 128, 1)
+    assert template_of(maps, "forward", strides, strides, number, 1).kernel == "forward"
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
