@@ -34,7 +34,7 @@ _FAST_RATES = {
     "group convolution": 1.2e-2,
     "depthwise separable": 4e-3,
     "low rank": 1e-3,
-    "narrow": 2.5e-2,
+    "narrow": 1.2e-2,
     "dense": 1e-3,
 }
 BUDGETS = {

@@ -14,25 +14,25 @@ from .pack import clear, inlined, inner, source
 from .simd import (
     add_one,
     claim,
-    load_packed,
     load_stored,
+    load_wide,
     shifted_sum,
     splat_one,
     splat_weights,
     store_one,
     widen_number,
 )
-from .vectors import kernel_of, lanes_of, plainly, stored_bytes_of, tile_of, vector_bytes_of, wide_bytes_of
+from .vectors import kernel_of, lanes_of, stored_bytes_of, tile_of, vector_bytes_of, wide_bytes_of
 
 
 @inlined
-def beyond(to: int, row: int, position: int, plan: Any, spec: Any) -> None:
+def beyond(to: int, row: int, pair: int, position: int, plan: Any, spec: Any) -> None:
     """Write the numbers of a row from `position` on that a stencil reaches; beyond its ends, what pads it."""
     view = plan.input
     for k in range(kernel_of(spec) // 2):
         at = source(position + k, view.col_size, view.col_mode, 1)
         if at >= 0:
-            widen_number(to + k * wide_bytes_of(spec), row + at * stored_bytes_of(spec), 0, plainly(spec))
+            widen_number(to + k * wide_bytes_of(spec), row + at * stored_bytes_of(spec), pair, spec)
 
 
 @inlined
@@ -43,27 +43,29 @@ def put(out: int, sums: Any, plan: Any, spec: Any) -> None:
 
 
 @inner
-def filter_row(row: int, out: int, weight: int, bias: int, ends: int, plan: Any, spec: Any) -> None:
+def filter_row(row: int, pair: int, out: int, weight: int, bias: int, ends: int, plan: Any, spec: Any) -> None:
     """One row of one output volume.
 
     Args:
+        pair: address of the scale and shift of the row's channel, where the input is packed.
         ends: where three vectors stand: what comes before the row, after it, and after its last whole vector but one.
     """
     lanes, stored, step, size = lanes_of(spec), stored_bytes_of(spec), vector_bytes_of(spec), plan.cols_size
     weights, start = splat_weights(weight, plan.weight_col, spec), splat_one(bias, spec)
-    before, here, x = load_packed(ends, spec), load_stored(row, spec), 0
+    before, here, x = load_wide(ends, spec), load_stored(row, pair, spec), 0
     while x + 2 * lanes <= size:
-        after = load_stored(row + (x + lanes) * stored, spec)
+        after = load_stored(row + (x + lanes) * stored, pair, spec)
         put(out + x * stored, shifted_sum(start, before, here, after, weights, spec), plan, spec)
         before, here = here, after
         x += lanes
     last = size - lanes
     if x < last:
-        after = load_packed(ends + 2 * step, spec)
+        after = load_wide(ends + 2 * step, spec)
         put(out + x * stored, shifted_sum(start, before, here, after, weights, spec), plan, spec)
         # The last vector overlaps the one before it.
-        before, here = load_stored(row + (last - lanes) * stored, spec), load_stored(row + last * stored, spec)
-    after = load_packed(ends + step, spec)
+        before = load_stored(row + (last - lanes) * stored, pair, spec)
+        here = load_stored(row + last * stored, pair, spec)
+    after = load_wide(ends + step, spec)
     put(out + last * stored, shifted_sum(start, before, here, after, weights, spec), plan, spec)
 
 
@@ -76,15 +78,18 @@ def rows_item(item: int, ends: int, plan: Any, spec: Any) -> None:
     first_volume = volumes * plan.volumes_block
     for depth in range(block * tile_of(spec), min((block + 1) * tile_of(spec), plan.depth_size)):
         row = plan.input.address + b * plan.input.batch_step + depth * plan.input.depth_step
+        pair = plan.input.pairs + b * plan.input.pairs_batch + 2 * depth * wide_bytes_of(spec)
         if plan.input.col_mode:
-            beyond(ends + step - reach * wide_bytes_of(spec), row, -reach, plan, spec)
-            beyond(ends + step, row, size, plan, spec)
+            beyond(ends + step - reach * wide_bytes_of(spec), row, pair, -reach, plan, spec)
+            beyond(ends + step, row, pair, size, plan, spec)
         if size % lanes:
-            beyond(ends + 2 * step, row, size - size % lanes, plan, spec)
+            beyond(ends + 2 * step, row, pair, size - size % lanes, plan, spec)
         out = plan.output + b * plan.output_batch + depth * plan.output_depth
         for q in range(first_volume, first_volume + plan.volumes_block):
             bias = plan.bias + q * plan.bias_out + depth * plan.bias_depth
-            filter_row(row, out + q * plan.output_volume, plan.weight + q * plan.weight_out, bias, ends, plan, spec)
+            filter_row(
+                row, pair, out + q * plan.output_volume, plan.weight + q * plan.weight_out, bias, ends, plan, spec
+            )
 
 
 @inner

@@ -350,25 +350,27 @@ def total(context: Any, to: Any, source: Any, spec: Any) -> Any:
     return types.void(types.int64, types.int64, spec), code
 
 
-def _one_load(stored: bool) -> Any:
-    """An intrinsic that reads one vector, from memory as stored or as computed in."""
+@intrinsic
+def load_wide(context: Any, address: Any, spec: Any) -> Any:
+    """One vector from memory as computed in."""
 
-    @intrinsic
-    def load(context: Any, address: Any, spec: Any) -> Any:
-        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            spec = sig.args[1]
-            if not stored:
-                return builder.load(pointer_to(builder, args[0], spec.vector), align=spec.wide_bytes)
-            value = builder.load(pointer_to(builder, args[0], spec.stored_vector), align=spec.stored_bytes)
-            return to_wide(builder, value, spec, spec.vector)
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        spec = sig.args[1]
+        return builder.load(pointer_to(builder, args[0], spec.vector), align=spec.wide_bytes)
 
-        return Vector(spec.vector)(types.int64, spec), code
-
-    return load
+    return Vector(spec.vector)(types.int64, spec), code
 
 
-load_stored = _one_load(stored=True)
-load_packed = _one_load(stored=False)
+@intrinsic
+def load_stored(context: Any, address: Any, pair: Any, spec: Any) -> Any:
+    """One vector from memory as stored, packed with the numbers at `pair`."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        spec = sig.args[2]
+        value = builder.load(pointer_to(builder, args[0], spec.stored_vector), align=spec.stored_bytes)
+        return packed(builder, to_wide(builder, value, spec, spec.vector), args[1], spec)
+
+    return Vector(spec.vector)(types.int64, types.int64, spec), code
 
 
 @intrinsic

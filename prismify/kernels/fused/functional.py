@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from ...errors import ShapeError
-from ..engines import ENGINES, fuser, fusing
+from ..engines import ENGINES, forced, fuser, fusing
 from ..functional import differentiates_otherwise, exporting, seen_by_others
 from ..problem import Geometry, NormAct, Problem, cached_problem, make_problem
 from ..types import ACTIVATIONS, Activation, PaddingMode, Topology
@@ -57,14 +59,16 @@ def norm_act_deep_prism(
         >>> norm_act_deep_prism(x, weight, num_groups=4, residual=x, padding=(1, 1)).shape
         torch.Size([2, 16, 8, 8])
     """
-    block, geometry = _block(num_groups, eps, activation), Geometry(stride, padding, dilation, padding_mode, topology)
+    device, bias_size = x.device.type, 0 if bias is None else bias.shape[0]
+    compiling = torch.compiler.is_compiling()
+    block, geometry, problem, fuses = (_described if compiling else _cached)(
+        x.shape, weight.shape, bias_size, None if residual is None else residual.shape, num_groups, eps, activation,
+        stride, padding, dilation, padding_mode, topology, device, x.dtype, None if compiling else forced(),
+    )  # fmt: skip
     tensors = (x, weight, bias, residual, norm_weight, norm_bias)
-    problem = _problem(x, weight, bias, residual, geometry)
-    device = x.device.type
-    name = fuser(device)
-    if name is None or not _suits(tensors, num_groups) or ENGINES[name].why_not_fused(problem, block, x.dtype):
+    if not fuses or not _suits(tensors):
         return unfused.norm_act_deep_prism(*tensors, block, geometry)
-    if torch.compiler.is_compiling():
+    if compiling:
         return _registered(tensors, block, geometry)
     if differentiates_otherwise() or torch.is_autocast_enabled(device):
         return unfused.norm_act_deep_prism(*tensors, block, geometry)
@@ -88,29 +92,51 @@ def _registered(tensors: Tensors, block: NormAct, geometry: Geometry) -> Tensor:
     return output
 
 
-def _block(num_groups: int, eps: float, activation: Activation) -> NormAct:
+def _described(
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias_size: int,
+    residual: tuple[int, ...] | None,
+    num_groups: int,
+    eps: float,
+    activation: Activation,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    padding_mode: PaddingMode,
+    topology: Topology,
+    device: str,
+    dtype: torch.dtype,
+    named: str | None,
+) -> tuple[NormAct, Geometry, Problem, bool]:
+    """What a call is, and whether an engine fuses it.
+
+    Args:
+        named: the engine of `use_engine`, which `fuser` takes and a cache must know.
+    """
     if activation not in ACTIVATIONS:
         raise ShapeError(f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    return NormAct(num_groups, eps, activation)
-
-
-def _problem(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, geometry: Geometry) -> Problem:
+    block, geometry = NormAct(num_groups, eps, activation), Geometry(stride, padding, dilation, padding_mode, topology)
     make = make_problem if torch.compiler.is_compiling() else cached_problem
-    problem = make(x.shape, weight.shape, 0 if bias is None else bias.shape[0], geometry)
-    shape = (problem.batch, problem.volumes[1] * problem.depth, *problem.size_out)
-    if residual is not None and tuple(residual.shape) != shape:
-        raise ShapeError(f"the residual is {tuple(residual.shape)}, the result {shape}; they must be alike")
-    return problem
+    problem = make(x, weight, bias_size, geometry)
+    if residual is not None and tuple(residual) != problem.shape_out:
+        raise ShapeError(f"the residual is {tuple(residual)}, the result {problem.shape_out}; they must be alike")
+    suits = num_groups > 0 and x[1] % num_groups == 0
+    name = fuser(device)
+    fuses = name is not None and suits and ENGINES[name].why_not_fused(problem, block, dtype) is None
+    return block, geometry, problem, fuses
 
 
-def _suits(tensors: Tensors, groups: int) -> bool:
+#: A block asks the same at every step.
+_cached = lru_cache(maxsize=4096)(_described)
+
+
+def _suits(tensors: Tensors) -> bool:
     """Whether a fused engine takes these; the composition, or its errors, serve the rest."""
     x, *_, norm_weight, norm_bias = tensors
     channels = x.shape[1]
     return (
         all(t is None or (t.dtype == x.dtype and t.device == x.device) for t in tensors)
         and all(p is None or p.shape == (channels,) for p in (norm_weight, norm_bias))
-        and groups > 0
-        and channels % groups == 0
         and x.numel() > 1
     )
