@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import performance_denoisers
 import places
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +205,7 @@ def write_page() -> str:
         "|---|---:|---:|---:|---:|---:|",
         *fusion_lines(fusion),
     ]
+    page += performance_denoisers.section()
     page += onnx_section()
     text = "\n".join(page) + "\n"
     (ROOT / "docs" / "performance.md").write_text(text)

@@ -31,15 +31,16 @@ class Sizes:
     """Where it is measured.
 
     Args:
-        channels: C of the row of sizes in C.
-        map_sides, token_sides: the height and width whose square is N in the other row: maps grow past the caches,
-            while attention has all pairs of N.
+        map_channels, token_channels: C of the row of sizes in C. Maps are larger than caches throughout, while
+            attention has all pairs of N.
+        map_sides, token_sides: the height and width whose square is N in the other row.
         at_map_side, at_token_side, at_channels: what the other number is meanwhile.
         batch: B.
         seconds: for each size of each operator.
     """
 
-    channels: tuple[int, ...] = (64, 128, 256, 512)
+    map_channels: tuple[int, ...] = (128, 192, 256, 384)
+    token_channels: tuple[int, ...] = (64, 128, 256, 512)
     map_sides: tuple[int, ...] = (128, 160, 192, 256)
     token_sides: tuple[int, ...] = (24, 32, 48, 64)
     at_map_side: int = 128
@@ -50,8 +51,12 @@ class Sizes:
 
     def rows(self, tokens: bool) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """(C, side) of the row in C, and of that in N."""
-        sides, side = (self.token_sides, self.at_token_side) if tokens else (self.map_sides, self.at_map_side)
-        return [(c, side) for c in self.channels], [(self.at_channels, s) for s in sides]
+        channels, sides, side = (
+            (self.token_channels, self.token_sides, self.at_token_side)
+            if tokens
+            else (self.map_channels, self.map_sides, self.at_map_side)
+        )
+        return [(c, side) for c in channels], [(self.at_channels, s) for s in sides]
 
 
 def table_2(sizes: Sizes = Sizes(), tell: Callable[[str], None] = lambda text: None) -> Table:
@@ -79,10 +84,10 @@ def table_2(sizes: Sizes = Sizes(), tell: Callable[[str], None] = lambda text: N
             rows.append((column.name, measure, *column.cell(measure), *exponents, close))
     notes = (
         f"Measured on {hardware(torch.device('cpu'))}, torch {torch.__version__}, {datetime.date.today().isoformat()}. "
-        f"B = {sizes.batch}, float32; C = {', '.join(map(str, sizes.channels))} at N = {sizes.at_map_side}² (of "
-        f"attention {sizes.at_token_side}²); N = {_squares_of(sizes.map_sides)} (of attention "
-        f"{_squares_of(sizes.token_sides)}) at C = {sizes.at_channels}. G = P = {HEADS}. Space is the most that the "
-        "tensors of a training step hold at once, weights not counted.",
+        f"B = {sizes.batch}, float32; C = {', '.join(map(str, sizes.map_channels))} at N = {sizes.at_map_side}² (of "
+        f"attention {', '.join(map(str, sizes.token_channels))} at {sizes.at_token_side}²); N = "
+        f"{_squares_of(sizes.map_sides)} (of attention {_squares_of(sizes.token_sides)}) at C = {sizes.at_channels}. "
+        f"G = P = {HEADS}. Space is the most that the tensors of a training step hold at once, weights not counted.",
         "(!) The paper's cell looks wrong: heads share the channels out among them and do not divide the CN² of the "
         "time, and written out they hold P matrices of N² and not one P-th; PrismAttn's time still has the CN² of its "
         "products, and by a fused product its memory has no N².",

@@ -223,15 +223,15 @@ def test_rows_of_tokens_of_any_length(kernel, dtype):
     lengths = (lanes - 1, lanes, 2 * lanes - 1, 2 * lanes, 2 * lanes + 1, 5 * lanes - 1)
     for topology, channels in itertools.product(("zero", "replicate", "circular"), lengths):
         for volumes in (1, 3):
-            u = torch.randn(2, 9, channels).to(dtype).requires_grad_()
-            weight, bias = torch.randn(volumes, 1, kernel).to(dtype).requires_grad_(), torch.randn(volumes).to(dtype)
-            outside = torch.randn(2, 9, volumes * channels).to(dtype)
+            u = torch.randn(2, 35, channels).to(dtype).requires_grad_()
+            weight, bias = (torch.randn(n).to(dtype).requires_grad_() for n in ((volumes, 1, kernel), (volumes,)))
+            outside = torch.randn(2, 35, volumes * channels).to(dtype)
             y = prism(u, weight, bias, topology=topology)
-            found = (y, *torch.autograd.grad(y, (u, weight), outside))
+            found = (y, *torch.autograd.grad(y, (u, weight, bias), outside))
             with use_engine("reference"):
                 wide = [x.detach().double().requires_grad_() for x in (u, weight, bias)]
                 z = prism(*wide, topology=topology)
-                wanted = (z, *torch.autograd.grad(z, wide[:2], outside.double()))
+                wanted = (z, *torch.autograd.grad(z, wide, outside.double()))
             for a, b in zip(found, wanted, strict=True):
                 rounded(a.detach(), b.detach())
 
@@ -240,7 +240,7 @@ def test_rows_are_read_where_they_lie():
     """By the kernel that packs nothing, where it can: forward and the input's gradient."""
     tokens = make_problem((64, 1, 1, 128), (1, 1, 1, 1, 3), 0, Geometry(padding=(0, 1)))
     strides, number = (128, 128, 128, 1), number_of(torch.float32)
-    for job, kernel in (("forward", "rows"), ("input_grad", "rows"), ("weight_grad", "correlate")):
+    for job, kernel in (("forward", "rows"), ("input_grad", "rows"), ("weight_grad", "correlate_rows")):
         assert template_of(tokens, job, strides, strides, number, 1).kernel == kernel
     maps = make_problem((1, 64, 8, 128), (3, 3, 3), 0, Geometry(padding=(1, 1)))
     strides = (64 * 8 * 128, 8 * 128, 128, 1)

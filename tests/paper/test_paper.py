@@ -57,8 +57,8 @@ def test_the_ratios_of_both_denoisers() -> None:
 def test_table_2_at_sizes_that_take_no_time() -> None:
     told: list[str] = []
     sizes = Sizes(
-        channels=(16, 32), map_sides=(8, 12), token_sides=(8, 12), at_map_side=8, at_token_side=8, at_channels=16,
-        batch=1, seconds=0.001,
+        map_channels=(16, 32), token_channels=(16, 32), map_sides=(8, 12), token_sides=(8, 12), at_map_side=8,
+        at_token_side=8, at_channels=16, batch=1, seconds=0.001,
     )  # fmt: skip
     table = table_2(sizes, told.append)
     assert told == [c.name for c in COLUMNS if c.make is not None]

@@ -13,12 +13,12 @@ from numba.np.numpy_support import from_dtype
 from .kernels import PLAN, correlate_items, forward_items
 from .norm import NORM, all_activated, all_grads, all_moments
 from .pack import LEAN
-from .rows import rows_items
+from .rows import correlate_rows_items, rows_items
 from .simd import record_at
 from .vectors import make_spec
 
-#: "forward", "rows" and "correlate" take a `PLAN`, the others a `NORM`.
-CpuJob = Literal["forward", "rows", "correlate", "moments", "activated", "norm_grads"]
+#: The first four take a `PLAN`, the others a `NORM`.
+CpuJob = Literal["forward", "rows", "correlate", "correlate_rows", "moments", "activated", "norm_grads"]
 
 _SOURCES = ("vectors", "math", "simd", "pack", "sums", "kernels", "rows", "norm")
 
@@ -52,6 +52,10 @@ def compiled(job: CpuJob, storage: str, kernel: int, taps: int, tile: int, lanes
         digest  # noqa: B018
         correlate_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
 
+    def correlate_rows(plan: Any) -> None:
+        digest  # noqa: B018
+        correlate_rows_items(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
+
     def moments(plan: Any) -> None:
         digest  # noqa: B018
         all_moments(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
@@ -64,11 +68,11 @@ def compiled(job: CpuJob, storage: str, kernel: int, taps: int, tile: int, lanes
         digest  # noqa: B018
         all_grads(record_at(plan), make_spec(storage, kernel, taps, tile, lanes, packing))
 
-    entries = (forward, rows, correlate, moments, activated, norm_grads)
+    entries = (forward, rows, correlate, correlate_rows, moments, activated, norm_grads)
     function: Any = next(entry for entry in entries if entry.__name__ == job)
     # Symbols and cache files are named after it; two kernels of one name could be taken for one another.
     function.__qualname__ = f"{job}_{storage}_{kernel}_{taps}_{tile}_{lanes}_{packing}_{digest[:8]}"
-    record = PLAN if job in ("forward", "rows", "correlate") else NORM
+    record = PLAN if job in ("forward", "rows", "correlate", "correlate_rows") else NORM
     signature = types.void(types.CPointer(from_dtype(record)))
     try:
         return cfunc(signature, cache=True, **LEAN)(function)

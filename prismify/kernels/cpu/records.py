@@ -15,6 +15,7 @@ from ..problem import Problem
 from .compile import CpuJob
 from .kernels import PLAN
 from .pack import CIRCULAR, REFLECT, REPLICATE, ZERO
+from .rows import ENDS
 
 _MODES = {"zero": ZERO, "replicate": REPLICATE, "circular": CIRCULAR, "reflect": REFLECT}
 _PARTS = ("batch", "volume", "depth", "row", "col")
@@ -29,8 +30,8 @@ TERMS = 4096
 COUNTERS = 3
 #: Bytes of the weight gradient's sums that a piece of work adds to in turn.
 SUMS_BYTES = 1 << 15
-#: Vectors that stand for what lies beyond a row, where rows are read in place.
-ENDS = 3
+#: Rows of a piece of work, where they are read in place.
+ROWS = 32
 #: Rows that a piece of work is not cut below: the rows shared with its neighbours are packed twice.
 MIN_ROWS = 8
 
@@ -92,9 +93,10 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     plan["rows_stride"], plan["depth_size"] = rows.stride, depth.size_out
     plan["reach"] = (rows.kernel - 1) * rows.dilation + 1
     plan["ring"] = int(plan["reach"]) + rows.stride
-    in_place = _reads_in_place(job, stencil, number)
+    in_place = _reads_in_place(stencil, number) and (job != "weight_grad" or _sums_in_place(problem, stencil, number))
     columns = cols.size_out if in_place else min(cols.size_out, COLUMNS)
-    plan["depth_blocks"], plan["cols_blocks"] = _parts(depth.size_out, TILE), _parts(cols.size_out, columns)
+    tile = ROWS if in_place else TILE
+    plan["depth_blocks"], plan["cols_blocks"] = _parts(depth.size_out, tile), _parts(cols.size_out, columns)
     plan["cols_block"] = columns
     outer = batch.size * int(plan["depth_blocks"]) * int(plan["cols_blocks"])
     block = _volumes_block(job, stencil, outer, number.vector_bytes, threads)
@@ -105,8 +107,6 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     plan["items"] = outer * int(plan["rows_blocks"])
     scratch = TILE * number.vector_bytes
     scratch += stencil.volumes[0] * int(plan["ring"]) * (TILE + depth.kernel - 1) * int(plan["input"]["pitch"])
-    if in_place:
-        scratch = ENDS * number.vector_bytes
     grouped = 3 if cols.kernel % 3 == 0 else 1
     sums_size, order = 0, None
     if job == "weight_grad":
@@ -117,21 +117,33 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
         plan["order"], plan["grads_count"] = order.ctypes.data, len(order)
         scratch += block * prod(sums) * number.vector_bytes + _describe_grad(plan["grad"], stencil, number)
         scratch += (block - 1) * TILE * number.vector_bytes
+        if in_place:
+            plan["cols_taps"] = 1  # all taps at once, as those of a kernel along depth elsewhere
     else:
         for name, step in zip(_PARTS, stencil.target, strict=True):
             plan[f"output_{name}"] = step * number.stored_bytes
+    if in_place:
+        scratch = (ENDS + cols.kernel + 1) * number.vector_bytes
     plan["scratch_size"] = scratch = _parts(scratch, 64) * 64
     words = array("q", plan.tobytes() + bytes(8 * COUNTERS))
-    spec = (cols.kernel if in_place else depth.kernel, grouped, TILE, number.lanes)
-    rows_of_bias = int(plan["items"]) * block * TILE
-    kernel: CpuJob = "correlate" if job == "weight_grad" else "rows" if in_place else "forward"
+    spec = (cols.kernel if in_place else depth.kernel, grouped, tile, number.lanes)
+    rows_of_bias = int(plan["items"]) * block * tile
+    kernel: CpuJob = "rows" if in_place else "forward"
+    if job == "weight_grad":
+        kernel = "correlate_rows" if in_place else "correlate"
     return Template(kernel, words, spec, scratch, int(plan["items"]), sums_size, rows_of_bias, (taps, order), stencil)
 
 
-def _reads_in_place(job: Job, stencil: Stencil, number: Number) -> bool:
+def _sums_in_place(problem: Problem, stencil: Stencil, number: Number) -> bool:
+    """Whether a piece's sums stay short enough, and those of the bias are not one a row."""
+    terms = ROWS * _parts(stencil.axes[3].size, number.lanes)
+    return terms <= TERMS and problem.bias_size in (0, problem.volumes[1])
+
+
+def _reads_in_place(stencil: Stencil, number: Number) -> bool:
     """Whether the kernel looks along columns alone that lie side by side, so that `rows` computes."""
     _, depth, rows, cols = stencil.axes
-    alone = depth.plain and rows.plain and rows.size == 1 and stencil.volumes[0] == 1 and job != "weight_grad"
+    alone = depth.plain and rows.plain and rows.size == 1 and stencil.volumes[0] == 1
     even = cols.stride == cols.dilation == cols.spread == 1 and cols.size == cols.size_out
     beside = stencil.source[4] == stencil.target[4] == 1 and cols.pad == cols.kernel // 2 < number.lanes
     # Two vectors may overlap at a row's end, where there are two.

@@ -434,13 +434,68 @@ def shifted_sum(context: Any, start: Any, before: Any, here: Any, after: Any, we
         spec = sig.args[5]
         add = multiply_add(builder, spec.vector)
         for c, weight in enumerate(cgutils.unpack_tuple(builder, weights, spec.kernel)):
-            shift = c - spec.kernel // 2
-            value = here
-            if shift:
-                pair, first = ((before, here), spec.lanes + shift) if shift < 0 else ((here, after), shift)
-                mask = ir.Constant(ir.VectorType(I32, spec.lanes), list(range(first, first + spec.lanes)))
-                value = builder.shuffle_vector(*pair, mask)
+            value = _shifted(builder, before, here, after, c - spec.kernel // 2, spec)
             total = add(weight, value, total)
         return total
 
     return start(start, before, here, after, weights, spec), code
+
+
+@intrinsic
+def no_products(context: Any, spec: Any) -> Any:
+    """`spec.kernel` + 1 vectors of zeros."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        zero = ir.Constant(sig.args[0].vector, None)
+        return context.make_tuple(builder, sig.return_type, [zero] * sig.return_type.count)
+
+    return vectors_of(spec, spec.kernel + 1)(spec), code
+
+
+@intrinsic
+def shifted_products(context: Any, sums: Any, before: Any, here: Any, after: Any, grads: Any, spec: Any) -> Any:
+    """sums[c] += grads * the vector `c - kernel // 2` numbers on from `here`; the last of the sums += grads."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums, before, here, after, grads, _ = args
+        spec = sig.args[5]
+        add = multiply_add(builder, spec.vector)
+        *products, plain = cgutils.unpack_tuple(builder, sums, spec.kernel + 1)
+        products = [
+            add(grads, _shifted(builder, before, here, after, c - spec.kernel // 2, spec), one)
+            for c, one in enumerate(products)
+        ]
+        return context.make_tuple(builder, sig.return_type, [*products, builder.fadd(plain, grads)])
+
+    return sums(sums, before, here, after, grads, spec), code
+
+
+def _shifted(builder: Any, before: Any, here: Any, after: Any, shift: int, spec: Any) -> Any:
+    """The numbers `shift` on from those of `here`, of three vectors side by side."""
+    if shift == 0:
+        return here
+    pair, first = ((before, here), spec.lanes + shift) if shift < 0 else ((here, after), shift)
+    mask = ir.Constant(ir.VectorType(I32, spec.lanes), list(range(first, first + spec.lanes)))
+    return builder.shuffle_vector(*pair, mask)
+
+
+@intrinsic
+def product(context: Any, a: Any, b: Any, spec: Any) -> Any:
+    """Of two vectors."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fmul(args[0], args[1])
+
+    return a(a, b, spec), code
+
+
+@intrinsic
+def one(context: Any, to: Any, spec: Any) -> Any:
+    """Write a 1 in the type computed in."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        spec = sig.args[1]
+        builder.store(ir.Constant(spec.wide, 1.0), pointer_to(builder, args[0], spec.wide))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, spec), code
