@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import prismify
 from prismify.errors import PrismifyError
-from prismify.kernels import norm_act_deep_prism
+from prismify.kernels import deep_prism, norm_act_deep_prism
 from prismify.kernels.engines import opaque
 from prismify.layers import DeepPrism
 from prismify.rewrite import fusion
@@ -232,3 +232,27 @@ def test_a_sum_that_is_no_residual_stays_behind_the_pass(run: Callable[[Block, T
 def test_a_model_without_operators_is_refused() -> None:
     with pytest.raises(PrismifyError, match="convert it first"):
         prismify.fuse(nn.Linear(2, 2))
+
+
+@needs_engine
+def test_what_is_not_fused_is_called_as_eager_code_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph that runs holds torch functions alone: the registered operator is found slowly."""
+    graphs: list[fx.GraphModule] = []
+    directly = fusion._call_directly
+
+    def kept(graph_module: fx.GraphModule) -> None:
+        directly(graph_module)
+        graphs.append(graph_module)
+
+    monkeypatch.setattr(fusion, "_call_directly", kept)
+    net = nn.Sequential(nn.LayerNorm(8), DeepPrism(16, stride=2, bias="channel"), nn.GELU(), DeepPrism(16))
+    u = torch.randn(2, 16, 8, 8, requires_grad=True)
+    plain = net(u)
+    wanted = (plain, *torch.autograd.grad(plain.square().sum(), (u, *net.parameters())))
+    y = prismify.fuse(net)(u)
+    found = (y, *torch.autograd.grad(y.square().sum(), (u, *net.parameters())))
+    for a, b in zip(found, wanted, strict=True):
+        exact(a, b)
+    targets = [node.target for graph in graphs for node in graph.graph.nodes]
+    assert targets.count(deep_prism) == 2
+    assert torch.ops.prismify.deep_prism.default not in targets
