@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _ONE_MODEL = "bench measures one model: name the folder of a pipeline's part"
 
+#: What a person allowed, as names of parameters: what follows needs it as well.
+_TRUSTING = ("import_", "trust_code", "allow", "trust_pickle")
+
 
 @one_line_errors
 def bench(
@@ -67,7 +70,8 @@ def bench(
         next_step("bench", "SOURCE")
     elif (Path(target) / "prismify.json").is_file():
         after = after_conversion(Path(target), None)
-        next_step(*(after if after[0] == "train" else ("report", target)))
+        trusting = typed(call, [p.name for p in call.command.params if p.name not in _TRUSTING])
+        next_step(*((*after[:2], *trusting, *after[2:]) if after[0] == "train" else ("report", target)))
     else:
         measured = ("original", "device", "dtype", "threads", "seconds", "json_")
         next_step("convert", *typed(call, measured), "-o", "DIR")

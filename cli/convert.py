@@ -186,7 +186,7 @@ def _converted(
     begin(f"deciding about {type(model).__name__}")
     plan = scan_captured(model, capture, policy) if edited is None else replan(model, capture, edited)
     plan = with_notes(plan, part)
-    begin(f"converting and checking {type(model).__name__}")
+    begin(f"converting and checking {type(model).__name__}, compiling what is new here")
     if not isinstance(built, nn.Module):
         program = carry_out_program(built, plan, capture)
         if not bench:

@@ -29,8 +29,26 @@ def after_conversion(folder: Path, parts: Collection[str] | None, *, ours: bool 
     for one in folders:
         if (recipe := one / "recipe.yaml").is_file():
             found = _FLAGS.search(recipe.read_text(encoding="utf-8")) if ours else None
-            return ["train", recipe, *(found[1].split() if found else ()), "--set", "data.path=IMAGES"]
+            flags = [*(found[1].split() if found else ()), *(registering(one) if ours else ())]
+            return ["train", recipe, *flags, "--set", "data.path=IMAGES"]
     return ["bench", folders[0]]
+
+
+def registering(folder: Path) -> list[str]:
+    """`--import FILE` for every file that registers an operator of the folder that this process has written."""
+    from ..checkpoint.folder import OPERATORS_KEY
+    from ..checkpoint.manifest import MANIFEST_NAME, read_manifest
+
+    kinds = read_manifest(folder).get(OPERATORS_KEY, {}) if (folder / MANIFEST_NAME).is_file() else {}
+    modules = (sys.modules.get(str(kind).rpartition(".")[0]) for kind in kinds.values())
+    files = dict.fromkeys(file for module in modules if (file := getattr(module, "__file__", None)) is not None)
+    return [word for file in files for word in ("--import", _from_here(file))]
+
+
+def _from_here(file: str) -> str:
+    """A file's path from the working directory where it lies below that."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
 def after_report(folder: Path, name: str, report: Mapping[str, Any], *, is_denoiser: bool) -> list[object]:

@@ -53,7 +53,7 @@ def copy(
     with whole_file(file) as draft:
         draft.write_text(shipped[name].read_text(encoding="utf-8"), encoding="utf-8")
     typer.echo(f"{name} copied to {file}: edit it")
-    next_step("train", file)
+    next_step("train", file, "--set", "data.path=IMAGES")  # which no recipe that comes along can name
 
 
 @recipes.command("validate")
@@ -69,7 +69,9 @@ def validate(
         from ..training.recipe import named_references, read_recipe, recipe_yaml
 
         trust = Trust(trust_code, named=named_references(set_ or ()))
-        text = recipe_yaml(read_recipe(recipe, set_ or (), trust=trust))
+        read = read_recipe(recipe, set_ or (), trust=trust)
+        text = recipe_yaml(read)
     typer.echo(text, nl=False)
-    sets = [word for change in set_ or () for word in ("--set", change)]
+    missing = ["data.path=IMAGES"] if read.data.path is None else []
+    sets = [word for change in (*(set_ or ()), *missing) for word in ("--set", change)]
     next_step("train", recipe, *sets, *(["--trust-code"] if trust_code else []))

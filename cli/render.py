@@ -38,10 +38,12 @@ def print_written(output: Path, manifest: dict[str, Any]) -> None:
     if parts is not None:
         files = f"a pipeline with {', '.join(parts)} converted"
     call = ", ".join([repr(str(output)), *_flags(manifest.get("model", {}))])
+    registered = {str(kind).rpartition(".")[0]: None for kind in manifest.get("operators", {}).values()}
+    first = f", after import {', '.join(registered)}" if registered else ""
     retrain = f"; retrain it as {', '.join(recipes)} {'say' if len(recipes) > 1 else 'says'}" if recipes else ""
     Console(highlight=False, soft_wrap=True).print(
         f"\nWritten to [bold]{escape(str(output))}[/]: {files}.\n"
-        f"Load it with [bold]prismify.load({escape(call)})[/]{retrain}."
+        f"Load it with [bold]prismify.load({escape(call)})[/]{escape(first)}{retrain}."
     )
 
 

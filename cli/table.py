@@ -69,7 +69,7 @@ class Fold:
         rule = self.rows[0]["rule"]
         if self.rows[0]["operator"] is not None:
             papers = all(row["operator"]["type"] in get_args(OperatorType) for row in self.rows)
-            more = ", volumes" if papers else ", …"
+            more = ", volumes" if papers and any(list(r["operator"]["volumes"]) != [1, 1] for r in self.rows) else ", …"
             return operators[0] if len(operators) == 1 else operators[0].partition(",")[0] + more
         if not wide:
             return f"{self.rows[0]['role']} layer" if rule == "input_output" else _SHORT.get(rule, rule)

@@ -86,7 +86,7 @@ def live_view() -> Iterator[Watch]:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     pace: Pace | None = None
     with quiet_libraries(), run_progress(console) as progress:
-        bar = progress.add_task("starting", total=None, visible=False)
+        bar = progress.add_task("preparing", total=None)
 
         def watch(event: Event) -> None:
             with suppress(OSError):  # of a terminal that was closed: the run itself hears of it by a signal

@@ -58,6 +58,11 @@ def open_denoiser(name: str, trust: Trust = NO_TRUST) -> Opened:
     else:
         if not path.is_dir():
             raise SourceError(f"{name}: no such folder, and no model that comes with prismify")
+        if not (path / DENOISING_NAME).is_file():
+            raise SourceError(
+                f"{name} does not say how its model was trained to denoise (it has no {DENOISING_NAME}): name a "
+                "denoiser that the recipe diffusion trained"
+            )
         trained = read_record(path)
         model, which = open_model(ModelSource(source=str(path)), trust, str(path)), ""
     model.eval().requires_grad_(False)

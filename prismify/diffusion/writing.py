@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def write_samples(
     steps, sampler = steps_and_sampler(opened.trained, wanted)
     first: list[Any] = []
     classes: list[str] = []
+    there = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for pixels, labels in make_pictures(opened, wanted, device, watch):
@@ -71,6 +73,10 @@ def write_samples(
         write_png(folder / GRID_NAME, grid(np.stack(first)))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        if not there:
+            with suppress(OSError):  # which it is where something was written
+                folder.rmdir()
     facts = {
         "model": name,
         "weights": opened.which,

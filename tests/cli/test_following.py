@@ -104,6 +104,58 @@ def test_a_scan_that_finds_nothing_to_replace_names_what_may(place: Path, run: R
     assert following(run(*words), DIR=place / "out")[0] == "convert"
 
 
+OWN = """
+import torch
+from torch import nn
+import prismify
+from prismify.layers import Operator
+
+@prismify.register_operator
+class Scaled(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+
+    @classmethod
+    def from_layer(cls, layer):
+        return cls(layer.in_channels)
+
+    def forward(self, x):
+        return x * self.weight
+
+def policy(layer):
+    same = layer.role == "inner" and layer.kind == "conv2d" and layer.in_channels == layer.out_channels
+    return Operator("Scaled") if same else None
+"""
+
+
+def test_an_operator_of_ones_own_is_registered_by_what_follows(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "scaled.py").write_text(OWN)
+    ran = run("convert", "net.py:make", "--policy", "scaled.py:policy", "-o", "scaled")
+    words = following(ran, IMAGES="images")
+    assert words == [
+        "train",
+        "scaled/recipe.yaml",
+        "--trust-code",
+        "--import",
+        "scaled.py",
+        "--set",
+        "data.path=images",
+    ]
+    assert "prismify.load('scaled', trust_code=True), after import scaled" in ran.out
+    allowed = ["--import", "scaled.py", "--trust-code"]
+    assert following(run("bench", "scaled", "--seconds", "0.01", *allowed), IMAGES="images") == [
+        "train", "scaled/recipe.yaml", "--trust-code", "--import", "scaled.py", "--set", "data.path=images",
+    ]  # fmt: skip
+    # A model without encode and decode is compared with nothing: its report follows.
+    words = following(run(*words, *SHORT[:-2]))
+    assert words[0] == "report"
+    assert run(*words).code == 0
+
+
 def test_what_a_strangers_recipe_asks_for_is_not_advised(place: Path, run: Run) -> None:
     source = f"{place / 'net.py'}:make"
     assert "--trust-code" in following(run("convert", source, "-o", place / "sent"))
@@ -117,11 +169,12 @@ def test_what_a_strangers_recipe_asks_for_is_not_advised(place: Path, run: Run) 
         (["doctor", "--json"], ["bench", "8,256,32,32"]),
         (["bench", "1,8,6,6", "--seconds", "0.01"], ["bench", "SOURCE"]),
         (["recipes", "ls"], ["recipes", "cp", "NAME"]),
-        (["recipes", "cp", "demo", "mine.yaml"], ["train", "mine.yaml"]),
+        (["recipes", "cp", "demo", "mine.yaml"], ["train", "mine.yaml", "--set", "data.path=IMAGES"]),
         (
             ["recipes", "validate", "demo", "--set", "data.path=a b"],
             ["train", "demo", "--set", "data.path=a b"],
         ),
+        (["recipes", "validate", "cifar10-fast"], ["train", "cifar10-fast", "--set", "data.path=IMAGES"]),
         (["new", "--list"], ["new", "NAME", "-o", "DIR"]),
         (["report", "cifar10-ae-64"], ["evaluate", "cifar10-ae-64", "--data", "IMAGES"]),
         (["report", "mnist-ddpm-64", "--json"], ["sample", "mnist-ddpm-64", "-o", "samples"]),

@@ -122,8 +122,8 @@ def test_recipes_are_listed_copied_and_checked(tmp_path: Path, run: Run, monkeyp
     monkeypatch.chdir(tmp_path)
     names = [line.split()[0] for line in run("recipes", "ls").out.splitlines()]
     assert {"demo", "cifar10-paper", "cifar10-fast", "imagenet256"} <= set(names)
-    assert run("recipes", "cp", "demo", "mine.yaml").err == "next: prismify train mine.yaml\n"
-    assert run("recipes", "cp", "demo").err == "next: prismify train demo.yaml\n"
+    assert run("recipes", "cp", "demo", "mine.yaml").err == "next: prismify train mine.yaml --set data.path=IMAGES\n"
+    assert run("recipes", "cp", "demo").err == "next: prismify train demo.yaml --set data.path=IMAGES\n"
     assert run("recipes", "cp", "demo", "mine.yaml").line == "mine.yaml exists; name another file"
     assert "ships no recipe 'x'; it has" in run("recipes", "cp", "x", "y.yaml").line
     words = ["--set", "train.steps=7", "--set", "train.mixed_precision=no"]

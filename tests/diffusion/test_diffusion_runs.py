@@ -160,6 +160,8 @@ def test_a_refused_sample_leaves_earlier_ones_as_they_are(
         assert ran.code == 1
         assert len(ran.err.strip().splitlines()) == 1
     assert {p.name: p.read_bytes() for p in (tmp_path / "made").iterdir()} == before
+    assert command(*words[:-1], tmp_path / "new", "--class", "c").code == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_no_run_trained_is_told(tmp_path: Path) -> None:

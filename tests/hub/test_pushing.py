@@ -145,7 +145,9 @@ def test_refusals_are_one_line(hub: Hub, folder: Path, tmp_path: Path, monkeypat
     monkeypatch.setenv("HF_TOKEN", "hf_somebody_else")
     assert "asks for a token that may do this" in said(OutputError, folder)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
-    assert "cannot be reached" in said(OutputError, folder)
+    refused = said(OutputError, folder)
+    assert "127.0.0.1:1 cannot be reached (" in refused
+    assert "no such file" not in refused
     assert hub.repositories == {}
 
 

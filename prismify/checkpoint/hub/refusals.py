@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...errors import PrismifyError, one_line
+from ...errors import OutputError, PrismifyError, one_line
 from .names import HubName
 
 
@@ -30,13 +30,13 @@ def hub_errors(name: HubName, kind: type[PrismifyError]) -> Iterator[None]:
     except PrismifyError:
         raise
     except Exception as error:  # the client raises its own, the transport's and the system's
-        raise kind(_said(error, name)) from error
+        raise kind(_said(error, name, pushing=kind is OutputError)) from error
     finally:
         if shown:
             enable_progress_bars()
 
 
-def _said(error: BaseException, name: HubName) -> str:
+def _said(error: BaseException, name: HubName, *, pushing: bool) -> str:
     """What went wrong, and what helps."""
     from huggingface_hub import constants, errors
 
@@ -66,7 +66,9 @@ def _said(error: BaseException, name: HubName) -> str:
     if status is not None:
         return f"{name}: {host} answered with the error {status}; try again later"
     if among(errors.LocalEntryNotFoundError, OSError) or any(_is_of_the_transport(one) for one in chain):
-        return f"{name}: no such file or folder here, and {host} cannot be reached ({one_line(chain[-1], 120)})"
+        reason = next((e for e in reversed(chain) if type(e).__module__ in ("builtins", "socket", "ssl")), chain[-1])
+        here = "" if pushing else "no such file or folder here, and "
+        return f"{name}: {here}{host} cannot be reached ({one_line(reason, 120)})"
     return f"{name}: {one_line(error)}"
 
 

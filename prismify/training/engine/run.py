@@ -82,7 +82,12 @@ class Run:
     def judging(self) -> str:
         """The command that shows how good the run's model is, for a shell."""
         command, options = self.recipe.judging
-        return f"{command} {shlex.quote(str(self.folder))} {options}"
+        model: Any = self._parts.get("average")
+        if command == "prismify evaluate" and not callable(getattr(model, "encode", None)):
+            command, options = "prismify report", ""  # there are no images that it could be compared by
+        if self.trust.code and command != "prismify report":
+            options += " --trust-code"
+        return f"{command} {shlex.quote(str(self.folder))} {options}".rstrip()
 
     def say(self, text: str) -> None:
         """Tell a line to whoever watches."""
