@@ -92,6 +92,8 @@ def _beaten(points: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     for key in means:
         if key[0] == DEEP_PRISM:
             others = [k for k in means if not k[0].startswith(DEEP_PRISM) and sizes[k] <= sizes[key]]
+            if not others:  # nothing was trained that could be better
+                continue
             better = [f"{k[0]}, {k[1]}" for k in others if means[k] > means[key]]
             what = f"better by PSNR: {'; '.join(better)}" if better else "better by PSNR: none"
             said.append(f"Other methods with at most the {sizes[key]:,} parameters of {', '.join(key)}, {what}.")

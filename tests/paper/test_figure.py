@@ -161,6 +161,7 @@ def test_the_figure_says_what_is_better_than_deep_prism_at_its_size() -> None:
     points += made("dense", 11, 30.0)
     (said,) = figure_1(points).notes[1:]
     assert said == ("Other methods with at most the 10 parameters of DeepPrism, C = 4, better by PSNR: narrow, C = 4.")
+    assert figure_1([*made("DeepPrism", 10, 20.0), *made("dense", 11, 30.0)]).notes[1:] == ()  # no other of its size
 
 
 @pytest.mark.parametrize(
