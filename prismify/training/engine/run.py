@@ -81,13 +81,7 @@ class Run:
     @property
     def judging(self) -> str:
         """The command that shows how good the run's model is, for a shell."""
-        command, options = self.recipe.judging
-        model: Any = self._parts.get("average")
-        if command == "prismify evaluate" and not callable(getattr(model, "encode", None)):
-            command, options = "prismify report", ""  # there are no images that it could be compared by
-        if self.trust.code and command != "prismify report":
-            options += " --trust-code"
-        return f"{command} {shlex.quote(str(self.folder))} {options}".rstrip()
+        return _judging(self.recipe, self.folder, self._parts.get("average"), self.trust)
 
     def say(self, text: str) -> None:
         """Tell a line to whoever watches."""
@@ -294,3 +288,13 @@ class Run:
             with suppress(PrismifyError):
                 self.save()
         self.record.close()
+
+
+def _judging(recipe: Recipe, folder: Path, model: Any, trust: Trust) -> str:
+    """The command that shows how good a model is that a recipe trained; of what gives no images back, its report."""
+    command, options = recipe.judging
+    if command == "prismify evaluate" and not callable(getattr(model, "encode", None)):
+        command, options = "prismify report", ""
+    elif trust.code:
+        options += " --trust-code"
+    return f"{command} {shlex.quote(str(folder))} {options}".rstrip()
