@@ -18,6 +18,7 @@ import typer
 from PIL import Image
 from prismify.cli.main import app
 
+from prismify.layers import own
 from tests.cli.conftest import NET, ROOT, Ran
 
 Run = Callable[..., Ran]
@@ -133,6 +134,7 @@ def test_an_operator_of_ones_own_is_registered_by_what_follows(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setattr(own, "_OWN", {})  # what is registered here is no other test's
     (place / "scaled.py").write_text(OWN)
     ran = run("convert", "net.py:make", "--policy", "scaled.py:policy", "-o", "scaled")
     words = following(ran, IMAGES="images")
