@@ -1,6 +1,6 @@
 """Whole denoisers on this machine's processor: dense, converted and fused, and where their time goes.
 
-    OMP_NUM_THREADS=2 python benchmarks/denoisers.py [NAME ...] [--batch 1 8] [--seconds 1] [--rounds 5]
+    OMP_NUM_THREADS=2 python benchmarks/denoisers.py [NAME ...] [--batch 1 8] [--seconds 1]
 
 times each of DENOISERS with fresh weights under POLICIES, in turns within one run, and writes
 benchmarks/results/denoisers-cpu.json, row by row; a row that is there is not measured again (--again measures it).
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import prismify
-from prismify.bench.timing import peak_bytes
+from prismify.bench.timing import compare, peak_bytes
 from prismify.checkpoint import open_source
 from prismify.facts import parameter_count
 from prismify.fresh.architectures import architecture
@@ -43,8 +43,6 @@ POLICIES: dict[str, prismify.Policy] = {
     "volumes": prismify.Policy(name="volumes"),
     "volumes --feed-forward": prismify.Policy(name="volumes", feed_forward=True),
 }
-#: More than this many seconds a dense pass are measured in fewer rounds.
-LONG = 20.0
 
 
 @dataclass(frozen=True)
@@ -140,26 +138,6 @@ def _first(output: Any) -> Tensor:
     return found
 
 
-def timed(calls: dict[str, Callable[[], None]], seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call in every round; candidates take turns."""
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        begun = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(seconds / rounds / (time.perf_counter() - begun)))
-        if time.perf_counter() - begun > LONG:
-            rounds = min(rounds, 3)
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            begun = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            found[name].append(1000 * (time.perf_counter() - begun) / repeats[name])
-    return found
-
-
 def kind_of(module: nn.Module) -> str | None:
     """What a layer's time is counted as; None for what is made of others."""
     if isinstance(module, (*LAYERS, *own_operators().values())):
@@ -222,7 +200,7 @@ def shares(model: nn.Module, inputs: dict[str, Any], passes: int = 3) -> dict[st
     return {**found, "rest": 1 - sum(found.values())}
 
 
-def measure(name: str, policy: str, batch: int, seconds: float, rounds: int) -> dict[str, Any]:
+def measure(name: str, policy: str, batch: int, seconds: float) -> dict[str, Any]:
     """A denoiser and its conversion, at one batch size."""
     torch.manual_seed(0)
     one = DENOISERS[name]
@@ -246,16 +224,14 @@ def measure(name: str, policy: str, batch: int, seconds: float, rounds: int) -> 
         "torch": torch.__version__,
     }
     for title in ("forward", "forward and backward"):
-        times = timed({key: call[title] for key, call in calls.items()}, seconds, rounds)
+        times = compare({key: call[title] for key, call in calls.items()}, CPU, seconds)
         row[title] = {
             key: {
-                "median_ms": statistics.median(values),
-                "fastest_ms": min(values),
-                "slowest_ms": max(values),
-                "times_dense": statistics.median(a / b for a, b in zip(times["dense"], values, strict=True)),
+                **timing.to_dict(),
+                "times_dense": timing.times_faster(times["dense"]),
                 "peak_bytes": peak_bytes(calls[key][title], CPU),
             }
-            for key, values in times.items()
+            for key, timing in times.items()
         }
     row["shares"] = {key: shares(models[key], inputs) for key in ("dense", "converted")}
     return row
@@ -267,7 +243,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--policy", nargs="+", default=list(POLICIES), choices=list(POLICIES))
     parser.add_argument("--seconds", type=float, default=1.0, help="for each model and pass, about")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--again", action="store_true", help="measure what is there already")
     given = parser.parse_args()
     rows = json.loads(places.DENOISERS.read_text()) if places.DENOISERS.is_file() else []
@@ -277,7 +252,7 @@ def main() -> None:
                 key = (name, policy, batch)
                 if any((r["name"], r["policy"], r["batch"]) == key for r in rows) and not given.again:
                     continue
-                row = measure(name, policy, batch, given.seconds, given.rounds)
+                row = measure(name, policy, batch, given.seconds)
                 rows = [r for r in rows if (r["name"], r["policy"], r["batch"]) != key] + [row]
                 places.DENOISERS.write_text(json.dumps(rows, indent=1) + "\n")
                 times = {title: row[title] for title in ("forward", "forward and backward")}

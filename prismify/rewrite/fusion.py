@@ -138,7 +138,7 @@ def _backend(graph_module: fx.GraphModule, example_inputs: list[Any], *, inner: 
 def _call_directly(graph_module: fx.GraphModule) -> None:
     """Let a graph that nobody compiles further call the operator as eager code does; in place.
 
-    The registered one takes a hundred microseconds to be found, forward and again backward.
+    The registered one is found slowly, forward and again backward, which small models feel.
     """
     for module in graph_module.modules():
         if isinstance(module, fx.GraphModule):

@@ -20,7 +20,7 @@ from .vectors import make_spec
 #: The first four take a `PLAN`, the others a `NORM`.
 CpuJob = Literal["forward", "rows", "correlate", "correlate_rows", "moments", "activated", "norm_grads"]
 
-_SOURCES = ("vectors", "math", "simd", "pack", "sums", "kernels", "rows", "norm")
+_SOURCES = ("vectors", "math", "simd", "single", "pack", "sums", "kernels", "rows", "norm")
 
 
 def _digest() -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 from .kernels import place_of
 from .pack import clear, inlined, inner, source
-from .simd import (
+from .simd import claim, store_float, store_wide, total, widen_number
+from .single import (
     add_one,
-    claim,
     load_stored,
     load_wide,
     no_products,
@@ -23,11 +23,7 @@ from .simd import (
     shifted_sum,
     splat_one,
     splat_weights,
-    store_float,
     store_one,
-    store_wide,
-    total,
-    widen_number,
 )
 from .sums import write_gradients
 from .vectors import kernel_of, lanes_of, plainly, stored_bytes_of, tile_of, vector_bytes_of, wide_bytes_of
