@@ -55,6 +55,8 @@ def push(
             watch=begin,
         )
     typer.echo(f"{len(pushed.files)} files pushed: {pushed.url}")
+    if pushed.elsewhere:
+        typer.echo(f"The model needs what lies outside its folder; pushed with it: {', '.join(pushed.elsewhere)}")
     if pushed.kept_card:
         typer.echo("The repository's README.md was edited by a person and stays; --replace-card replaces it.", err=True)
     next_step("report" if "prismify.json" in pushed.files else "scan", pushed.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,6 @@ from ..errors import ConversionError, OutputError, one_line
 from ..kernels.torch.forms import Form, counted
 from .entry import Entry, program_of
 
-#: Constants are folded where little goes in and little comes out: a band of weights is left to the runtime.
-_FOLDED_IN, _FOLDED_OUT = 64, 256
-#: What axes are called, by how many there are.
-_SIZES = {
-    1: ("batch",),
-    2: ("batch", "length"),
-    3: ("batch", "length", "channels"),
-    4: ("batch", "channels", "height", "width"),
-    5: ("batch", "channels", "frames", "height", "width"),
-}
 _NEEDED = "onnx and onnxscript: pip install 'prismify[onnx]'"
 
 
@@ -77,7 +66,9 @@ def write_onnx(
         OutputError: the file cannot be written.
     """
     try:
-        from onnxscript import ir, optimizer
+        from onnxscript import ir
+
+        from .onnx_graph import forget_sources, name_sizes, simplify
     except ImportError as error:
         raise ConversionError(f"ONNX files need {_NEEDED}") from error
     with counted() as forms:
@@ -97,9 +88,9 @@ def write_onnx(
     model: ir.Model = made.model
     if opset is not None and model.opset_imports[""] != opset:
         raise ConversionError(f"torch writes opset {model.opset_imports['']} where {opset} is asked for: leave it out")
-    optimizer.optimize(model, input_size_limit=_FOLDED_IN, output_size_limit=_FOLDED_OUT)
-    _forget_sources(model)
-    _name_sizes(model)
+    simplify(model)
+    forget_sources(model)
+    name_sizes(model)
     size = _save(made, path)
     return Written(
         path,
@@ -118,34 +109,6 @@ def _output_names(entry: Entry) -> list[str]:
     with torch.no_grad():
         names = entry.named_outputs(*entry.example.args)
     return [f"{name}_out" if name in taken else name for name in names]
-
-
-def _forget_sources(model: Any) -> None:
-    """Drop what the exporter notes of every node: lines of Python, which are most of a small model's file."""
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        node.doc_string = None
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-
-
-def _name_sizes(model: Any) -> None:
-    """Call open sizes of the inputs by what they are, in all shapes of the graph: torch numbers them."""
-    names: dict[str, str] = {}
-    for value in model.graph.inputs:
-        for axis, size in enumerate(value.shape or ()):
-            if re.fullmatch(r"s\d+", str(size)) and str(size) not in names:
-                wanted = _SIZES[len(value.shape)][axis] if len(value.shape) in _SIZES else "size"
-                names[str(size)] = wanted if wanted not in names.values() else f"{wanted}_{len(names)}"
-    written = re.compile(r"\bs\d+\b")
-    nodes = [output for node in model.graph.all_nodes() for output in node.outputs]
-    for value in (*model.graph.inputs, *nodes) if names else ():
-        for axis, size in enumerate(value.shape or ()):
-            text = written.sub(lambda found: names.get(found[0], found[0]), str(size))
-            if text != str(size):
-                value.shape[axis] = text
 
 
 def _axes(value: Any) -> list[int | str]:

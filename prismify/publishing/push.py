@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..checkpoint.cards import CARD_NAME, is_as_written
 from ..checkpoint.hub import HubName, hub_errors, hub_name, is_weights
 from ..checkpoint.manifest import CONFIG_NAME, MANIFEST_NAME, PIPELINE_NAME
 from ..errors import OutputError, SourceError
+from ..training.finished import run_of
 from .contents import contents_of, model_folder
 from .papers import Contents
 
@@ -32,12 +33,14 @@ class Pushed:
         url: of the commit.
         files: their names there.
         kept_card: the repository's card was a person's, and stayed.
+        elsewhere: folders outside the model's that files came from, as a denoiser's record names them.
     """
 
     name: str
     url: str
     files: tuple[str, ...]
     kept_card: bool = False
+    elsewhere: tuple[str, ...] = ()
 
 
 def push_to_hub(
@@ -76,11 +79,20 @@ def push_to_hub(
         raise OutputError(f"{name!r} is no name of a repository: give owner/name")
     if isinstance(model_or_folder, (str, Path)):
         folder = model_folder(Path(model_or_folder))
-        return _push(contents_of(folder, name), target, private, branch, message, replace_card, token, watch)
+        contents = contents_of(folder, name)
+        pushed = _push(contents, target, private, branch, message, replace_card, token, watch)
+        return replace(pushed, elsewhere=_elsewhere(contents, folder))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / target.repository.partition("/")[2]
         _write(model_or_folder, folder)
         return _push(contents_of(folder, name), target, private, branch, message, replace_card, token, watch)
+
+
+def _elsewhere(contents: Contents, folder: Path) -> tuple[str, ...]:
+    """The folders outside of the model's that files are taken from."""
+    own = (folder.resolve(), *filter(None, [run_of(folder.resolve())]))
+    paths = [content for content in contents.values() if isinstance(content, Path)]
+    return tuple(sorted({str(path.parent) for path in paths if not any(o in path.resolve().parents for o in own)}))
 
 
 def _write(model: Any, folder: Path) -> None:

@@ -199,6 +199,21 @@ def test_what_is_no_number_is_far_from_what_is(tmp_path: Path) -> None:
     assert set(largest_difference(other).values()) == {float("inf")}
 
 
+class Shares(torch.nn.Module):
+    """Parts of a sum that may be zero, as linear attention has them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = x.relu()
+        return parts / (parts.sum(-1, keepdim=True) + 1e-15)
+
+
+def test_a_tiny_number_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    nothing = ExampleInputs((-torch.ones(2, 3),))
+    written = write_onnx(Entry(Shares(), "forward", nothing), tmp_path / "shares.onnx")
+    (found,) = session(written.path).run(None, {"x": -torch.ones(2, 3).numpy()})
+    assert found.tolist() == [[0.0] * 3] * 2
+
+
 def test_names_that_collide_are_numbered_and_an_empty_file_is_none(tmp_path: Path) -> None:
     class Nested(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> dict[str, Any]:

@@ -11,11 +11,14 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from prismify.cli.main import app
+from typer.testing import CliRunner
 
 import prismify
 from prismify.checkpoint import open_source
 from prismify.checkpoint.cards import is_as_written
 from prismify.errors import OutputError, SourceError
+from prismify.pretrained import __file__ as pretrained
 from prismify.publishing import push_to_hub
 from tests.hub.conftest import content, small_autoencoder
 from tests.hub.server import Hub
@@ -84,6 +87,19 @@ def test_what_another_model_left_is_removed_and_the_rest_stays(hub: Hub, folder:
     hub.put("owner/name", left)
     push_to_hub(folder, "owner/name")
     assert {*left} & {*files(hub)} == {"grid.png"}
+
+
+def test_what_lies_elsewhere_and_goes_along_is_told(hub: Hub, plain: Path, folder: Path, tmp_path: Path) -> None:
+    assert prismify.push_to_hub(folder, "owner/alone").elsewhere == ()
+    denoiser = Path(shutil.copytree(Path(pretrained).parent / "mnist-ddpm-64", tmp_path / "denoiser"))
+    record = json.loads((denoiser / "denoising.json").read_text())
+    record["latents"] = {"autoencoder": {"source": str(plain)}}
+    (denoiser / "denoising.json").write_text(json.dumps(record))
+    pushed = prismify.push_to_hub(denoiser, "owner/digits")
+    assert pushed.elsewhere == (str(plain),)
+    assert "autoencoder/config.json" in pushed.files
+    ran = CliRunner().invoke(app, ["push", str(denoiser), "owner/digits"])
+    assert ran.stdout.splitlines()[-1] == f"The model needs what lies outside its folder; pushed with it: {plain}"
 
 
 def test_nothing_tells_of_this_machine(hub: Hub, plain: Path, tmp_path: Path) -> None:
