@@ -92,7 +92,7 @@ def _bench(
     shape = _shape(wanted.source)
     if shape is not None:
         begin(f"measuring {wanted.source}")
-        return bench_shape(shape, where, _dtype(dtype), seconds)
+        return bench_shape(shape, where, o.element_type(dtype), seconds)
     folder = folder_of(wanted.source)
     if (folder / "prismify.json").is_file():
         pair = _from_folder(folder, wanted, original, begin)
@@ -197,12 +197,3 @@ def _device(name: str) -> Any:
     if found.type not in ("cpu", "cuda") or (found.type == "cuda" and not torch.cuda.is_available()):
         raise typer.BadParameter(f"there is no {name} on this machine", param_hint="--device")
     return found
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    known = ("float32", "bfloat16", "float16", "float64")
-    if name not in known:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint="--dtype")
-    return getattr(torch, name)

@@ -83,6 +83,12 @@ def print_engines(rows: list[dict[str, Any]]) -> None:
     Console(highlight=False).print(table)
 
 
+def print_compiled(seconds: dict[str, float]) -> None:
+    """What was compiled ahead, and how long it took."""
+    parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    Console(highlight=False).print(f"Compiled and kept for later processes: {parts}.")
+
+
 def pass_table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
     """One kind of pass: a row for each candidate."""
     table = Table(box=None, padding=(0, 2, 0, 0))

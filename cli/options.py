@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from ..plan import Policy
     from ..plan.policy import OwnPolicy
 
@@ -349,3 +351,18 @@ def policy_of(**fields: Any) -> Callable[[], Policy | OwnPolicy]:
         return Policy(**values)
 
     return make
+
+
+def element_type(name: str) -> torch.dtype:
+    """What --dtype names.
+
+    Raises:
+        typer.BadParameter: nothing that maps have.
+    """
+    import torch
+
+    known = ("float32", "bfloat16", "float16", "float64")
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint="--dtype")
+    made: torch.dtype = getattr(torch, name)
+    return made

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,9 +17,11 @@ import torch
 from torch import nn
 
 from prismify import bench
+from prismify.kernels.engines import ENGINES
 from prismify.scanning import slower
 
 Run = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_shape(run: Run) -> None:
@@ -100,3 +107,36 @@ def test_doctor(run: Run) -> None:
     assert [row["engine"] for row in rows] == ["numba", "triton", "torch", "reference"]
     assert all(row["available"] or row["reason"] for row in rows)
     assert "reference" in run("doctor").out
+
+
+TRAIN = """
+import torch
+from prismify.layers import DeepPrism, DeepPrismTranspose2d, Prism
+for layer, shape in (
+    (DeepPrism(64, volumes=(2, 2)), (1, 64, 20, 20)),
+    (DeepPrismTranspose2d(32, kernel_size=4, stride=2, padding=1), (1, 32, 8, 8)),
+    (Prism(64), (2, 5, 64)),
+):
+    layer(torch.randn(shape, requires_grad=True)).sum().backward()
+"""
+
+
+@pytest.mark.slow
+def test_what_is_compiled_ahead_is_compiled_no_more(tmp_path: Path) -> None:
+    def ran(*words: str) -> tuple[str, set[Path]]:
+        there = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *words], env=there, capture_output=True, text=True, check=True)
+        return done.stdout, set(tmp_path.rglob("*.nbc"))
+
+    start = f"import prismify; prismify.__path__.append({str(ROOT)!r})\nfrom prismify.cli.main import app; app()"
+    told, programs = ran("-c", start, "doctor", "--compile", "--json")
+    assert set(json.loads(told)["compiled_seconds"]) == {"maps", "maps with kernels of 4", "tokens", "fused blocks"}
+    assert len(programs) == 9
+    assert ran("-c", TRAIN)[1] == programs
+
+
+def test_what_cannot_be_compiled_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "'int8' is not one of" in run("doctor", "--compile", "--dtype", "int8").err
+    absent = dataclasses.replace(ENGINES["numba"], unavailable=lambda: "numba is not installed")
+    monkeypatch.setitem(ENGINES, "numba", absent)
+    assert run("doctor", "--compile").line == "nothing to compile: numba is not installed"

@@ -126,7 +126,9 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
         scratch = (ENDS + cols.kernel + 1) * number.vector_bytes
     plan["scratch_size"] = scratch = _parts(scratch, 64) * 64
     words = array("q", plan.tobytes() + bytes(8 * COUNTERS))
-    spec = (cols.kernel if in_place else depth.kernel, grouped, tile, number.lanes)
+    # Only the weight gradient groups taps: without it one program serves all widths of kernels.
+    group = grouped if job == "weight_grad" else 1
+    spec = (cols.kernel if in_place else depth.kernel, group, tile, number.lanes)
     rows_of_bias = int(plan["items"]) * block * tile
     kernel: CpuJob = "rows" if in_place else "forward"
     if job == "weight_grad":
