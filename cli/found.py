@@ -60,7 +60,7 @@ def found_of_blocks(outcome: Outcome, chosen: Sequence[int]) -> Found:
         rows.append(Row((*cells, _share(scores.error[n], scores.variance)), entry.parameters != before))
     blocks = len(dict.fromkeys(entry.block for entry in outcome.entries))
     ranked = _ranked(scores.correlation)
-    ranked += f", and those that budgets lead to: {scores.likely_correlation:.3f}" if scores.likely else ""
+    ranked += f", and choices such as budgets lead to: {scores.likely_correlation:.3f}" if scores.likely else ""
     return Found(
         outcome.folder,
         outcome.plan,

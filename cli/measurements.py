@@ -29,6 +29,7 @@ def print_bench(report: dict[str, Any]) -> None:
     for name in PASSES:
         console.print()
         console.print(pass_table(name, report[name]))
+    console.print("[dim]Candidates take turns; a ratio is the median over rounds, not that of the medians.[/]")
     for line in slower(report):
         console.print(f"[yellow]{line}[/]")
 

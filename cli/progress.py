@@ -26,6 +26,7 @@ def run_progress(console: Console) -> Progress:
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         console=console,
         expand=True,
+        transient=True,
         disable=not console.is_terminal,
     )
 
@@ -69,7 +70,8 @@ class _ShareDone(BarColumn):
 class _TimeLeft(ProgressColumn):
     def render(self, task: Task) -> Text:
         ends = task.fields.get("ends")
-        if ends is None:
-            return Text("-:--:--", style="progress.remaining")
+        if ends is None:  # nothing is known of the end: a clock shows that something is done
+            minutes, seconds = divmod(int(task.elapsed or 0), 60)
+            return Text(f"{minutes}:{seconds:02d}", style="progress.elapsed")
         minutes, seconds = divmod(int(max(0.0, ends - time.monotonic())), 60)
         return Text(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}", style="progress.remaining")

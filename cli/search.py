@@ -185,7 +185,7 @@ def _searched(
     from ..search import read_outcome
     from ..search.outcome import SCORES
     from ..search.widths import WIDTHS, read_widths
-    from ..training.recipe import named_references, read_recipe
+    from ..training.recipe import asked_of, changed_keys, named_references, read_recipe
     from ..training.schema import SearchRecipe
 
     code, allow, pickle, import_ = trusted
@@ -201,9 +201,15 @@ def _searched(
         kind = "blocks" if recipe.widths else "widths"
         raise PlanError(f"{folder} holds a search of {kind}: name another output, or add --restart")
     if not restart and (folder / held).is_file():
-        searched = (read_widths(folder) if recipe.widths else read_outcome(folder)).source
-        if searched != words_of(recipe.model):
-            raise PlanError(f"{folder} holds a search of {searched}: name another output, or add --restart")
+        searched = read_widths(folder) if recipe.widths else read_outcome(folder)
+        if searched.source != words_of(recipe.model):
+            raise PlanError(f"{folder} holds a search of {searched.source}: name another output, or add --restart")
+        changed = changed_keys(searched.asked, asked_of(recipe)) if searched.asked else {}
+        for key, (was, now) in changed.items():
+            raise PlanError(
+                f"{folder} holds a search with {key}={was}, not {now}: name another output, or add --restart; another "
+                f"budget of the same search needs no --data (prismify search {shlex.quote(str(folder))} --ratio 8)"
+            )
     if restart or not (folder / held).is_file():
         with live_view() as watch:
             carry_out(recipe, watch, restart=restart, trust=trust)

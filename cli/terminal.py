@@ -46,6 +46,8 @@ def one_line_errors(command: F) -> F:
             text = " ".join(str(error).split())[:300]
             if isinstance(error, MemoryError) or "allocate memory" in text:
                 fail("not enough memory for this model on this machine")
+            if "Connection closed by peer" in text or "Connection reset by peer" in text:
+                fail("another process of this run ended; the same command goes on from the last state that was written")
             fail(f"{type(error).__name__}: {text} (unexpected; PRISMIFY_DEBUG=1 shows where)")
 
     return wrapped  # type: ignore[return-value]

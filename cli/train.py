@@ -112,7 +112,11 @@ def live_view() -> Iterator[Watch]:
                 text = ", ".join(f"{k} {v:.4g}" for k, v in event.values.items())
                 progress.console.print(f"step {event.step}, held-out images: {text}", markup=False)
 
-        yield watch
+        try:
+            yield watch
+        except KeyboardInterrupt:  # of the second signal, or of one outside of steps
+            progress.console.print("stopped; the same command goes on from what was kept")
+            raise
 
 
 def _numbers(values: Any) -> str:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from prismify.checkpoint import Trust
+from prismify.checkpoint.atomic import whole_file
+from prismify.checkpoint.manifest import read_json, write_json
 from prismify.errors import PlanError, RecipeError
 from prismify.facts import parameter_count
 from prismify.generators import mixed
@@ -27,7 +29,8 @@ from prismify.search import Entry, Library, ladder_of
 from prismify.search.asking import Asking, Inputs, asking_of
 from prismify.search.curves import curves_of, random_choices
 from prismify.search.drawing import draw_curves, draw_sensitivity
-from prismify.search.outcome import SCORES, TABLE, WEIGHTS, write_outcome
+from prismify.search.ladder import KEPT
+from prismify.search.outcome import SCORES, TABLE, WEIGHTS, Outcome, write_outcome
 from prismify.search.scoring import Scores, score, spearman, spread_of
 from prismify.search.telling import write_page
 from prismify.search.widths import WIDTHS, Spread, WidthsOutcome, write_widths
@@ -36,8 +39,11 @@ from prismify.training.data import Stream, first_batches, open_data
 from prismify.training.engine import Part, Run, Watch, introduce, open_run
 from prismify.training.models import NO_TRUST, open_model
 from prismify.training.rates import adam
+from prismify.training.recipe import asked_of
 from prismify.training.schema import ModelSource, SearchRecipe
 
+#: What was scored when a search was stopped.
+_SCORING = "scoring.json"
 #: Of every width as few channels as can be: what the curves of widths are drawn for.
 NARROWEST = Policy(name="narrow", width=1, min_width=1)
 
@@ -69,7 +75,8 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
         parts: dict[str, Any] = {"library": library, "optimizer": optimizer}
         run.begin(images, parts, [optimizer])
         introduce(run, library, images.images, {})
-        run.say(f"{len(variances)} blocks, {len(library.entries)} candidates; the model has {parameter_count(model):,}")
+        counted = f"the model has {parameter_count(model):,} parameters"
+        run.say(f"{len(variances)} blocks, {len(library.entries)} candidates; {counted}")
         if run.step == 0:
             fitted = library.fit_to(model, partial(look, recipe.fitted), recipe.positions)
             run.say(f"{fitted} layers of candidates start nearest to the model's")
@@ -80,11 +87,13 @@ def train(recipe: SearchRecipe, watch: Watch, *, restart: bool = False, trust: T
 
         measured = measure(run, model, asking, library, entries, variances, held_out)
         run.written.note(*(run.folder / name for name in (SCORES, WEIGHTS, TABLE, "sensitivity.png", HTML_NAME)))
-        outcome = write_outcome(run.folder, plan, entries, measured, library, words_of(recipe.model))
+        source, asked = words_of(recipe.model), asked_of(recipe)
+        outcome = Outcome(run.folder, plan, tuple(entries), measured, source, asked)
+        write_outcome(outcome, library, model)
         draw_sensitivity(outcome, run.folder / "sensitivity.png")
         write_page(outcome)
         run.say(f"summed scores rank random choices as their errors do: {measured.correlation:.3f}")
-        run.say(f"and such as budgets lead to: {measured.likely_correlation:.3f}")
+        run.say(f"and choices such as budgets lead to: {measured.likely_correlation:.3f}")
         run.say(f"done: {TABLE}, {HTML_NAME} and the library are in {run.folder}")
     return run.folder
 
@@ -125,7 +134,7 @@ def search_widths(
     if restart:
         run.written.forget_run()
     run.written.note(*(run.folder / name for name in (WIDTHS, TABLE, "sensitivity.png", HTML_NAME)))
-    outcome = WidthsOutcome(run.folder, plan, tuple(curves), spread, words_of(recipe.model))
+    outcome = WidthsOutcome(run.folder, plan, tuple(curves), spread, words_of(recipe.model), asked_of(recipe))
     write_widths(outcome)
     draw_curves(outcome, run.folder / "sensitivity.png")
     write_page(outcome)
@@ -196,11 +205,40 @@ def measure(
             errors.setdefault(key, []).append(float(error))
     own = {key: sum(values) / len(values) for key, values in errors.items()}
 
+    began = {"step": run.step, "images": held_out.images.fingerprint(), "asked": asked_of(run.recipe)}
+    known = scored_before(run, began)
+
     def tell(done: int, of: int) -> None:
         if done % max(1, of // 10) == 0:
+            keep(run, began, known)
             run.say(f"scored {done} of {of}")
 
-    return score(model, library, entries, shown, asking.answer, own, tell, reconstructs=asking.reconstructs)
+    candidates = sum(entry.candidate != KEPT for entry in entries)
+    run.say(f"scoring {candidates} candidates on {sum(len(one[0]) for one in shown)} images")
+    try:
+        scores = score(
+            model, library, entries, shown, asking.answer, own, tell, reconstructs=asking.reconstructs, known=known
+        )
+    except KeyboardInterrupt:
+        keep(run, began, known)
+        run.say("stopped while scoring; the same command goes on from there")
+        raise
+    (run.folder / _SCORING).unlink(missing_ok=True)
+    return scores
+
+
+def scored_before(run: Run, began: dict[str, Any]) -> dict[str, float]:
+    """What an earlier start of the same scoring had measured."""
+    path = run.folder / _SCORING
+    run.written.note(path)
+    kept = read_json(path) if path.is_file() else {}
+    return dict(kept["errors"]) if kept.get("began") == began else {}
+
+
+def keep(run: Run, began: dict[str, Any], known: dict[str, float]) -> None:
+    """Keep what was measured by now."""
+    with whole_file(run.folder / _SCORING) as draft:
+        write_json(draft, {"began": began, "errors": known})
 
 
 def shown_to(run: Run, asking: Asking, held_out: Stream) -> list[Inputs]:

@@ -65,7 +65,9 @@ def _check_replaceable(folder: Path, force: bool, source: Path | None) -> None:
         place = folder / MANIFEST_NAME
         raise OutputError(f"{place} is damaged; choose another output, or remove the folder yourself") from error
     if extra:
-        raise OutputError(f"{folder} holds {extra[0]}, which prismify did not write; move it, or choose another output")
+        raise OutputError(
+            f"{folder} holds {extra[0]}, which is no part of the model; move it, or choose another output"
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ..checkpoint.formats import write_safetensors
 from ..checkpoint.formats.tensors import separate_state
 from ..checkpoint.handoff import choose_recipe, recipe_text
 from ..checkpoint.manifest import CONFIG_NAME, write_json
-from ..errors import SourceError
+from ..errors import OutputError, SourceError
 from ..facts import parameter_count
 from ..families import family
 from ..generators import kept_generators, seed_generators
@@ -58,6 +58,8 @@ def make_folder(
         ConversionError, OutputError: see `convert` and `save`.
     """
     made = architecture(name)
+    if not force and _is_dense_of_ours(folder):
+        raise OutputError(f"{folder} exists; add --force to replace it")
     width, channels, size = width or made.width, channels or made.channels, size or made.size
     if classes and "UNet" not in made.reference:
         raise SourceError(f"{name} is told no classes: leave --classes out")
@@ -84,14 +86,20 @@ def make_folder(
     }
 
 
+def _is_dense_of_ours(folder: Path) -> bool:
+    """Whether an earlier `prismify new` may have written all that a folder holds: there is no manifest to say so."""
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    return RECIPE_NAME in names and names <= _DENSE_FILES
+
+
 def _write_dense(model: nn.Module, folder: Path, reference: str, arguments: dict[str, Any], force: bool) -> None:
     config = family("diffusers").config_of(model) if type(model).__module__.startswith("diffusers.") else None
     plan = scan(model)
     text = recipe_text(choose_recipe(plan, model), plan, model, {"kind": "reference", "weights": "fresh"})
     if config is None:
         text = text.replace("model: . ", f"model: {{source: '{reference}', arguments: {arguments}}} ", 1)
-    if force and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= _DENSE_FILES:
-        for entry in folder.iterdir():  # which an earlier `prismify new` wrote: there is no manifest to say so
+    if force and _is_dense_of_ours(folder):
+        for entry in folder.iterdir():
             entry.unlink()
     with whole_folder(folder, force=force) as draft:
         if config is not None:

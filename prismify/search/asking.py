@@ -62,9 +62,10 @@ def asking_of(model: nn.Module, noise: Noise | None, probe: Tensor) -> Asking:
             raise
         given = "images" if noise is None else "noised images and times, and told no text,"
         hint = "; of a denoiser say how images are noised, --set noise={}" if noise is None else ""
+        size = f"{probe.shape[3]}x{probe.shape[2]} in {probe.shape[1]} channels"
         raise RecipeError(
-            f"{type(model).__name__} given {given} of {probe.shape[3]}x{probe.shape[2]} fails ({one_line(error)}): set "
-            f"data.size{hint}"
+            f"{type(model).__name__} given {given} of {size} fails ({one_line(error)}): set data.size, or "
+            f"data.channels{hint}"
         ) from error
     return asking
 

@@ -6,11 +6,12 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..checkpoint.atomic import whole_file
@@ -31,6 +32,10 @@ TAUGHT = "The new weights were taught block by block while they were searched; t
 _VERSION = 1
 #: The name of the policy in the plans that are written here.
 _SEARCHED = "search"
+#: Under which key some numbers of each of the searched model's tensors lie beside what the candidates have learned.
+_MODEL = "model/"
+#: How far those may be from one another: a model's weights stay its own in 16 bits.
+_ALIKE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Outcome:
         entries: every candidate of every block, blocks as they are among them.
         scores: what was measured of them.
         source: the words that name the model for `prismify convert`.
+        asked: the recipe of the search, as plain data; empty where nobody noted it.
     """
 
     folder: Path
@@ -50,6 +56,7 @@ class Outcome:
     entries: tuple[Entry, ...]
     scores: Scores
     source: str
+    asked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def elsewhere(self) -> int:
@@ -93,6 +100,13 @@ class Outcome:
                     f"the least is {number_text(least)}"
                 )
         inner = {name: None if getattr(budget, name) is None else getattr(budget, name) - rest[name] for name in rest}
+        if budget.error is not None and any(most is not None for most in inner.values()):
+            least_error = sum(options[n].error for n in choose(options, Budget(**inner)))
+            if least_error > budget.error * (1 + 1e-9):
+                raise PlanError(
+                    "no choice keeps these budgets together: within the others the least loss is "
+                    f"{least_error / max(1e-30, self.scores.variance):.2g} of the output's variance (--max-error)"
+                )
         return choose(options, Budget(**inner, error=budget.error))
 
     def drop(self, decibels: float) -> float:
@@ -118,16 +132,19 @@ class Outcome:
         return found
 
 
-def write_outcome(
-    folder: Path, plan: Plan, entries: Sequence[Entry], scores: Scores, library: Library, source: str
-) -> Outcome:
+def write_outcome(outcome: Outcome, library: Library, model: nn.Module) -> None:
     """Keep a search in its folder.
+
+    Args:
+        library: with what the candidates have learned.
+        model: that was searched.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    outcome = Outcome(folder, plan, tuple(entries), scores, source)
+    folder, plan, entries, scores = outcome.folder, outcome.plan, outcome.entries, outcome.scores
     weights = {f"{key}/{name}": t for key in library.entries for name, t in library.weights_of(key).items()}
+    weights |= {f"{_MODEL}{name}": numbers for name, numbers in _some_numbers(_own_tensors(model)).items()}
     with whole_file(folder / WEIGHTS) as draft:
         write_safetensors(weights, draft)
     with whole_file(folder / TABLE) as draft:
@@ -135,14 +152,14 @@ def write_outcome(
     rows = [{"block": e.block, "candidate": e.candidate, "rows": _plain(plan, e.rows)} for e in entries]
     content = {
         "version": _VERSION,
-        "source": source,
+        "source": outcome.source,
+        "asked": outcome.asked,
         "plan": plan.to_dict(),
         "entries": rows,
         "scores": dataclasses.asdict(scores),
     }
     with whole_file(folder / SCORES) as draft:  # last: where it is, all is
         write_json(draft, content)
-    return outcome
 
 
 def read_outcome(folder: Path) -> Outcome:
@@ -169,7 +186,7 @@ def read_outcome(folder: Path) -> Outcome:
         )
         pairs = {key: [(a, b) for a, b in content["scores"].get(key, [])] for key in ("random", "likely")}
         scores = Scores(**{**content["scores"], **pairs})
-        return Outcome(folder, plan, entries, scores, content["source"])
+        return Outcome(folder, plan, entries, scores, content["source"], dict(content.get("asked", {})))
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{folder / SCORES} is damaged ({error}): search again") from error
 
@@ -199,7 +216,9 @@ def write_plan(outcome: Outcome, chosen: Sequence[int], path: Path, said: str) -
     plan = dataclasses.replace(plan, policy={"name": _SEARCHED}, notes=(f"Chosen by a search for {said}.", UNTRAINED))
     place_for(path, outcome.folder)
     keys = tuple(f"{number}/" for number, _ in entries)
-    weights = {n.partition("/")[2]: t for n, t in read_state(outcome.folder / WEIGHTS).items() if n.startswith(keys)}
+    kept = read_state(outcome.folder / WEIGHTS)
+    weights = {n.partition("/")[2]: t for n, t in kept.items() if n.startswith(keys)}
+    weights |= {n: t for n, t in kept.items() if n.startswith(_MODEL)}
     with whole_file(path.with_suffix(".safetensors")) as draft:
         write_safetensors(weights, draft)
     with whole_file(path) as draft:
@@ -222,22 +241,46 @@ def put_weights(model: nn.Module, path: Path | None) -> int:
         how many tensors there were.
 
     Raises:
-        PlanError: they belong to another plan.
+        PlanError: they belong to another plan, or were learned beside other weights than this model's.
     """
     plan: Any = getattr(model, "prismify_plan", None)
     beside = path.with_suffix(".safetensors") if path is not None else None
     if beside is None or not beside.is_file() or plan is None or plan.policy.get("name") != _SEARCHED:
         return 0  # what lies beside a plan of another origin is something else
-    weights: dict[str, Tensor] = read_state(beside)
-    own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    read: dict[str, Tensor] = read_state(beside)
+    weights = {name: tensor for name, tensor in read.items() if not name.startswith(_MODEL)}
+    own = _own_tensors(model)
     for name, tensor in weights.items():
         if name not in own or own[name].shape != tensor.shape:
             raise PlanError(f"{beside}: {name} is no tensor of the plan's model: search again, or move the file away")
+    others = _some_numbers({name: own[name] for name in sorted(own.keys() - weights.keys())})
+    for name, numbers in others.items():
+        searched = read.get(_MODEL + name, numbers)
+        if not torch.allclose(numbers, searched, rtol=_ALIKE, equal_nan=True):
+            raise PlanError(
+                f"{beside} was learned beside other weights: {name} of this model is not the searched model's; convert "
+                "that one, or move the file away and start untaught"
+            )
     weights = {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}
     model.load_state_dict(weights, strict=False, assign=any(own[name].is_meta for name in weights))
     notes = tuple(TAUGHT if note in (NEAREST, UNTRAINED) else note for note in plan.notes)
     model.prismify_plan = dataclasses.replace(plan, notes=notes)
     return len(weights)
+
+
+def _own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every name that they have."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def _some_numbers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A first, middle and last number of each tensor that has data, by which other weights are told from the same."""
+    found = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
+            flat = tensor.detach().reshape(-1)
+            found[name] = flat[[0, flat.numel() // 2, flat.numel() - 1]].float().cpu()
+    return found
 
 
 def table_text(outcome: Outcome) -> str:

@@ -67,6 +67,7 @@ def score(
     tell: Callable[[int, int], None],
     *,
     reconstructs: bool,
+    known: dict[str, float] | None = None,
 ) -> Scores:
     """Measure every entry of a ladder.
 
@@ -76,7 +77,9 @@ def score(
         block_errors: key of a candidate -> error of the block's output over its variance.
         tell: how many measurements are done, of how many.
         reconstructs: whether output and images are to be alike.
+        known: number of a batch and of an entry, as "0/3" -> error, from an earlier start; what is measured is added.
     """
+    known = {} if known is None else known
     library.eval()
     blocks = list(dict.fromkeys(entry.block for entry in entries))
     replay = Replay(model, blocks)
@@ -88,8 +91,11 @@ def score(
                 wanted.append(answer(*batch))
             for place, entry in enumerate(entries):
                 if entry.candidate != KEPT:
-                    with replay.up_to(entry.block), library.in_place(model, [str(place)]):
-                        sums[place] += error_of([answer(*batch)], wanted[-1:]) * wanted[-1].numel()
+                    key = f"{number}/{place}"
+                    if key not in known:
+                        with replay.up_to(entry.block), library.in_place(model, [str(place)]):
+                            known[key] = error_of([answer(*batch)], wanted[-1:])
+                    sums[place] += known[key] * wanted[-1].numel()
                 tell(number * len(entries) + place + 1, len(inputs) * len(entries))
         errors = [_finite(total / sum(output.numel() for output in wanted)) for total in sums]
         own = [_finite(block_errors.get(str(n), 0.0)) if e.candidate != KEPT else 0.0 for n, e in enumerate(entries)]

@@ -58,6 +58,7 @@ class WidthsOutcome:
         curves: of those widths.
         spread: what was measured beside.
         source: the words that name the model for `prismify convert`.
+        asked: the recipe of the search, as plain data; empty where nobody noted it.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class WidthsOutcome:
     curves: tuple[Curve, ...]
     spread: Spread
     source: str
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def within(self, budget: Budget) -> dict[str, int]:
         """Channels left of every width, under a budget of the whole model: name -> channels.
@@ -196,6 +198,7 @@ def write_widths(outcome: WidthsOutcome) -> None:
     content = {
         "version": _VERSION,
         "source": outcome.source,
+        "asked": outcome.asked,
         "plan": outcome.plan.to_dict(),
         "curves": [dataclasses.asdict(curve) for curve in outcome.curves],
         "spread": dataclasses.asdict(outcome.spread),
@@ -230,7 +233,8 @@ def read_widths(folder: Path) -> WidthsOutcome:
             float(spread["correlation"]),
             [(float(a), float(b)) for a, b in spread["random"]],
         )
-        outcome = WidthsOutcome(folder, Plan.from_dict(content["plan"]), curves, spread, str(content["source"]))
+        plan, asked = Plan.from_dict(content["plan"]), dict(content.get("asked", {}))
+        outcome = WidthsOutcome(folder, plan, curves, spread, str(content["source"]), asked)
         if {curve.name for curve in curves} != set(widths_of_plan(outcome.plan)):
             raise ValueError("curves of other widths than the plan's")
         for curve in curves:

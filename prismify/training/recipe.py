@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable
 from importlib.resources import files
@@ -167,6 +168,15 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain data: every value, defaults too."""
     plain: dict[str, Any] = _plain(dataclasses.asdict(recipe))
     return plain
+
+
+def asked_of(recipe: Recipe) -> dict[str, Any]:
+    """What decides what a recipe finds, as plain data that JSON keeps: not where it is written, nor what is told."""
+    asked = {key: value for key, value in recipe_data(recipe).items() if key not in ("output", "log", "checkpoint")}
+    if recipe.data.path is not None:
+        asked["data"] = {**asked["data"], "path": str(Path(recipe.data.path).absolute())}
+    made: dict[str, Any] = json.loads(json.dumps(asked))
+    return made
 
 
 def recipe_yaml(recipe: Recipe) -> str:

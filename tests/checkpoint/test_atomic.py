@@ -112,7 +112,7 @@ def test_force_takes_nobody_elses_folder(tmp_path: Path) -> None:
 def test_force_takes_nothing_that_was_put_into_a_converted_folder(tmp_path: Path) -> None:
     manifest(tmp_path / "out", "model.safetensors")
     (tmp_path / "out" / "runs").mkdir()
-    with pytest.raises(OutputError, match="holds runs, which prismify did not write"):
+    with pytest.raises(OutputError, match="holds runs, which is no part of the model"):
         check_output(tmp_path / "out", force=True)
 
 
@@ -130,11 +130,11 @@ def test_force_takes_nothing_that_was_put_deeper_into_it(tmp_path: Path, make_pl
     )
     check_output(out, force=True)
     (out / "unet" / "notes.txt").touch()
-    with pytest.raises(OutputError, match=r"holds unet/notes\.txt, which prismify did not write"):
+    with pytest.raises(OutputError, match=r"holds unet/notes\.txt, which is no part of the model"):
         check_output(out, force=True)
     (out / "unet" / "notes.txt").unlink()
     (out / "unet" / "photos").symlink_to(tmp_path)
-    with pytest.raises(OutputError, match=r"holds unet/photos, which prismify did not write"):
+    with pytest.raises(OutputError, match=r"holds unet/photos, which is no part of the model"):
         check_output(out, force=True)
 
 

@@ -151,7 +151,7 @@ def test_an_existing_output_needs_force(here: Path, run: Run) -> None:
     assert Path("out/model.safetensors").read_bytes() != before[Path("out/model.safetensors")]
     Path("out/notes.txt").write_text("mine")
     assert (
-        "out holds notes.txt, which prismify did not write"
+        "out holds notes.txt, which is no part of the model"
         in run("convert", "net.py:make", "-o", "out", "--force").line
     )
 

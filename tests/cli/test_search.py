@@ -205,6 +205,19 @@ def test_a_folder_answers_for_the_model_it_was_made_of(
         assert ran.line.endswith("name another output, or add --restart")
 
 
+def test_a_folder_answers_for_the_images_and_settings_it_was_made_with(
+    place: Path, searched: tuple[Path, Ran], of_widths: tuple[Path, Ran], run: Run
+) -> None:
+    (folder, _), (narrow, _) = searched, of_widths
+    other = run(*words(place, folder, "--set", "train.steps=5", "--ratio", 2))
+    assert other.line == (
+        f"{folder} holds a search with train.steps=4, not 5: name another output, or add --restart; another budget of "
+        f"the same search needs no --data (prismify search {folder} --ratio 8)"
+    )
+    moved = run(*words(place, narrow, "--widths", "--set", f"data.path={place}", "--ratio", 2))
+    assert f"holds a search with data.path={place / 'images'}, not {place}:" in moved.line
+
+
 @pytest.mark.parametrize(
     ("more", "line"),
     [

@@ -81,11 +81,14 @@ def told_texts() -> diffusers.UNet2DConditionModel:
 
 def test_what_is_told_more_is_refused(net: Net) -> None:
     probe = torch.rand(1, 3, 16, 16)
-    with pytest.raises(RecipeError, match=r"told no text, of 16x16 fails .*encoder_hidden_states"):
+    with pytest.raises(RecipeError, match=r"told no text, of 16x16 in 3 channels fails .*encoder_hidden_states"):
         asking_of(told_texts(), Noise(), probe)
     with pytest.raises(RecipeError, match="no denoiser"):
         asking_of(net, Noise(), probe)
-    with pytest.raises(RecipeError, match=r"UNet2DModel given images of 16x16 fails .*: set data.size; of a denoiser"):
+    with pytest.raises(
+        RecipeError,
+        match=r"UNet2DModel given images of 16x16 in 3 channels fails .*: set data.size, or data.channels; of a deno",
+    ):
         asking_of(small_unet(), None, probe)
 
 

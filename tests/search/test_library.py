@@ -17,7 +17,7 @@ from prismify import Policy
 from prismify.errors import PlanError
 from prismify.search import Library, ladder_of, read_outcome, score, write_plan
 from prismify.search.ladder import KEPT, Entry
-from prismify.search.outcome import put_weights, write_outcome
+from prismify.search.outcome import Outcome, put_weights, write_outcome
 from prismify.search.replaying import Replay
 from prismify.search.scoring import spearman
 from prismify.training.blockwise import variances_of
@@ -114,7 +114,8 @@ def test_a_plan_puts_the_same_candidates_in_place(
     pupils.eval()
     x = torch.randn(2, 3, 8, 8)
     scores = score(net, pupils, entries, [(x,)], net, {}, lambda done, of: None, reconstructs=True)
-    written = write_outcome(tmp_path, plan, entries, scores, pupils, "the net")
+    written = Outcome(tmp_path, plan, tuple(entries), scores, "the net")
+    write_outcome(written, pupils, net)
     outcome = read_outcome(tmp_path)
     assert (outcome.entries, outcome.scores) == (written.entries, written.scores)
     assert outcome.plan.to_dict() == plan.to_dict()
@@ -124,6 +125,9 @@ def test_a_plan_puts_the_same_candidates_in_place(
     read = prismify.Plan.load(tmp_path / "plans" / "small.json")
     small = prismify.convert(net, read)
     assert sum(p.numel() for p in small.parameters()) == made.parameters.after
+    other = prismify.convert(type(net)(), read)
+    with pytest.raises(PlanError, match=r"small.safetensors was learned beside other weights: \S+ of this model"):
+        put_weights(other, tmp_path / "plans" / "small.json")
     assert put_weights(small, tmp_path / "plans" / "small.json") > 0
     keys = [str(n) for n in chosen if entries[n].candidate != KEPT]
     with pupils.in_place(net, keys):
@@ -153,7 +157,8 @@ def test_budgets_of_the_whole_model(net: Net, library: tuple[Any, list[Entry], L
     plan, entries, pupils = library
     x = torch.randn(2, 3, 8, 8)
     scores = score(net, pupils, entries, [(x,)], net, {}, lambda done, of: None, reconstructs=True)
-    outcome = write_outcome(tmp_path, plan, entries, scores, pupils, "the net")
+    outcome = Outcome(tmp_path, plan, tuple(entries), scores, "the net")
+    write_outcome(outcome, pupils, net)
     budget: Callable[..., Any] = prismify.search.Budget
     with pytest.raises(PlanError, match=r"at most 100 parameters: the least is [\d,]+$"):
         outcome.within(budget(parameters=100))
@@ -236,6 +241,31 @@ def test_blocks_that_write_to_their_input_are_run_as_they_are() -> None:
         assert torch.equal(net(x), wanted)
 
 
+def test_what_was_scored_before_is_not_scored_again(net: Net, library: tuple[Any, list[Entry], Library]) -> None:
+    _, entries, pupils = library
+    inputs = [(torch.randn(2, 3, 8, 8),), (torch.randn(2, 3, 8, 8),)]
+    asked: dict[str, float] = {}
+    times: list[int] = []
+
+    def answer(x: Tensor) -> Tensor:
+        times.append(1)
+        return net(x)
+
+    def scored(known: dict[str, float]) -> list[float]:
+        times.clear()
+        args = (net, pupils.eval(), entries, inputs, answer, {}, lambda done, of: None)
+        return score(*args, reconstructs=True, known=known).error
+
+    whole = scored(asked)
+    once = len(times)
+    candidates = sum(entry.candidate != KEPT for entry in entries)
+    assert len(asked) == 2 * candidates
+    half = {key: value for key, value in asked.items() if key.startswith("0/")}
+    assert scored(dict(half)) == whole
+    assert len(times) < once
+    assert scored({**half, f"0/{candidates}": asked[f"0/{candidates}"] + 1}) != whole
+
+
 def test_a_candidate_that_breaks_down_is_scored_and_never_chosen(
     net: Net, library: tuple[Any, list[Entry], Library], tmp_path: Path
 ) -> None:
@@ -247,6 +277,7 @@ def test_a_candidate_that_breaks_down_is_scored_and_never_chosen(
     scores = score(net, pupils.eval(), entries, inputs, net, {}, lambda done, of: None, reconstructs=True)
     assert scores.error[broken] == 1e30
     assert all(error < 1e6 for _, error in scores.random)
-    outcome = write_outcome(tmp_path, plan, entries, scores, pupils, "the net")
+    outcome = Outcome(tmp_path, plan, tuple(entries), scores, "the net")
+    write_outcome(outcome, pupils, net)
     assert read_outcome(tmp_path).scores == outcome.scores
     assert broken not in outcome.within(prismify.search.Budget(parameters=plan.parameters.before / 3))

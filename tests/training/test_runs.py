@@ -293,7 +293,7 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(recipe: Recipe, train: 
     Path(content["output"]).mkdir()
     with (Path(content["output"]) / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(TrainingError, match=r"is in use: another process trains there"):
+        with pytest.raises(TrainingError, match=r"is in use: another process works there"):
             train(content)
 
 

@@ -117,7 +117,7 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
-            raise TrainingError(f"{folder} is in use: another process trains there") from error
+            raise TrainingError(f"{folder} is in use: another process works there") from error
         if path.exists() and os.path.samestat(os.fstat(descriptor), os.lstat(path)):
             break
         os.close(descriptor)  # its last holder has just removed it

@@ -79,8 +79,8 @@ class Run:
         return self.recipe.train.seed
 
     @property
-    def judging(self) -> str:
-        """The command that shows how good the run's model is, for a shell."""
+    def judging(self) -> str | None:
+        """The command that shows how good the run's model is, for a shell; None where it must be finished first."""
         return _judging(self.recipe, self.folder, self._parts.get("average"), self.trust)
 
     def say(self, text: str) -> None:
@@ -147,6 +147,8 @@ class Run:
         self.best = None if state["best"] is None else (state["best"][0], int(state["best"][1]))
         self.stopping.load_state_dict(state["divergence"])
         self.say(f"going on from step {self.step}")
+        if self.step > self.steps:
+            self.say(f"that is past the {self.steps} steps asked for: nothing more is learned")
 
     def parts_of_steps(self, stream: Stream) -> Iterator[tuple[int, Iterator[Part]]]:
         """Each step's number (from 0) with the parts of its batch, from where the run stands to its end."""
@@ -175,7 +177,8 @@ class Run:
         if self.stopping.signal:
             self.save()
             self.say(f"stopped at step {self.step}; the same command goes on from there")
-            self.say(f"until then: {self.judging}")
+            if self.judging is not None:
+                self.say(f"until then: {self.judging}")
             raise SystemExit(128 + self.stopping.signal)
         if self.stopping.time_is_up and self.step < self.steps:
             self.say(f"{self.recipe.train.max_minutes:g} minutes are up at step {self.step} of {self.steps}")
@@ -290,8 +293,10 @@ class Run:
         self.record.close()
 
 
-def _judging(recipe: Recipe, folder: Path, model: Any, trust: Trust) -> str:
+def _judging(recipe: Recipe, folder: Path, model: Any, trust: Trust) -> str | None:
     """The command that shows how good a model is that a recipe trained; of what gives no images back, its report."""
+    if recipe.judging is None:
+        return None
     command, options = recipe.judging
     if command == "prismify evaluate" and not callable(getattr(model, "encode", None)):
         command, options = "prismify report", ""

@@ -229,8 +229,8 @@ class Checkpoints:
 class Recipe:
     """What every recipe says. `output` is the run's folder."""
 
-    #: What shows how good a run's model is, for a shell, around the run's folder.
-    judging: ClassVar[tuple[str, str]] = ("prismify evaluate", "--data IMAGES")
+    #: What shows how good a run's model is, for a shell, around the run's folder; None where it must be finished first.
+    judging: ClassVar[tuple[str, str] | None] = ("prismify evaluate", "--data IMAGES")
 
     recipe: str
     model: ModelSource

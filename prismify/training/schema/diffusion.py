@@ -185,7 +185,7 @@ class DiffusionRecipe(Recipe):
         scales: train on one picture at several sizes; None trains on many, at one.
     """
 
-    judging: ClassVar[tuple[str, str]] = ("prismify sample", "-o samples")
+    judging: ClassVar[tuple[str, str] | None] = ("prismify sample", "-o samples")
 
     recipe: Literal["diffusion"]
     autoencoder: ModelSource | None = None

@@ -25,7 +25,7 @@ class SearchRecipe(Recipe):
         noise: of a denoiser, how images are noised; None for all other models.
     """
 
-    judging: ClassVar[tuple[str, str]] = ("prismify search", "--ratio 10")
+    judging: ClassVar[tuple[str, str] | None] = None
 
     recipe: Literal["search"]
     candidates: dict[str, Policy | None]
