@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 import prismify
-from prismify import convert, scan
+from prismify import Policy, convert, scan
+from prismify.export import Entry, largest_difference, write_onnx
+from prismify.graph import ExampleInputs
 from prismify.layers import DeepPrism
 from tests.tolerances import exact
 
@@ -44,6 +46,15 @@ def psnr(model: torch.nn.Module, path: Path) -> float:
     x = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255
     y = (model(x).clamp(0, 1) * 255).round() / 255
     return -10 * math.log10(float((x - y).square().mean()))
+
+
+@pytest.mark.slow
+def test_its_decoder_runs_in_onnx_runtime(pretrained, tmp_path):
+    for name in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    small = convert(pretrained, policy=Policy(name="narrow", share=0.5, multiple=8))
+    written = write_onnx(Entry(small, "decode", ExampleInputs((torch.randn(1, 32, 4, 4),))), tmp_path / "d.onnx")
+    assert max(largest_difference(written).values()) < 1e-4
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def _beaten(points: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     means = {key: statistics.mean(_mean(p, "PSNR") for p in same) for key, same in _grouped(points).items()}
     sizes = {key: same[0]["parameters"] for key, same in _grouped(points).items()}
     said = []
-    for key in means:
+    for key in sorted(means, key=lambda key: sizes[key]):
         if key[0] == DEEP_PRISM:
             others = [k for k in means if not k[0].startswith(DEEP_PRISM) and sizes[k] <= sizes[key]]
             if not others:  # nothing was trained that could be better

@@ -87,8 +87,16 @@ def shipped() -> tuple[torch.nn.Module, ExampleInputs]:
     return prismify.load("cifar10-ae-64"), image(1, 3, 32, 32)
 
 
+def video() -> tuple[torch.nn.Module, ExampleInputs]:
+    model = converted(
+        "AutoencoderKLTemporalDecoder", policy="paper", block_out_channels=(32, 32), layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+    )  # fmt: skip
+    return model, ExampleInputs((torch.randn(2, 3, 16, 16),), {"num_frames": 2})
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [unet, transformer, sound, shipped], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [unet, transformer, sound, video, shipped], ids=lambda make: make.__name__)
 def test_models_of_every_kind(make: Any, tmp_path: Path) -> None:
     model, inputs = make()
     written = write_onnx(Entry(model, "forward", inputs), tmp_path / "model.onnx")
