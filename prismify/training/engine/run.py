@@ -146,9 +146,8 @@ class Run:
         self.stopping.start(state["seconds"])
         self.best = None if state["best"] is None else (state["best"][0], int(state["best"][1]))
         self.stopping.load_state_dict(state["divergence"])
-        self.say(f"going on from step {self.step}")
-        if self.step > self.steps:
-            self.say(f"that is past the {self.steps} steps asked for: nothing more is learned")
+        past = f", past the {self.steps} asked for: nothing more is learned" if self.step > self.steps else ""
+        self.say(f"going on from step {self.step}{past}")
 
     def parts_of_steps(self, stream: Stream) -> Iterator[tuple[int, Iterator[Part]]]:
         """Each step's number (from 0) with the parts of its batch, from where the run stands to its end."""
