@@ -66,6 +66,8 @@ def test_what_is_made_has_a_recipe_that_reads(tmp_path: Path, name: str, policy:
     weights = [sorted((tmp_path / folder).glob("*.safetensors")) for folder in ("new", "again")]
     assert [p.read_bytes() for p in weights[0]] == [p.read_bytes() for p in weights[1]]  # of one seed
     assert again == made
+    with pytest.raises(PrismifyError, match=r"new exists; add --force to replace it"):
+        make_folder(name, tmp_path / "new", width=16, size=16, policy=policy and Policy(name=policy))
     forced = make_folder(
         name, tmp_path / "new", width=16, size=16, policy=policy and Policy(name=policy), force=True
     )  # fmt: skip
