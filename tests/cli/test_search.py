@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from prismify.recipes import search as recipe_of_search
 
 import prismify
 from tests.cli.conftest import NET, ROOT, Ran
@@ -192,6 +194,39 @@ def test_one_kind_of_search_takes_the_place_of_the_other(
     back = run(*words(place, folder, "--set", "train.steps=2", "--restart", "--ratio", 1.8))
     assert back.code == 0, back.err
     assert not (folder / "widths.json").exists()
+
+
+def test_a_search_that_is_stopped_while_it_scores_goes_on_there(
+    place: Path, searched: tuple[Path, Ran], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "found"
+    command = words(place, folder, "--set", "train.steps=4", "--ratio", 1.8)
+    whole, asked = recipe_of_search.score, list[int]()
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        def interrupt(done: int, of: int) -> None:
+            if done > of // 2:
+                raise KeyboardInterrupt
+
+        return whole(*args[:6], interrupt, **kwargs)
+
+    monkeypatch.setattr(recipe_of_search, "score", stopped)
+    first = run(*command)
+    assert first.code != 0
+    assert "stopped while scoring; the same command goes on from there" in first.err
+    known = json.loads((folder / "scoring.json").read_text())["errors"]
+
+    def noted(*args: Any, known: dict[str, float], **kwargs: Any) -> Any:
+        asked.append(len(known))
+        return whole(*args, known=known, **kwargs)
+
+    monkeypatch.setattr(recipe_of_search, "score", noted)
+    assert run(*command).code == 0
+    assert asked == [len(known)]
+    assert len(known) > 2
+    assert not (folder / "scoring.json").exists()
+    errors = [json.loads((one / "scores.json").read_text())["scores"]["error"] for one in (folder, searched[0])]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
 
 
 def test_a_folder_answers_for_the_model_it_was_made_of(
