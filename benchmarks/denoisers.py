@@ -218,6 +218,7 @@ def measure(name: str, policy: str, batch: int, seconds: float) -> dict[str, Any
         "shape": one.shape,
         "policy": policy,
         "batch": batch,
+        "seed": 0,
         "parameters": {key: parameter_count(model) for key, model in models.items()},
         "date": places.today(),
         "hardware": hardware(CPU),
