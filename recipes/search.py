@@ -232,7 +232,8 @@ def scored_before(run: Run, began: dict[str, Any]) -> dict[str, float]:
     path = run.folder / _SCORING
     run.written.note(path)
     kept = read_json(path) if path.is_file() else {}
-    return dict(kept["errors"]) if kept.get("began") == began else {}
+    # A number that was none is null in JSON: that candidate is measured again.
+    return {k: v for k, v in kept["errors"].items() if v is not None} if kept.get("began") == began else {}
 
 
 def keep(run: Run, began: dict[str, Any], known: dict[str, float]) -> None:

@@ -123,7 +123,7 @@ COLUMNS = (
         {},
         lambda c: nn.Conv2d(c, c, 3, padding=1),
         reason="maps that come from memory cost their CN numbers as well as their multiply-adds, a share of the time "
-        "that falls as C grows: on maps of 32², which stay in the cache, the rate is the same at every C",
+        "that falls as C grows",
     ),
     Column(
         "Group",
