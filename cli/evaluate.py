@@ -28,7 +28,7 @@ from .judged import (
     print_rows,
     write_results,
 )
-from .terminal import one_line_errors, steps
+from .terminal import one_line_errors, prose, steps
 
 if TYPE_CHECKING:
     import torch
@@ -237,12 +237,11 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def _print(found: Evaluation, content: dict[str, Any], output: Path | None) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from ..training.data import passed_over_text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = prose()
     print_rows(console, found.rows, {"parameters": {name: f"{count:,}" for name, count in found.parameters.items()}})
     images = escape(str(content["data"]["path"]))
     size = content["data"]["size"]

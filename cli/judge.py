@@ -30,7 +30,7 @@ from .judged import (
     write_results,
 )
 from .sample import ClassOption, GuidanceOption, SamplerOption, StepsOption
-from .terminal import Begin, one_line_errors, steps
+from .terminal import Begin, one_line_errors, prose, steps
 
 if TYPE_CHECKING:
     import torch
@@ -197,12 +197,11 @@ def _plain_set(samples: SampleSet) -> dict[str, Any]:
 
 
 def _print(found: Measured, content: dict[str, Any], output: Path | None) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from ..training.data import passed_over_text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = prose()
     print_rows(console, {**({"(data)": found.of_reference} if found.of_reference else {}), **found.rows})
     images, size = escape(str(content["data"]["path"])), content["data"]["size"]
     cut = f" cut to {size}x{size}" if size is not None else ""

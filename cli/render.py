@@ -17,6 +17,7 @@ from ..scanning import excluded_text, human, human_bytes, inputs_text, ratio_tex
 from ..validation import finite
 from .measurements import PASSES, pass_table
 from .table import layer_table
+from .terminal import prose
 
 _LEAST_WIDTH = 76
 _FILE_WIDTH = 140  # columns where there is no terminal and nobody says how many
@@ -41,7 +42,7 @@ def print_written(output: Path, manifest: dict[str, Any]) -> None:
     registered = {str(kind).rpartition(".")[0]: None for kind in manifest.get("operators", {}).values()}
     first = f", after import {', '.join(registered)}" if registered else ""
     retrain = f"; retrain it as {', '.join(recipes)} {'say' if len(recipes) > 1 else 'says'}" if recipes else ""
-    Console(highlight=False, soft_wrap=True).print(
+    prose().print(
         f"\nWritten to [bold]{escape(str(output))}[/]: {files}.\n"
         f"Load it with [bold]prismify.load({escape(call)})[/]{escape(first)}{retrain}."
     )

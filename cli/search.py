@@ -13,7 +13,7 @@ import typer
 
 from . import options as o
 from .following import next_step
-from .terminal import loading, one_line_errors, steps
+from .terminal import loading, one_line_errors, prose, steps
 from .train import SetOption, live_view
 from .usage import misused
 
@@ -266,7 +266,5 @@ def _show(found: Found) -> None:
         for row in found.rows:
             table.add_row(*row.cells, style="green" if row.changed else "dim")
         Console(highlight=False).print(table)
-        print(sums(found))
-    else:
-        print(found.searched)
-    print(found.ranked)
+    for said in (sums(found) if found.rows else found.searched, found.ranked):
+        prose().print(said, markup=False)

@@ -13,9 +13,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 F = TypeVar("F", bound=Callable[..., Any])
 Begin = Callable[[str], None]
@@ -57,6 +60,15 @@ def fail(message: str) -> None:
     """Print one line on stderr and leave with exit code 1."""
     print(f"prismify: {' '.join(message.split())}", file=sys.stderr)
     raise typer.Exit(1)
+
+
+def prose(*, stderr: bool = False) -> Console:
+    """Where sentences go: a terminal breaks them between words; a file keeps every line whole."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console
 
 
 def show_anything() -> None:

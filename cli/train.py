@@ -78,12 +78,10 @@ def _this_program() -> list[str]:
 @contextmanager
 def live_view() -> Iterator[Watch]:
     """A bar with losses, rate and time left on a terminal; a line now and then anywhere else."""
-    from rich.console import Console
-
     from .progress import Pace, run_progress
-    from .terminal import quiet_libraries
+    from .terminal import prose, quiet_libraries
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = prose(stderr=True)
     pace: Pace | None = None
     with quiet_libraries(), run_progress(console) as progress:
         bar = progress.add_task("preparing", total=None)
@@ -108,6 +106,11 @@ def live_view() -> Iterator[Watch]:
                 progress.update(bar, completed=event.step, description=_numbers({**first, **event.values}), **times)
                 if not console.is_terminal:
                     progress.console.print(f"step {event.step}: {_numbers(event.values)}", markup=False)
+            elif event.kind == "counted":
+                done, of = (int(event.values[key]) for key in ("done", "of"))
+                progress.update(bar, completed=done, total=of, description=event.text, ends=None, share=None)
+                if not console.is_terminal and done % max(1, of // 10) == 0:
+                    progress.console.print(f"{event.text} {done} of {of}", markup=False)
             else:
                 text = ", ".join(f"{k} {v:.4g}" for k, v in event.values.items())
                 progress.console.print(f"step {event.step}, held-out images: {text}", markup=False)

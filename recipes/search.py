@@ -209,9 +209,9 @@ def measure(
     known = scored_before(run, began)
 
     def tell(done: int, of: int) -> None:
+        run.record.count("scored", done, of, run.step)
         if done % max(1, of // 10) == 0:
             keep(run, began, known)
-            run.say(f"scored {done} of {of}")
 
     candidates = sum(entry.candidate != KEPT for entry in entries)
     run.say(f"scoring {candidates} candidates on {sum(len(one[0]) for one in shown)} images")
@@ -221,7 +221,6 @@ def measure(
         )
     except KeyboardInterrupt:
         keep(run, began, known)
-        run.say("stopped while scoring; the same command goes on from there")
         raise
     (run.folder / _SCORING).unlink(missing_ok=True)
     return scores

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prismify.cli.terminal import show_anything
 
+from prismify.training.engine import Event
 from prismify.training.engine.journal import Journal, read_records
 
 ROOT = Path(__file__).parents[2]
@@ -64,22 +65,41 @@ def test_the_journal_is_json(tmp_path: Path) -> None:
 
 def bar_of(width: int, seconds: float, step: int, **began: float) -> str:
     """The bar's last line after a step, on a terminal of so many columns."""
+    terms = {"reconstruction": 0.123456, "perceptual": 0.5, "kl": 12.0, "total": 3.21, "gradient_norm": 1.0}
+    events = [Event("began", 0, values=began), Event("step", step, values={**terms, "seconds": seconds})]
+    return lines_of(width, events)[-1]
+
+
+def lines_of(width: int, events: list[Event]) -> list[str]:
+    """What a terminal of so many columns shows of events."""
     from prismify.cli.train import live_view
     from rich.console import Console
 
-    from prismify.training.engine import Event
-
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, soft_wrap=True)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rich.console.Console", lambda **how: console)
         with live_view() as watch:
-            watch(Event("began", 0, values=began))
-            terms = {"reconstruction": 0.123456, "perceptual": 0.5, "kl": 12.0, "total": 3.21, "gradient_norm": 1.0}
-            watch(Event("step", step, values={**terms, "seconds": seconds}))
+            for event in events:
+                watch(event)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined]
     lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
     assert all(len(line) <= width for line in lines)
-    return lines[-1]
+    return lines
+
+
+def test_what_is_counted_fills_the_bar() -> None:
+    began = Event("began", 0, values={"steps": 50})
+    half = lines_of(80, [began, Event("counted", 50, "scored", {"done": 150, "of": 300})])[-1]
+    assert half.startswith("150/300 ")
+    assert "scored" in half
+    assert "━" * 8 + "╺" in half
+
+
+def test_a_terminal_breaks_sentences_between_words() -> None:
+    lines = lines_of(50, [Event("said", 0, " ".join(["somewhat"] * 30))])
+    told = [line for line in lines if "some" in line]
+    assert " ".join(told).split() == ["somewhat"] * 30
+    assert len(told) > 1
 
 
 def test_steps_and_time_fit_in_eighty_columns() -> None:

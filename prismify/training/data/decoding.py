@@ -24,7 +24,7 @@ _PLUGINS = (
     ("pillow_heif", "register_heif_opener", "pillow-heif", (".heic", ".heif", ".hif")),
     ("pillow_jxl", None, "pillow-jxl-plugin", (".jxl",)),
 )
-_COMMON = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm",
+_COMMON = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".apng", ".jpe", ".jfif", ".dib", ".ppm",
            ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".qoi")  # fmt: skip
 #: Read where this Pillow can.
 _OTHERS = (".avif", ".jp2", ".j2k", ".j2c", ".jpx", ".jpf", *(s for *_, many in _PLUGINS for s in many))

@@ -28,6 +28,7 @@ _MOST_CLASSES = 1 << 20
 _MOST_CAPTION = 1 << 16
 #: What stands in front of names from several shards.
 _SHARD_NAME = re.compile(r"^[^/]*\.tar/")
+_NAMED = 8  # suffixes, of all that can be read
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -179,7 +180,8 @@ def _folder(where: str, data: Data) -> Images:
 
 def _no_images(where: str, passed: Mapping[str, int]) -> DataError:
     beside = f", but {passed_over_text(passed)}" if passed else ""
-    return DataError(f"{where} holds no images ({', '.join(suffixes())}){beside}")
+    common = suffixes()[:_NAMED]
+    return DataError(f"{where} holds no images ({', '.join(common)}, {len(suffixes()) - len(common)} more){beside}")
 
 
 @dataclass(frozen=True)

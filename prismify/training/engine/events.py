@@ -13,9 +13,10 @@ class Event:
 
     "said": a line of text. "began": the run stands at `step` of `values["steps"]`, after `values["seconds"]` of at
     most `values["limit"]`, where the recipe sets one. "step", "measured": a record.
+    "counted": of what `text` names, `values["done"]` of `values["of"]` are done; often.
     """
 
-    kind: Literal["said", "began", "step", "measured"]
+    kind: Literal["said", "began", "step", "measured", "counted"]
     step: int = 0
     text: str = ""
     values: Mapping[str, float] = field(default_factory=dict)

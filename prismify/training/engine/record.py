@@ -31,6 +31,11 @@ class Record:
         if self.leads:
             self.watch(Event("said", step, text))
 
+    def count(self, text: str, done: int, of: int, step: int) -> None:
+        """Tell how far something is that is no step."""
+        if self.leads:
+            self.watch(Event("counted", step, text, {"done": done, "of": of}))
+
     def open(self, step: int, length: Mapping[str, float], written: Written, *, tensorboard: bool) -> None:
         """Open the journal behind `step`, and tell where the run stands (`length`, as of an event that it began)."""
         written.note(self.folder / METRICS_NAME)
