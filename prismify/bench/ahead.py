@@ -51,9 +51,14 @@ def _maps(dtype: torch.dtype) -> Tensor:
     return made
 
 
+def _narrow_maps(dtype: torch.dtype) -> Tensor:
+    made: Tensor = DeepPrism(32, dtype=dtype)(torch.randn(1, 32, 8, 2, dtype=dtype, requires_grad=True))
+    return made
+
+
 def _even_kernels(dtype: torch.dtype) -> Tensor:
     layer = DeepPrism(32, kernel_size=4, stride=2, padding=1, dtype=dtype)
-    made: Tensor = layer(torch.randn(1, 32, 16, 16, dtype=dtype, requires_grad=True))
+    made: Tensor = layer(torch.randn(1, 32, 32, 32, dtype=dtype, requires_grad=True))
     return made
 
 
@@ -72,6 +77,7 @@ def _fused(dtype: torch.dtype) -> Tensor:
 #: Between them they call every program of usual models.
 _STEPS: dict[str, Callable[[torch.dtype], Tensor]] = {
     "maps": _maps,
+    "narrow maps": _narrow_maps,
     "maps with kernels of 4": _even_kernels,
     "tokens": _tokens,
     "fused blocks": _fused,

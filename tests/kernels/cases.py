@@ -122,4 +122,6 @@ def kernels() -> list[Case]:
         # Each pair of (taps along the kernels' depth, along their columns) is compiled anew.
         if (k, layout) != ((5, 3, 3), "channels_last")
     ]
-    return cases + [Case(dtype=dtype, layout=layout) for dtype in DTYPES for layout in LAYOUTS]
+    cases += [Case(dtype=dtype, layout=layout) for dtype in DTYPES for layout in LAYOUTS]
+    # Columns that fill half a vector, or need more than one.
+    return cases + [Case(dtype=dtype, size=(5, width), bias="channel") for dtype in DTYPES for width in (2, 4, 21)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -26,6 +26,8 @@ TILE = 8
 COLUMNS = 1024
 #: Numbers that a lane of the weight gradient adds up before it carries on in float64.
 TERMS = 4096
+#: Bytes of the narrowest vector registers.
+LEAST_VECTOR = 16
 #: Numbers behind a plan that threads count with: items claimed, threads, items finished.
 COUNTERS = 3
 #: Bytes of the weight gradient's sums that a piece of work adds to in turn.
@@ -48,6 +50,11 @@ class Number:
     @property
     def lanes(self) -> int:
         return self.vector_bytes // self.wide_bytes
+
+    def for_columns(self, columns: int) -> Number:
+        """In vectors of half the width where so few columns fill no more: the rest would be computed for nothing."""
+        half = self.vector_bytes // 2
+        return replace(self, vector_bytes=half) if LEAST_VECTOR <= half >= columns * self.wide_bytes else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     """The plan of a call; the same call at the next step finds it again."""
     stencil = stencil_of(problem, job, source, target)
     batch, depth, rows, cols = stencil.axes
+    number = number.for_columns(cols.size_out)
     plan = np.zeros((), PLAN)
     taps = _describe_input(plan["input"], stencil, number)
     plan["taps"] = taps.ctypes.data
