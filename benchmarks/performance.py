@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import performance_denoisers
+import performance_since
 import places
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +209,7 @@ def write_page() -> str:
         *fusion_lines(fusion),
     ]
     page += performance_denoisers.section()
+    page += performance_since.section()
     page += onnx_section()
     text = "\n".join(page) + "\n"
     (ROOT / "docs" / "performance.md").write_text(text)

@@ -201,8 +201,9 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
             for x in range(0, width, lanes):
                 if feed_to:
                     feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
-                prefetch_outputs(out + plan.output_row + x * stored, plan.output_depth, spec)
-                prefetch_rows(coming + x * stored, view.depth_step, spec)
+                if not x * stored & 63:  # once a cache line
+                    prefetch_outputs(out + plan.output_row + x * stored, plan.output_depth, spec)
+                    prefetch_rows(coming + x * stored, view.depth_step, spec)
                 sums = splat_tile(bias, plan.bias_depth, spec)
                 sums = convolve(sums, ring + view.lead + x * wide, head, weights, taps, spec)
                 if x + lanes <= room:
@@ -288,8 +289,9 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
             for x in range(0, width, lanes):
                 if feed_to:
                     feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
-                prefetch_rows(coming + x * stored, view.depth_step, spec)
-                prefetch_tile(grad_row + grad.row_step + x * stored, grad.depth_step, spec)
+                if not x * stored & 63:
+                    prefetch_rows(coming + x * stored, view.depth_step, spec)
+                    prefetch_tile(grad_row + grad.row_step + x * stored, grad.depth_step, spec)
             if feed_to:
                 feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
                 feed_to = 0  # once for all volumes
