@@ -1,8 +1,9 @@
 """The operator on this machine's processor: ours, the paper's listing and the dense convolution, as ratios.
 
-    python benchmarks/operator.py
+    python benchmarks/operator.py [--avx2]
 
-prints a table and writes benchmarks/results/operator-cpu.json. Competitors take turns, so that a load from
+prints a table and writes benchmarks/results/operator-cpu.json; with --avx2 all compute as on a processor with AVX2 and
+nothing later, on large maps, and operator-avx2-cpu.json is written. Competitors take turns, so that a load from
 elsewhere slows all of them; a ratio is the median of the rounds' ratios, with the quartiles beside it.
 """
 
@@ -35,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 from prismify.kernels import deep_prism, engines_report, prism  # noqa: E402
 from prismify.kernels.problem import Geometry  # noqa: E402
 from prismify.kernels.torch import plain  # noqa: E402
+from tests.older_processor import environment  # noqa: E402
 
 LARGE = [(8, 256, 32, 32), (4, 256, 64, 64), (1, 256, 128, 128)]
 OTHERS = [(8, 64, 32, 32), (1, 64, 64, 64), (8, 512, 16, 16), (8, 128, 64, 64), (1, 64, 256, 256)]
@@ -197,8 +199,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4, help="a row takes about this long")
     parser.add_argument("--only", choices=["large", "other", "small", "tokens"], help="one group of shapes")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "operator-cpu.json")
+    parser.add_argument("--avx2", action="store_true", help="as on a processor with AVX2 and nothing later")
+    parser.add_argument("--output", type=Path, help="where results go, in place of benchmarks/results")
     arguments = parser.parse_args()
+    if arguments.avx2 and torch.backends.cpu.get_cpu_capability() != "AVX2":
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment())
+    if arguments.avx2:
+        arguments.only = "large"
+    output = arguments.output or (places.OPERATOR_AVX2 if arguments.avx2 else places.OPERATOR)
     threads = torch.get_num_threads()
     peak = multiply_add_peak(threads)
     groups = {"large": LARGE, "other": OTHERS, "small": SMALL, "tokens": TOKENS}
@@ -212,10 +220,11 @@ def main() -> None:
             "engine": engines_report()[0]["details"],
             "multiply_adds_per_second": round(peak),
         },
-        "first_call_seconds": first_call_seconds(),
         "rows": [],
     }
-    print(f"{threads} threads, {peak / 1e9:.0f} G multiply-adds/s; first call {report['first_call_seconds']} s")
+    if arguments.only is None:
+        report["first_call_seconds"] = first_call_seconds()
+    print(f"{threads} threads, {peak / 1e9:.0f} G multiply-adds/s; first call {report.get('first_call_seconds')} s")
     print(f"{'shape':>20} {'pass':>9} {'ours ms':>9} {'dense':>7} {'listing':>8} {'of limit':>9}   (times ours)")
     rows = [
         (shape, backward, {})
@@ -237,7 +246,7 @@ def main() -> None:
             f"{'x'.join(map(str, shape)):>20} {'fwd+bwd' if backward else 'fwd':>9} {row['ms']['ours']['median']:9.3f} "
             f"{ratios['dense']['median']:7.1f} {ratios['listing']['median']:8.1f} {limit:>16} {notes.strip()}"
         )
-    arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,22 @@ def operator_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def older_lines() -> list[str]:
+    """The same on a processor without AVX-512, as far as one that has it shows."""
+    if not places.OPERATOR_AVX2.is_file():
+        return []
+    report = json.loads(places.OPERATOR_AVX2.read_text())
+    return [
+        "",
+        f"As on a processor with AVX2 and nothing later (`python benchmarks/operator.py --avx2`, {report['date']}):",
+        "torch, oneDNN and Numba are told to use no later instructions, on the same machine.",
+        "",
+        "| shape | pass | prismify ms | over dense | over listing | share of the limit |",
+        "|---|---|---:|---:|---:|---:|",
+        *operator_lines(report),
+    ]
+
+
 def fusion_lines(report: dict[str, Any]) -> list[str]:
     lines = []
     for row in report["rows"]:
@@ -198,6 +214,7 @@ def write_page() -> str:
         "| shape | pass | prismify ms | over dense | over listing | share of the limit |",
         "|---|---|---:|---:|---:|---:|",
         *operator_lines(sweep),
+        *older_lines(),
         "",
         "## Fused blocks",
         "",

@@ -1,0 +1,254 @@
+"""This checkout beside an earlier one, in turns within one run: what the work between them made faster, or slower.
+
+    OMP_NUM_THREADS=2 python benchmarks/since.py COMMIT [--rounds 15] [--only WORD]
+
+checks COMMIT out beside this one, starts a process for each, and lets them run each of CALLS in turn: a load from
+elsewhere slows both. First use is timed in processes with no machine code kept. Writes, row by row,
+benchmarks/results/since-cpu.json; `performance.py --page-only` writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import places
+import torch
+
+ROOT = places.ROOT
+#: A measured burst of calls takes about so many seconds.
+BURST = 0.02
+FIRST_USE = (
+    "import time, torch; from prismify.kernels import deep_prism; begun = time.perf_counter()\n"
+    "u = torch.zeros(1, 8, 4, 4); w = torch.zeros(3, 3, 3, requires_grad=True)\n"
+    "y = deep_prism(u, w, padding=(1, 1)); print(time.perf_counter() - begun)\n"
+    "y.sum().backward(); print(time.perf_counter() - begun)"
+)
+
+Make = Callable[[bool], Callable[[], object]]
+
+
+def operator(*shape: int, dtype: torch.dtype = torch.float32) -> Make:
+    """The operator on maps, or on tokens where a shape has three axes."""
+
+    def make(backward: bool) -> Callable[[], object]:
+        from prismify.kernels import deep_prism, prism
+
+        u = torch.randn(shape).to(dtype).requires_grad_(backward)
+        size = (3,) if len(shape) == 3 else (3, 3, 3)
+        weight, bias = torch.randn(size).to(dtype).requires_grad_(backward), torch.zeros(1, dtype=dtype)
+        call = (
+            (lambda: prism(u, weight, bias)) if len(shape) == 3 else lambda: deep_prism(u, weight, bias, padding=(1, 1))
+        )
+        if not backward:
+            return call
+        g = torch.randn(shape).to(dtype)
+        return lambda: torch.autograd.grad(call(), (u, weight), g)
+
+    return make
+
+
+def block(*shape: int, fused: bool) -> Make:
+    """GroupNorm, SiLU, the operator and a residual sum as a module, fused or not."""
+
+    def make(backward: bool) -> Callable[[], object]:
+        import prismify
+        from prismify.layers import DeepPrism
+
+        class Block(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm = torch.nn.GroupNorm(32, shape[1])
+                self.conv = DeepPrism(shape[1], shape[1], padding=1)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.conv(torch.nn.functional.silu(self.norm(x))) + x
+
+        module: torch.nn.Module = Block()
+        if fused:
+            prismify.fuse(module)
+        x = torch.randn(shape).requires_grad_(backward)
+        if not backward:
+            return lambda: module(x)
+        g, asked = torch.randn(shape), [x, *module.parameters()]
+        return lambda: torch.autograd.grad(module(x), asked, g)
+
+    return make
+
+
+def unet(batch: int, fused: bool) -> Make:
+    """The paper's denoiser of latents at C = 256, by policy volumes."""
+
+    def make(backward: bool) -> Callable[[], object]:
+        import prismify
+        from prismify.checkpoint import open_source
+        from prismify.fresh.architectures import architecture
+
+        made = architecture("ldm-unet")
+        source: Any = open_source(made.reference, arguments=made.arguments(256, 3, 32, 0), trust_code=True)
+        model = prismify.convert(source.build(), policy=prismify.Policy(name="volumes"))
+        if fused:
+            prismify.fuse(model)
+        inputs = {"sample": torch.randn(batch, 3, 32, 32), "timestep": torch.full((batch,), 500)}
+        if not backward:
+            return lambda: model(**inputs)
+        weights = list(model.parameters())
+        return lambda: torch.autograd.grad(model(**inputs).sample.sum(), weights)
+
+    return make
+
+
+#: What is called -> how it is made.
+CALLS: dict[str, Make] = {
+    **{
+        f"operator, {'×'.join(map(str, shape))}": operator(*shape)
+        for shape in [
+            (1, 32, 8, 8), (8, 32, 8, 8), (1, 32, 16, 16), (1, 64, 8, 8), (1, 128, 8, 8), (8, 64, 16, 16),
+            (8, 256, 8, 8), (1, 256, 16, 16), (8, 64, 32, 32), (8, 256, 32, 32), (1, 256, 128, 128),
+        ]
+    },
+    "operator, 8×256×32×32, bfloat16": operator(8, 256, 32, 32, dtype=torch.bfloat16),
+    **{
+        f"tokens, {'×'.join(map(str, shape))}": operator(*shape)
+        for shape in [(1, 256, 512), (8, 1024, 256), (2, 4096, 320)]
+    },
+    **{
+        f"{'fused' if fused else 'plain'} block, {'×'.join(map(str, shape))}": block(*shape, fused=fused)
+        for shape in [(1, 64, 16, 16), (8, 256, 8, 8), (8, 64, 32, 32), (8, 256, 32, 32), (1, 256, 128, 128)]
+        for fused in (False, True)
+    },
+    **{
+        f"ldm-unet, C = 256, batch {batch}{', fused' if fused else ''}": unet(batch, fused)
+        for batch in (1, 8)
+        for fused in (False, True)
+    },
+}  # fmt: skip
+
+
+def work() -> None:
+    """A process's side: a line names a call and whether to go backward, the answer is milliseconds a call."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    calls: dict[str, tuple[Callable[[], object], int]] = {}
+    for line in sys.stdin:
+        name, backward = json.loads(line)
+        with torch.set_grad_enabled(backward):
+            if line not in calls:
+                calls.clear()
+                torch.manual_seed(0)
+                call = CALLS[name](backward)
+                for _ in range(3):
+                    call()
+                begun = time.perf_counter()
+                call()
+                calls[line] = call, max(1, min(500, int(BURST / (time.perf_counter() - begun))))
+            call, repeats = calls[line]
+            begun = time.perf_counter()
+            for _ in range(repeats):
+                call()
+        answers.write(f"{1e3 * (time.perf_counter() - begun) / repeats}\n")
+        answers.flush()
+
+
+@contextmanager
+def worker(checkout: Path) -> Any:
+    """A function that asks a process which runs a checkout's code."""
+    code = (
+        f"import sys; sys.path[:0] = [{str(checkout)!r}, {str(Path(__file__).parent)!r}]; import prismify, since; "
+        f"assert prismify.__file__.startswith({str(checkout)!r}); since.work()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        asked, answered = process.stdin, process.stdout
+        assert asked is not None
+        assert answered is not None
+
+        def ask(name: str, backward: bool) -> float:
+            asked.write(json.dumps([name, backward]) + "\n")
+            return float(answered.readline())
+
+        yield ask
+        asked.close()
+
+
+def row_of(name: str, backward: bool, before: Any, now: Any, rounds: int) -> dict[str, Any]:
+    """Both checkouts in turn: medians, and the ratio's median and quartiles over the rounds."""
+    times: dict[str, list[float]] = {"before": [], "now": []}
+    for ask in (before, now):
+        ask(name, backward)
+    for _ in range(rounds):
+        times["before"].append(before(name, backward))
+        times["now"].append(now(name, backward))
+    ratios = [b / n for b, n in zip(times["before"], times["now"], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {
+        "name": name,
+        "pass": "forward and backward" if backward else "forward",
+        **{f"{key}_ms": statistics.median(values) for key, values in times.items()},
+        "faster": middle,
+        "quartiles": [low, high],
+    }
+
+
+def first_use(checkout: Path) -> dict[str, float]:
+    """Seconds of a first call and of a first training step, where nothing was compiled before."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "NUMBA_CACHE_DIR": folder}
+        code = f"import sys; sys.path.insert(0, {str(checkout)!r})\n{FIRST_USE}"
+        found = subprocess.run([sys.executable, "-c", code], env=env, check=True, stdout=subprocess.PIPE).stdout
+    call, step = map(float, found.split())
+    return {"call": call, "step": step}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("commit", metavar="COMMIT")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", metavar="WORD", help="calls whose name has it")
+    arguments = parser.parse_args()
+    commit = subprocess.check_output(["git", "rev-parse", "--short", arguments.commit], cwd=ROOT, text=True).strip()
+    names = [name for name in CALLS if (arguments.only or "") in name]
+    with tempfile.TemporaryDirectory() as folder:
+        earlier = Path(folder) / "earlier"
+        subprocess.run(["git", "worktree", "add", "--detach", "-q", str(earlier), commit], cwd=ROOT, check=True)
+        try:
+            measured(earlier, commit, names, arguments.rounds)
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", str(earlier)], cwd=ROOT, check=True)
+
+
+def measured(earlier: Path, commit: str, names: list[str], rounds: int) -> None:
+    """Write down what both checkouts take."""
+    report: dict[str, Any] = {
+        "date": places.today(), "before": commit, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "machine": os.uname().machine, "seed": 0, "rows": [],
+    }  # fmt: skip
+    if places.SINCE.is_file() and (kept := json.loads(places.SINCE.read_text()))["before"] == commit:
+        report = {**kept, "date": report["date"], "rows": [row for row in kept["rows"] if row["name"] not in names]}
+    if len(names) == len(CALLS):
+        report["first_use"] = {name: first_use(path) for name, path in (("before", earlier), ("now", ROOT))}
+    with worker(earlier) as before, worker(ROOT) as now:
+        for name in names:
+            for backward in (False, True):
+                row = row_of(name, backward, before, now, rounds)
+                report["rows"].append(row)
+                places.SINCE.write_text(json.dumps(report, indent=1) + "\n")
+                title = f"{name}, {row['pass']}"
+                print(
+                    f"{title:62} {row['before_ms']:9.4g} -> {row['now_ms']:9.4g} ms  {row['faster']:.2f}x", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()
