@@ -63,7 +63,7 @@ def introduction(row: dict[str, Any]) -> list[str]:
         "",
         "Written by `python benchmarks/gap.py` and `python benchmarks/distil.py` from runs that were made, on",
         f"{row['hardware']}, torch {row['versions']['torch']}.",
-        "The paper's C = 256, which takes a GPU, has not been trained, and neither has the adversarial stage.",
+        "The paper's C = 256, which takes a GPU, has not been trained.",
         "",
         f"**The images are {row['data']}**, for training and for measuring: decibels here compare with",
         "one another, not with those of other work.",

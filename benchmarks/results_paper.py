@@ -89,12 +89,31 @@ def adversarial(rows: list[dict[str, Any]]) -> list[str]:
     return [
         *lines,
         "",
+        *_over_seeds(rows),
+        "",
         f"From above: {', '.join(names)}:",
         "",
         f"![Test images before and after](images/{places.ADVERSARIAL_PICTURE.name})",
         "",
         "    python benchmarks/adversarial.py --data TRAIN --test TEST --vgg VGG --alex ALEX --features F --runs RUNS",
     ]
+
+
+def _over_seeds(rows: list[dict[str, Any]]) -> list[str]:
+    """What seeds of a stage have in common, and how far they lie apart."""
+    lines = []
+    for name in dict.fromkeys(row["name"] for row in rows if row["seed"] is not None):
+        own = [row for row in rows if row["name"] == name]
+        ranges = []
+        for metric in rows[0]["scores"]:
+            values = [row["scores"][metric]["mean"] for row in own]
+            ranges.append(f"{metric.partition(' (')[0]} {min(values):.4g} to {max(values):.4g}")
+        worst = min(last - first for (_, first), *_, (_, last) in (row["held_out"] for row in own))
+        lines.append(
+            f"* {name}, {len(own)} seeds: {', '.join(ranges)}. From the first measurement on held-out images to "
+            f"the last, PSNR changes by {worst:+.2f} dB at worst."
+        )
+    return lines
 
 
 def shards(row: dict[str, Any]) -> list[str]:
