@@ -194,7 +194,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "operator-gpu.json")
     parser.add_argument("--tune", action="store_true", help="also time other block sizes")
-    parser.add_argument("--seconds", type=float, default=480, help="leave out the slowest when time runs short")
+    parser.add_argument("--seconds", type=float, default=150, help="leave out the slowest when time runs short")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing was measured")

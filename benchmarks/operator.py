@@ -34,6 +34,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from prismify.kernels import deep_prism, engines_report, prism  # noqa: E402
+from prismify.kernels.cpu.simd import multiply_tile, splat_tile, store_tile  # noqa: E402
+from prismify.kernels.cpu.support import vector_bytes  # noqa: E402
+from prismify.kernels.cpu.vectors import make_spec  # noqa: E402
 from prismify.kernels.problem import Geometry  # noqa: E402
 from prismify.kernels.torch import plain  # noqa: E402
 from tests.older_processor import environment  # noqa: E402
@@ -45,24 +48,32 @@ TOKENS = [(8, 1024, 256), (1, 256, 512), (2, 4096, 320)]
 GEOMETRY = Geometry(padding=(1, 1))
 
 
-@numba.njit(nogil=True, fastmath=True)
-def _multiply_add(values: Any, rounds: int) -> None:
-    for _ in range(rounds):
-        for i in range(values.size):
-            values[i] = values[i] * np.float32(0.999) + np.float32(0.001)
+_LANES = vector_bytes() // 4
+#: Sums that are added to in turn, so that none waits for its last one; they and what is added fit the registers.
+_SUMS = 8
+
+
+@numba.njit(nogil=True)
+def _multiply_add(numbers: int, rounds: int) -> None:
+    spec = make_spec("float32", 3, 1, _SUMS, _LANES, "plain")
+    sums = splat_tile(numbers, 0, spec)
+    for k in range(rounds):  # from changing places, or a compiler could add once for all rounds
+        sums = multiply_tile(sums, numbers + 64 * (k & 3), 64, numbers + 4 * (k & 3), 4, spec)
+    store_tile(numbers, 0, sums, spec)
 
 
 def multiply_add_peak(threads: int) -> float:
-    """Multiply-adds a second in float32, on numbers that stay in registers."""
-    arrays = [np.ones(256, np.float32) for _ in range(threads)]
+    """Multiply-adds a second in float32: sums stay in registers, what is added in the first-level cache."""
+    arrays = [np.full(1024, 1e-3, np.float32) for _ in range(threads)]
+    places_of = [array.ctypes.data for array in arrays]
     rounds = 400_000
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(_multiply_add, arrays, [10] * threads))
+        list(pool.map(_multiply_add, places_of, [10] * threads))
         best = 0.0
         for _ in range(7):
             begun = time.perf_counter()
-            list(pool.map(_multiply_add, arrays, [rounds] * threads))
-            best = max(best, threads * 256 * rounds / (time.perf_counter() - begun))
+            list(pool.map(_multiply_add, places_of, [rounds] * threads))
+            best = max(best, threads * 3 * _SUMS * _LANES * rounds / (time.perf_counter() - begun))
     return best
 
 

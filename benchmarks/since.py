@@ -145,6 +145,7 @@ def work() -> None:
         with torch.set_grad_enabled(backward):
             if line not in calls:
                 calls.clear()
+                torch._dynamo.reset()
                 torch.manual_seed(0)
                 call = CALLS[name](backward)
                 for _ in range(3):

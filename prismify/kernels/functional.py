@@ -217,4 +217,9 @@ def seen_by_others(u: Tensor, *others: Tensor | None) -> bool:
     for other in others:  # no generator: this runs at every call of every layer
         if other is not None and type(other) not in _KINDS:
             return True
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing() or u.is_meta
+    return watched() or u.is_meta
+
+
+def watched() -> bool:
+    """Whether a dispatch mode or a tracer sees every call."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()

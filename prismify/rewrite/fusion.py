@@ -33,6 +33,12 @@ SWITCH = "PRISMIFY_FUSION"
 #: The operators that run as `deep_prism` itself; those of other ranks are never part of a pass.
 FUSIBLE = (DeepPrism, Prism, PrismConv)
 
+#: Models of one class share the source that is compiled, and with it the number of times that this may happen: each
+#: counts for itself where torch can, or else the fifth one would run as it is written.
+_APART: dict[str, Any] = (
+    {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+)
+
 _GROUP_NORM = (F.group_norm, torch.group_norm)
 _SILU = (F.silu,)
 _SIGMOID = (torch.sigmoid, F.sigmoid, "sigmoid")
@@ -90,7 +96,7 @@ def fuse(model: M, *, inner: str | None = None, dynamic: bool | None = None) -> 
     if not modules:
         raise PrismifyError(f"this {type(model).__name__} holds no operator of prismify: convert it first")
     for module in modules:
-        module.compile(backend=partial(_backend, inner=inner), dynamic=dynamic)
+        module.compile(backend=partial(_backend, inner=inner), dynamic=dynamic, **_APART)
     return model
 
 

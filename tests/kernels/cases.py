@@ -122,6 +122,9 @@ def kernels() -> list[Case]:
         # Each pair of (taps along the kernels' depth, along their columns) is compiled anew.
         if (k, layout) != ((5, 3, 3), "channels_last")
     ]
-    cases += [Case(dtype=dtype, layout=layout) for dtype in DTYPES for layout in LAYOUTS]
-    # Columns that fill half a vector, or need more than one.
-    return cases + [Case(dtype=dtype, size=(5, width), bias="channel") for dtype in DTYPES for width in (2, 4, 21)]
+    return cases + [Case(dtype=dtype, layout=layout) for dtype in DTYPES for layout in LAYOUTS]
+
+
+def widths() -> list[Case]:
+    """Columns that fill half a vector, or need more than one."""
+    return [Case(dtype=dtype, size=(5, width), bias="channel") for dtype in DTYPES for width in (2, 4, 21)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prismify.kernels import deep_prism, prism, reference, use_engine
-from tests.kernels.cases import TOPOLOGIES, Case, definition, geometries, kernels, shapes
+from tests.kernels.cases import TOPOLOGIES, Case, definition, geometries, kernels, shapes, widths
 from tests.tolerances import exact, rounded
 
 ENGINES = ("numba", "torch")
@@ -40,6 +40,12 @@ def test_geometries(case, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", kernels(), ids=str)
 def test_kernels_types_and_layouts(case, engine):
+    check(case, engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", widths(), ids=str)
+def test_widths(case, engine):
     check(case, engine)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,6 +106,23 @@ def test_a_fused_model_computes_and_learns_as_before(style: str) -> None:
         rounded(mine, right)
     with torch.inference_mode():
         rounded(fused(x), wanted.detach())
+
+
+@pytest.mark.skipif(
+    "isolate_recompiles" not in inspect.signature(torch.compile).parameters,
+    reason="this torch counts compilations of all models of a class together",
+)
+def test_however_many_models_of_a_class_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[fx.GraphModule]()
+    fuse_graph = fusion.fuse_graph
+    monkeypatch.setattr(fusion, "fuse_graph", lambda graph: made.append(graph) or fuse_graph(graph))
+    x = torch.randn(1, 16, 5, 7)
+    for number in range(10):
+        block = prismify.fuse(Block())
+        with torch.no_grad():
+            block(x)
+        block(x)
+        assert len(made) == 2 * (number + 1)
 
 
 def test_fusing_leaves_weights_names_and_copies_alone() -> None:

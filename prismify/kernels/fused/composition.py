@@ -18,11 +18,17 @@ def norm_act_deep_prism(
     norm_bias: Tensor | None,
     block: NormAct,
     geometry: Geometry,
+    *,
+    eager: bool = False,
 ) -> Tensor:
-    """As `prismify.kernels.norm_act_deep_prism`; differentiable any number of times, under any transform."""
+    """As `prismify.kernels.norm_act_deep_prism`; differentiable any number of times, under any transform.
+
+    Args:
+        eager: nobody transforms or watches the call: what lies between its parts may be overwritten.
+    """
     u = F.group_norm(x, block.groups, norm_weight, norm_bias, block.eps)
     if block.activation == "silu":
-        u = F.silu(u)
+        u = F.silu(u, inplace=eager and not u.requires_grad)
     y = deep_prism(
         u,
         weight,
@@ -33,4 +39,6 @@ def norm_act_deep_prism(
         padding_mode=geometry.padding_mode,
         topology=geometry.topology,
     )
-    return y if residual is None else y + residual
+    if residual is None:
+        return y
+    return y.add_(residual) if eager and y.dtype == residual.dtype else y + residual

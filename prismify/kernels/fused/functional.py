@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import ShapeError
 from ..engines import ENGINES, forced, fuser, fusing
-from ..functional import differentiates_otherwise, exporting, seen_by_others
+from ..functional import differentiates_otherwise, exporting, seen_by_others, watched
 from ..problem import Geometry, NormAct, Problem, cached_problem, make_problem
 from ..types import ACTIVATIONS, Activation, PaddingMode, Topology
 from . import autograd as fused_autograd
@@ -67,7 +67,8 @@ def norm_act_deep_prism(
     )  # fmt: skip
     tensors = (x, weight, bias, residual, norm_weight, norm_bias)
     if not fuses or not _suits(tensors):
-        return unfused.norm_act_deep_prism(*tensors, block, geometry)
+        eager = not (compiling or differentiates_otherwise() or watched())
+        return unfused.norm_act_deep_prism(*tensors, block, geometry, eager=eager)
     if compiling:
         return _registered(tensors, block, geometry)
     if differentiates_otherwise() or torch.is_autocast_enabled(device):
