@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=2 python benchmarks/since.py COMMIT [--rounds 15] [--only WORD]
 
 checks COMMIT out beside this one, starts a process for each, and lets them run each of CALLS in turn: a load from
-elsewhere slows both. First use is timed in processes with no machine code kept. Writes, row by row,
-benchmarks/results/since-cpu.json; `performance.py --page-only` writes the page.
+elsewhere slows both. Freed memory stays with a process, so that none is slower for the pages it happens to get. First
+use is timed in processes with no machine code kept. Writes, row by row, benchmarks/results/since-cpu.json;
+`performance.py --page-only` writes the page.
 """
 
 from __future__ import annotations
@@ -168,9 +169,11 @@ def worker(checkout: Path) -> Any:
         f"import sys; sys.path[:0] = [{str(checkout)!r}, {str(Path(__file__).parent)!r}]; import prismify, since; "
         f"assert prismify.__file__.startswith({str(checkout)!r}); since.work()"
     )
+    kept = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_ARENA_MAX": "1"}
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        env={**os.environ, **kept},
+    ) as process:  # fmt: skip
         asked, answered = process.stdin, process.stdout
         assert asked is not None
         assert answered is not None
