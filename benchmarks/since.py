@@ -1,11 +1,11 @@
 """This checkout beside an earlier one, in turns within one run: what the work between them made faster, or slower.
 
-    OMP_NUM_THREADS=2 python benchmarks/since.py COMMIT [--rounds 15] [--only WORD]
+    OMP_NUM_THREADS=2 python benchmarks/since.py COMMIT [--only WORD]
 
 checks COMMIT out beside this one, starts a process for each, and lets them run each of CALLS in turn: a load from
-elsewhere slows both. Freed memory stays with a process, so that none is slower for the pages it happens to get. First
-use is timed in processes with no machine code kept. Writes, row by row, benchmarks/results/since-cpu.json;
-`performance.py --page-only` writes the page.
+elsewhere slows both. Freed memory stays with a process, and there are several pairs of them: where a process's memory
+happens to lie decides some ten percent. First use is timed in processes with no machine code kept. Writes
+benchmarks/results/since-cpu.json; `performance.py --page-only` writes the page.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ import torch
 ROOT = places.ROOT
 #: A measured burst of calls takes about so many seconds.
 BURST = 0.02
+#: Before it, for the other process's threads, which spin for a while after their work.
+PAUSE = 0.03
 FIRST_USE = (
     "import time, torch; from prismify.kernels import deep_prism; begun = time.perf_counter()\n"
     "u = torch.zeros(1, 8, 4, 4); w = torch.zeros(3, 3, 3, requires_grad=True)\n"
@@ -155,6 +157,8 @@ def work() -> None:
                 call()
                 calls[line] = call, max(1, min(500, int(BURST / (time.perf_counter() - begun))))
             call, repeats = calls[line]
+            time.sleep(PAUSE)
+            call()
             begun = time.perf_counter()
             for _ in range(repeats):
                 call()
@@ -186,20 +190,21 @@ def worker(checkout: Path) -> Any:
         asked.close()
 
 
-def row_of(name: str, backward: bool, before: Any, now: Any, rounds: int) -> dict[str, Any]:
-    """Both checkouts in turn: medians, and the ratio's median and quartiles over the rounds."""
-    times: dict[str, list[float]] = {"before": [], "now": []}
+def take_turns(name: str, backward: bool, before: Any, now: Any, rounds: int) -> list[tuple[float, float]]:
+    """Milliseconds a call of both checkouts, round by round."""
     for ask in (before, now):
         ask(name, backward)
-    for _ in range(rounds):
-        times["before"].append(before(name, backward))
-        times["now"].append(now(name, backward))
-    ratios = [b / n for b, n in zip(times["before"], times["now"], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return [(before(name, backward), now(name, backward)) for _ in range(rounds)]
+
+
+def row_of(name: str, backward: bool, times: list[tuple[float, float]]) -> dict[str, Any]:
+    """Medians of both, and the ratio's median and quartiles over the rounds."""
+    low, middle, high = statistics.quantiles([before / now for before, now in times], n=4, method="inclusive")
     return {
         "name": name,
         "pass": "forward and backward" if backward else "forward",
-        **{f"{key}_ms": statistics.median(values) for key, values in times.items()},
+        "before_ms": statistics.median(before for before, _ in times),
+        "now_ms": statistics.median(now for _, now in times),
         "faster": middle,
         "quartiles": [low, high],
     }
@@ -218,7 +223,8 @@ def first_use(checkout: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commit", metavar="COMMIT")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=5, help="of each pair of processes")
+    parser.add_argument("--pairs", type=int, default=5, help="of processes, one after the other")
     parser.add_argument("--only", metavar="WORD", help="calls whose name has it")
     arguments = parser.parse_args()
     commit = subprocess.check_output(["git", "rev-parse", "--short", arguments.commit], cwd=ROOT, text=True).strip()
@@ -227,12 +233,12 @@ def main() -> None:
         earlier = Path(folder) / "earlier"
         subprocess.run(["git", "worktree", "add", "--detach", "-q", str(earlier), commit], cwd=ROOT, check=True)
         try:
-            measured(earlier, commit, names, arguments.rounds)
+            measured(earlier, commit, names, arguments.rounds, arguments.pairs)
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(earlier)], cwd=ROOT, check=True)
 
 
-def measured(earlier: Path, commit: str, names: list[str], rounds: int) -> None:
+def measured(earlier: Path, commit: str, names: list[str], rounds: int, pairs: int) -> None:
     """Write down what both checkouts take."""
     report: dict[str, Any] = {
         "date": places.today(), "before": commit, "threads": torch.get_num_threads(), "torch": torch.__version__,
@@ -242,16 +248,17 @@ def measured(earlier: Path, commit: str, names: list[str], rounds: int) -> None:
         report = {**kept, "date": report["date"], "rows": [row for row in kept["rows"] if row["name"] not in names]}
     if len(names) == len(CALLS):
         report["first_use"] = {name: first_use(path) for name, path in (("before", earlier), ("now", ROOT))}
-    with worker(earlier) as before, worker(ROOT) as now:
-        for name in names:
-            for backward in (False, True):
-                row = row_of(name, backward, before, now, rounds)
-                report["rows"].append(row)
-                places.SINCE.write_text(json.dumps(report, indent=1) + "\n")
-                title = f"{name}, {row['pass']}"
-                print(
-                    f"{title:62} {row['before_ms']:9.4g} -> {row['now_ms']:9.4g} ms  {row['faster']:.2f}x", flush=True
-                )
+    asked = [(name, backward) for name in names for backward in (False, True)]
+    times: dict[tuple[str, bool], list[tuple[float, float]]] = {one: [] for one in asked}
+    for _ in range(pairs):
+        with worker(earlier) as before, worker(ROOT) as now:
+            for one in asked:
+                times[one] += take_turns(*one, before, now, rounds)
+    report["rows"] += [row_of(*one, found) for one, found in times.items()]
+    places.SINCE.write_text(json.dumps(report, indent=1) + "\n")
+    for row in report["rows"]:
+        title = f"{row['name']}, {row['pass']}"
+        print(f"{title:62} {row['before_ms']:9.4g} -> {row['now_ms']:9.4g} ms  {row['faster']:.2f}x")
 
 
 if __name__ == "__main__":

@@ -289,9 +289,8 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
             for x in range(0, width, lanes):
                 if feed_to:
                     feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
-                if not x * stored & 63:
-                    prefetch_rows(coming + x * stored, view.depth_step, spec)
-                    prefetch_tile(grad_row + grad.row_step + x * stored, grad.depth_step, spec)
+                prefetch_rows(coming + x * stored, view.depth_step, spec)
+                prefetch_tile(grad_row + grad.row_step + x * stored, grad.depth_step, spec)
             if feed_to:
                 feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
                 feed_to = 0  # once for all volumes
