@@ -223,6 +223,7 @@ def main() -> None:
     groups = {"large": LARGE, "other": OTHERS, "small": SMALL, "tokens": TOKENS}
     report: dict[str, Any] = {
         "date": places.today(),
+        "seed": 0,
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "capability": torch.backends.cpu.get_cpu_capability(),

@@ -27,7 +27,7 @@ WRITERS = {
 
 
 #: Results that are timed or counted, whose numbers no seed decides.
-DRAWN_BY_NOBODY = {"fusion-cpu.json", "operator-cpu.json", "performance-cpu.json", "scan.json", "zoo.json"}
+DRAWN_BY_NOBODY = {"fusion-cpu.json", "performance-cpu.json", "scan.json", "zoo.json"}
 
 
 @pytest.fixture(scope="module")
