@@ -30,7 +30,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import prismify
-from prismify.bench.timing import compare, peak_bytes
+from prismify.bench.timing import side_by_side
 from prismify.checkpoint import open_source
 from prismify.facts import parameter_count
 from prismify.fresh.architectures import architecture
@@ -128,12 +128,12 @@ def passes(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Callable[[], N
             model(**inputs)
 
     def learn() -> None:
-        torch.autograd.grad(_first(model(**inputs)).square().mean(), weights, allow_unused=True)
+        torch.autograd.grad(first(model(**inputs)).square().mean(), weights, allow_unused=True)
 
     return {"forward": infer, "forward and backward": learn}
 
 
-def _first(output: Any) -> Tensor:
+def first(output: Any) -> Tensor:
     found: Tensor = output if isinstance(output, Tensor) else output[0]
     return found
 
@@ -225,15 +225,7 @@ def measure(name: str, policy: str, batch: int, seconds: float) -> dict[str, Any
         "torch": torch.__version__,
     }
     for title in ("forward", "forward and backward"):
-        times = compare({key: call[title] for key, call in calls.items()}, CPU, seconds)
-        row[title] = {
-            key: {
-                **timing.to_dict(),
-                "times_dense": timing.times_faster(times["dense"]),
-                "peak_bytes": peak_bytes(calls[key][title], CPU),
-            }
-            for key, timing in times.items()
-        }
+        row[title] = side_by_side({key: call[title] for key, call in calls.items()}, "dense", CPU, seconds)
     row["shares"] = {key: shares(models[key], inputs) for key in ("dense", "converted")}
     return row
 

@@ -19,11 +19,12 @@ from typing import Any
 
 import places
 import torch
-from denoisers import DENOISERS, POLICIES, _first, passes
+from denoisers import DENOISERS, POLICIES, first, passes
+from gpu import relative_error
 from torch import Tensor, nn
 
 import prismify
-from prismify.bench.timing import compare, device_name, peak_bytes
+from prismify.bench.timing import device_name, side_by_side
 from prismify.facts import parameter_count
 
 #: From the most to the least that a GPU gains; the last ones are left out when time is up.
@@ -53,10 +54,6 @@ def variants(name: str, batch: int, device: torch.device, dtype: torch.dtype) ->
     return made, inputs
 
 
-def apart(one: Tensor, other: Tensor) -> float:
-    return float((one.double() - other.double()).norm() / other.double().norm().clamp(min=1e-30))
-
-
 def measure(name: str, batch: int, device: torch.device, ends: float) -> dict[str, Any]:
     """A row: what each variant takes, and how far its answers lie from the converted model's."""
     models, inputs = variants(name, batch, device, torch.bfloat16)
@@ -69,24 +66,16 @@ def measure(name: str, batch: int, device: torch.device, ends: float) -> dict[st
         "parameters": {key: parameter_count(models[key]) for key in ("dense", "converted")},
     }  # fmt: skip
     with torch.no_grad():
-        wanted = _first(models["converted"](**inputs))
-        answers = {key: _first(models[key](**inputs)) for key in models if key not in ("dense", "dense, compiled")}
-    row["apart"] = {key: apart(answer, wanted) for key, answer in answers.items()}
+        wanted = first(models["converted"](**inputs))
+        answers = {key: first(models[key](**inputs)) for key in models if key not in ("dense", "dense, compiled")}
+    row["apart"] = {key: relative_error(answer, wanted) for key, answer in answers.items()}
     row["right"] = all(value <= APART for value in row["apart"].values())  # NaN is not
     for title in ("forward", "forward and backward"):
         if time.monotonic() > ends:
             row[title] = "no time was left"
             continue
         calls = {key: passes(model, inputs)[title] for key, model in models.items()}
-        times = compare(calls, device, 0.5)
-        row[title] = {
-            key: {
-                **timing.to_dict(),
-                "times_dense": timing.times_faster(times["dense"]),
-                "peak_bytes": peak_bytes(calls[key], device),
-            }
-            for key, timing in times.items()
-        }
+        row[title] = side_by_side(calls, "dense", device, 0.5)
     return row
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ import numpy as np
 import places
 import torch
 import torch.nn.functional as F
+from first_use import first_use
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
@@ -190,20 +190,9 @@ def measure(shape: tuple[int, ...], backward: bool, peak: float, seconds: float,
 
 def first_call_seconds() -> dict[str, float]:
     """What the first call's kernels cost, and the first training step's: compiled, and found on disk by others."""
-    code = (
-        "import time, torch; from prismify.kernels import deep_prism; begun = time.perf_counter()\n"
-        "u = torch.zeros(1, 8, 4, 4); w = torch.zeros(3, 3, 3, requires_grad=True)\n"
-        "y = deep_prism(u, w, padding=(1, 1)); print(time.perf_counter() - begun)\n"
-        "y.sum().backward(); print(time.perf_counter() - begun)"
-    )
     with tempfile.TemporaryDirectory() as folder:
-        env = {**os.environ, "NUMBA_CACHE_DIR": folder}
-        runs = [
-            subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, check=True, capture_output=True).stdout
-            for _ in range(2)
-        ]
-    (call, step), (_, cached) = ([round(float(line), 2) for line in run.split()] for run in runs)
-    return {"call": call, "step": step, "cached": cached}
+        compiled, found = (first_use(ROOT, folder) for _ in range(2))
+    return {**compiled, "cached": found["step"]}
 
 
 def main() -> None:

@@ -25,18 +25,13 @@ from typing import Any
 
 import places
 import torch
+from first_use import first_use
 
 ROOT = places.ROOT
 #: A measured burst of calls takes about so many seconds.
 BURST = 0.02
 #: Before it, for the other process's threads, which spin for a while after their work.
 PAUSE = 0.03
-FIRST_USE = (
-    "import time, torch; from prismify.kernels import deep_prism; begun = time.perf_counter()\n"
-    "u = torch.zeros(1, 8, 4, 4); w = torch.zeros(3, 3, 3, requires_grad=True)\n"
-    "y = deep_prism(u, w, padding=(1, 1)); print(time.perf_counter() - begun)\n"
-    "y.sum().backward(); print(time.perf_counter() - begun)"
-)
 
 Make = Callable[[bool], Callable[[], object]]
 
@@ -210,14 +205,13 @@ def row_of(name: str, backward: bool, times: list[tuple[float, float]]) -> dict[
     }
 
 
-def first_use(checkout: Path) -> dict[str, float]:
-    """Seconds of a first call and of a first training step, where nothing was compiled before."""
-    with tempfile.TemporaryDirectory() as folder:
-        env = {**os.environ, "NUMBA_CACHE_DIR": folder}
-        code = f"import sys; sys.path.insert(0, {str(checkout)!r})\n{FIRST_USE}"
-        found = subprocess.run([sys.executable, "-c", code], env=env, check=True, stdout=subprocess.PIPE).stdout
-    call, step = map(float, found.split())
-    return {"call": call, "step": step}
+def new_to_both(earlier: Path) -> dict[str, dict[str, float]]:
+    """First use of both checkouts, where nothing was compiled before."""
+    found = {}
+    for name, checkout in (("before", earlier), ("now", ROOT)):
+        with tempfile.TemporaryDirectory() as kept:
+            found[name] = first_use(checkout, kept)
+    return found
 
 
 def main() -> None:
@@ -246,8 +240,8 @@ def measured(earlier: Path, commit: str, names: list[str], rounds: int, pairs: i
     }  # fmt: skip
     if places.SINCE.is_file() and (kept := json.loads(places.SINCE.read_text()))["before"] == commit:
         report = {**kept, "date": report["date"], "rows": [row for row in kept["rows"] if row["name"] not in names]}
-    if len(names) == len(CALLS):
-        report["first_use"] = {name: first_use(path) for name, path in (("before", earlier), ("now", ROOT))}
+    if "first_use" not in report or len(names) == len(CALLS):
+        report["first_use"] = new_to_both(earlier)
     asked = [(name, backward) for name in names for backward in (False, True)]
     times: dict[tuple[str, bool], list[tuple[float, float]]] = {one: [] for one in asked}
     for _ in range(pairs):

@@ -66,7 +66,7 @@ def prose(*, stderr: bool = False) -> Console:
     """Where sentences go: a terminal breaks them between words; a file keeps every line whole."""
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False, emoji=False)  # a path may read like the name of one
     console.soft_wrap = not console.is_terminal
     return console
 

@@ -15,7 +15,7 @@ from ..graph import Capture, ExampleInputs
 from ..graph.inputs import tensors_in
 from ..plan import Plan
 from ..rewrite import copied, fuse
-from .timing import compare, device_name, peak_bytes
+from .timing import compare, device_name, side_by_side
 
 #: Kinds of passes: name -> whether gradients are computed.
 PASSES = {"forward": False, "forward and backward": True}
@@ -67,15 +67,7 @@ def bench_models(
     }
     for title, backward in PASSES.items():
         calls = {name: one_pass(model, inputs, backward, method) for name, model in models.items()}
-        timings = compare(calls, device, seconds)
-        result[title] = {
-            name: {
-                **t.to_dict(),
-                "times_original": t.times_faster(timings["original"]),
-                "peak_bytes": peak_bytes(calls[name], device),
-            }
-            for name, t in timings.items()
-        }
+        result[title] = side_by_side(calls, "original", device, seconds)
     return result
 
 

@@ -12,7 +12,7 @@ from ..generators import kept_generators
 from ..graph import ExampleInputs
 from ..layers import DeepPrism
 from .models import one_pass
-from .timing import compare, measure_machine, peak_bytes
+from .timing import measure_machine, side_by_side
 
 
 @kept_generators()
@@ -51,16 +51,13 @@ def bench_shape(
     }
     for title, passes, tensors in (("forward", 1, 2), ("forward and backward", 3, 6)):
         calls = {n: one_pass(m, ExampleInputs((u,)), passes > 1) for n, m in layers.items()}
-        timings = compare(calls, device, seconds)
         result[title] = {
             name: {
-                **t.to_dict(),
-                "times_dense": t.times_faster(timings["dense"]),
-                "share_of_copy": tensors * u.nbytes / t.median_ms * 1e3 / machine.copy_bytes_per_s,
-                "share_of_matmul": passes * flops[name] / t.median_ms * 1e3 / machine.matmul_flops_per_s,
-                "peak_bytes": peak_bytes(calls[name], device),
+                **row,
+                "share_of_copy": tensors * u.nbytes / row["median_ms"] * 1e3 / machine.copy_bytes_per_s,
+                "share_of_matmul": passes * flops[name] / row["median_ms"] * 1e3 / machine.matmul_flops_per_s,
             }
-            for name, t in timings.items()
+            for name, row in side_by_side(calls, "dense", device, seconds).items()
         }
     return result
 

@@ -66,6 +66,26 @@ def compare(
     return {name: Timing(tuple(1000 * r[name] for r in rounds)) for name in candidates}
 
 
+def side_by_side(
+    candidates: Mapping[str, Callable[[], Any]], base: str, device: torch.device, seconds: float = 1.0
+) -> dict[str, dict[str, float]]:
+    """Time candidates against one of them, as plain data.
+
+    Returns:
+        name -> its timing, how many times faster than `base` it is (`times_` and the base's name, the median of the
+        rounds' ratios), and the peak of tensor memory in bytes (`peak_bytes`).
+    """
+    timings = compare(candidates, device, seconds)
+    return {
+        name: {
+            **timing.to_dict(),
+            f"times_{base}": timing.times_faster(timings[base]),
+            "peak_bytes": peak_bytes(candidates[name], device),
+        }
+        for name, timing in timings.items()
+    }
+
+
 def measure_machine(device: torch.device) -> Machine:
     """Copy bandwidth over 256 MiB and the rate of a 2048-square product, both in float32."""
     source = torch.ones(_COPY_BYTES // 4, device=device)
