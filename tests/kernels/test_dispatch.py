@@ -213,3 +213,53 @@ for name in sys.argv[1:]:
     assert run(code, "float32", NUMBA_CACHE_DIR=folder).split() == ["0"]
     assert run(code, "float64", NUMBA_CACHE_DIR=folder).split() == ["0"]
     assert run(code, "float32", "float64", NUMBA_CACHE_DIR=folder).split() == ["1", "1"]
+
+
+def test_a_numba_whose_inside_has_changed_compiles_its_own_way(tmp_path):
+    code = """
+import torch
+from prismify.kernels import deep_prism, reference
+from prismify.kernels.cpu import compile, parts
+def gone(self, state): raise AttributeError("no such thing inside")
+parts._PartLowering.run_pass = gone
+u, w = torch.randn(1, 9, 5, 20), torch.randn(3, 3, 3)
+torch.testing.assert_close(deep_prism(u, w, padding=(1, 1)), reference.deep_prism(u, w, padding=(1, 1)))
+print(parts.left_to_kernels)
+"""
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["False"]
+
+
+def test_only_kernels_become_machine_code(tmp_path):
+    """What a kernel calls is emitted with it, and not before it once more."""
+    code = """
+import torch
+from llvmlite.binding import ExecutionEngine
+from prismify.kernels import deep_prism
+from prismify.kernels.cpu import run
+names = []
+add = ExecutionEngine.add_module
+ExecutionEngine.add_module = lambda self, module: (names.append(module.name), add(self, module))[1]
+u, w = torch.randn(1, 9, 5, 20), torch.randn(3, 3, 3, requires_grad=True)
+deep_prism(u, w, padding=(1, 1)).sum().backward()
+print(*(name for name in names if "_item" in name or "pack" in name or "correlate_float32" in name))
+"""
+    (kernel,) = run(code, NUMBA_CACHE_DIR=str(tmp_path)).split()
+    assert kernel.startswith("correlate_float32")
+
+
+@pytest.mark.parametrize(("terminal", "rank", "told"), [(True, "0", True), (True, "1", False), (False, "0", False)])
+def test_who_looks_on_is_told_once_why_a_first_call_takes_seconds(terminal, rank, told, tmp_path):
+    code = """
+import io, sys, torch
+from prismify.kernels import deep_prism
+class Shown(io.StringIO):
+    def isatty(self): return sys.argv[1] == "True"
+sys.stderr = shown = Shown()
+for dtype in (torch.float32, torch.float64):
+    deep_prism(torch.randn(1, 9, 5, 20, dtype=dtype), torch.randn(3, 3, 3, dtype=dtype), padding=(1, 1))
+print(shown.getvalue())
+"""
+    wanted = "compiling prismify's CPU kernels, which later runs find on disk" if told else ""
+    assert run(code, str(terminal), NUMBA_CACHE_DIR=str(tmp_path), RANK=rank).strip() == wanted
+    if told:
+        assert run(code, str(terminal), NUMBA_CACHE_DIR=str(tmp_path), RANK=rank).strip() == ""

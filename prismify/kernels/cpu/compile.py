@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from numba import cfunc, types
+from numba.core.compiler import Compiler
 from numba.np.numpy_support import from_dtype
 
+from . import parts
 from .kernels import PLAN, correlate_items, forward_items
 from .norm import NORM, all_activated, all_grads, all_moments
-from .pack import LEAN
 from .rows import correlate_rows_items, rows_items
 from .simd import record_at
 from .vectors import make_spec
@@ -20,7 +26,7 @@ from .vectors import make_spec
 #: The first four take a `PLAN`, the others a `NORM`.
 CpuJob = Literal["forward", "rows", "correlate", "correlate_rows", "moments", "activated", "norm_grads"]
 
-_SOURCES = ("vectors", "math", "simd", "single", "pack", "sums", "kernels", "rows", "norm")
+_SOURCES = ("vectors", "math", "simd", "single", "parts", "pack", "kernels", "rows", "norm")
 
 
 def _digest() -> str:
@@ -74,10 +80,47 @@ def compiled(job: CpuJob, storage: str, kernel: int, taps: int, tile: int, lanes
     function.__qualname__ = f"{job}_{storage}_{kernel}_{taps}_{tile}_{lanes}_{packing}_{digest[:8]}"
     record = PLAN if job in ("forward", "rows", "correlate", "correlate_rows") else NORM
     signature = types.void(types.CPointer(from_dtype(record)))
+    return _machine_code(function, signature)
+
+
+def _machine_code(function: Any, signature: Any) -> Any:
     try:
-        return cfunc(signature, cache=True, **LEAN)(function)
-    except RuntimeError as error:
+        with _no_collections():
+            return cfunc(signature, cache=True, pipeline_class=_Told, **parts.LEAN)(function)
+    except Exception as error:
         # Nowhere to write (a read-only installation without a home): compile for this process only.
-        if "cannot cache" not in str(error):
+        if isinstance(error, RuntimeError) and "cannot cache" in str(error):
+            return cfunc(signature, pipeline_class=_Told, **parts.LEAN)(function)
+        if not parts.left_to_kernels:
             raise
-        return cfunc(signature, **LEAN)(function)
+        # A Numba whose inside has changed: its own way takes longer.
+        parts.left_to_kernels = False
+        return _machine_code(function, signature)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """A compiler makes millions of objects that live to its end: to look for dead ones takes a tenth of its time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+class _Told(Compiler):
+    """Numba's compiler, which says that it is at work: it is asked only where no machine code was found."""
+
+    def define_pipelines(self) -> list[Any]:
+        _tell()
+        pipelines: list[Any] = super().define_pipelines()
+        return pipelines
+
+
+@cache
+def _tell() -> None:
+    """Say once why a first call takes seconds, to who looks on."""
+    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+        print("compiling prismify's CPU kernels, which later runs find on disk", file=sys.stderr)

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .pack import VIEW, Strip, clear, feed, feed_of, feed_rest, inlined, inner, pack, strip_of
+from .pack import VIEW, Strip, clear, feed, feed_of, feed_rest, pack, strip_of
+from .parts import inlined, inner
 from .simd import (
     add_number,
     add_stored,
     add_tile,
     claim,
     correlate_tile,
+    load_float,
     load_int,
     load_sums,
     load_tile,
@@ -28,12 +30,22 @@ from .simd import (
     prefetch_rows,
     prefetch_tile,
     splat_tile,
+    store_as_stored,
     store_tile,
     store_wide,
     total,
 )
-from .sums import write_gradients
-from .vectors import kernel_of, lanes_of, plainly, stored_bytes_of, taps_of, tile_of, vector_bytes_of, wide_bytes_of
+from .vectors import (
+    for_packing,
+    kernel_of,
+    lanes_of,
+    plainly,
+    stored_bytes_of,
+    taps_of,
+    tile_of,
+    vector_bytes_of,
+    wide_bytes_of,
+)
 
 #: What one call computes. `blocks` says how many parts an axis is cut into and `block` how long they are;
 #: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` and `order` are tables of byte
@@ -68,12 +80,12 @@ def place_of(item: int, plan: Any) -> tuple[int, int, int, int, int]:
     return item // plan.volumes_blocks, item % plan.volumes_blocks, depth_block, row_block, col_block
 
 
-@inner
+@inlined
 def input_strip(depth: int, x0: int, width: int, plan: Any, spec: Any) -> Strip:
     """What `width` outputs from column `x0` on read of the input's rows, for a tile of depth positions."""
     stride = plan.input.col_stride
     count = (width - 1) * stride + (plan.cols_taps - 1) * plan.cols_dilation + 1
-    return strip_of(depth, tile_of(spec) + kernel_of(spec) - 1, x0 * stride, count, plan.input, spec)
+    return strip_of(depth, tile_of(spec) + kernel_of(spec) - 1, x0 * stride, count, plan.input, for_packing(spec))
 
 
 @inner
@@ -85,7 +97,7 @@ def advance(
     Returns:
         where it is to be fed to and from, or (0, 0).
     """
-    slot_bytes = (tile_of(spec) + kernel_of(spec) - 1) * plan.input.pitch
+    slot_bytes = strip.height * plan.input.pitch
     while filled < end:
         slot = filled % plan.ring
         if filled >= needed and filled == end - 1 and plan.volumes_in == 1:
@@ -185,13 +197,15 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     # Where rows follow one another, a last vector may run into the rows below: they are written later.
     below = plan.cols_size if plan.cols_blocks == 1 and plan.output_row == plan.cols_size * stored else 0
     start, stop = row_block * plan.rows_block, min((row_block + 1) * plan.rows_block, plan.rows_size)
-    clear(ring, taps.volumes_in * taps.ring * taps.slot_bytes, spec)
+    clear(ring, taps.volumes_in * taps.ring * taps.slot_bytes, for_packing(spec))
     filled = start * plan.rows_stride
     for i in range(start, stop):
         top = i * plan.rows_stride
         # One row ahead: what was just packed is still on its way to the cache.
         end = min(i + 1, stop - 1) * plan.rows_stride + plan.reach
-        feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, pairs, strip, plan, spec)
+        feed_to, feed_from = advance(
+            ring, max(filled, top), top + plan.reach, end, base, pairs, strip, plan, for_packing(spec)
+        )
         filled = max(filled, end)
         coming = corner + (filled - view.row_pad) * view.row_step
         room, head = width + (stop - 1 - i) * below if direct else 0, top % taps.ring
@@ -200,7 +214,7 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
             out = first_target + q * plan.output_volume + i * plan.output_row + x0 * plan.output_col
             for x in range(0, width, lanes):
                 if feed_to:
-                    feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
+                    feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, for_packing(spec))
                 if not x * stored & 63:  # once a cache line
                     prefetch_outputs(out + plan.output_row + x * stored, plan.output_depth, spec)
                     prefetch_rows(coming + x * stored, view.depth_step, spec)
@@ -214,7 +228,7 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
                     store_wide(scratch, vector_bytes_of(spec), sums, spec)
                     store_part(out + x * plan.output_col, scratch, left, min(lanes, width - x), plan, spec)
             if feed_to:
-                feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
+                feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, for_packing(spec))
                 feed_to = 0  # once for all volumes
 
 
@@ -260,7 +274,7 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     base, pairs = view.address + b * view.batch_step, view.pairs + b * view.pairs_batch
     first_pair = pairs + 2 * strip.inside * wide
     corner = base + strip.inside * view.depth_step + strip.offset
-    grad, grad_strip = plan.grad, strip_of(depth, tile, x0, width, plan.grad, spec)
+    grad, grad_strip = plan.grad, strip_of(depth, tile, x0, width, plan.grad, for_packing(spec))
     first_grad = grad.address + b * grad.batch_step + volumes * volumes_block * grad.volume_step
     # Gradients are read where they lie if they need neither widening nor zeros around them.
     direct = stored == wide and grad.col_step == stored and width % lanes == 0 and grad_strip.there == tile
@@ -274,7 +288,9 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     for i in range(start, stop):
         top = i * plan.rows_stride
         end = min(i + 1, stop - 1) * plan.rows_stride + plan.reach
-        feed_to, feed_from = advance(ring, max(filled, top), top + plan.reach, end, base, pairs, strip, plan, spec)
+        feed_to, feed_from = advance(
+            ring, max(filled, top), top + plan.reach, end, base, pairs, strip, plan, for_packing(spec)
+        )
         filled = max(filled, end)
         coming = corner + (filled - view.row_pad) * view.row_step
         for v in range(volumes_block):
@@ -283,16 +299,16 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
             if direct:
                 grads, grad_pitch = grad_row, grad.depth_step
             else:
-                pack(packed_grads, grad_base, 0, i, grad_strip, grad, plainly(spec))
+                pack(packed_grads, grad_base, 0, i, grad_strip, grad, plainly(for_packing(spec)))
             if plan.bias_sums:
                 add_bias_sums(bias_sums + v * tile * step, grads, grad_pitch, width, spec)
             for x in range(0, width, lanes):
                 if feed_to:
-                    feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, spec)
+                    feed(feed_to, feed_from, first_pair, x, strip, view.depth_step, view.pitch, for_packing(spec))
                 prefetch_rows(coming + x * stored, view.depth_step, spec)
                 prefetch_tile(grad_row + grad.row_step + x * stored, grad.depth_step, spec)
             if feed_to:
-                feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, spec)
+                feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, for_packing(spec))
                 feed_to = 0  # once for all volumes
             own = sums + v * sums_count * step
             correlate_row(own, grads, grad_pitch, ring + view.lead, top % taps.ring, width, taps, spec)
@@ -301,6 +317,46 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     if plan.bias_sums:
         for t in range(volumes_block * tile):
             total(plan.bias_sums + (item * volumes_block * tile + t) * 8, bias_sums + t * step, spec)
+
+
+@inner
+def strided_sum(address: int, outer: int, outer_step: int, count: int, step: int) -> float:
+    """The sum of `outer` rows of `count` float64, in order; steps are in bytes."""
+    total = 0.0
+    for _ in range(outer):
+        at = address
+        for _ in range(count):
+            total += load_float(at)
+            at += step
+        address += outer_step
+    return total
+
+
+@inner
+def write_gradients(plan: Any, spec: Any) -> None:
+    """The gradients of weights and bias, from the sums of every item (see `kernels.place_of` for their order)."""
+    stored, tile_bytes = stored_bytes_of(spec), tile_of(spec) * 8
+    sums_count = plan.volumes_in * plan.rows_taps * plan.cols_taps * kernel_of(spec)
+    blocks, block = plan.depth_blocks * plan.cols_blocks * plan.rows_blocks, plan.volumes_block
+    batch, every = plan.items // (plan.volumes_blocks * blocks), plan.volumes_out * blocks
+    for k in range(plan.grads_count):
+        first = plan.output + load_int(plan.order + 8 * k)
+        total = strided_sum(first, batch, every * sums_count * 8, blocks, block * sums_count * 8)
+        store_as_stored(plan.grads + k * stored, total, spec)
+    if plan.bias_sums:
+        for k in range(plan.bias_count):
+            q = k if plan.bias_count == plan.volumes_out else k // plan.depth_size
+            first = plan.bias_sums + (q // block * blocks * block + q % block) * tile_bytes
+            total = 0.0
+            if plan.bias_count == plan.volumes_out:
+                for b in range(batch):
+                    total += strided_sum(first + b * every * tile_bytes, blocks, block * tile_bytes, tile_of(spec), 8)
+            else:
+                d = k % plan.depth_size
+                first += d // tile_of(spec) * block * tile_bytes + d % tile_of(spec) * 8
+                count, step = plan.cols_blocks * plan.rows_blocks, plan.depth_blocks * block * tile_bytes
+                total = strided_sum(first, batch, every * tile_bytes, count, step)
+            store_as_stored(plan.bias_grads + k * stored, total, spec)
 
 
 @inner

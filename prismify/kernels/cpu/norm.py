@@ -14,7 +14,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .math import packed, scaled, silu_derivative
-from .pack import inlined, inner
+from .parts import inlined, inner
 from .simd import claim, load_float, store_float
 from .vectors import (
     F64,

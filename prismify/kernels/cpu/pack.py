@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from .parts import inlined, inner
 from .simd import widen_number, widen_tile, widen_vector, zero_vector
 from .vectors import lanes_of, stored_bytes_of, tile_of, vector_bytes_of, wide_bytes_of
 
@@ -34,12 +34,6 @@ VIEW = np.dtype(
         """.split()  # noqa: SIM905
     ]
 )
-
-#: Inner functions need no way in from Python, and nothing allocates: both would cost seconds of compilation.
-LEAN = {"boundscheck": False, "error_model": "numpy", "_nrt": False}
-inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **LEAN)
-#: For what runs once a vector: vectors stay in registers, and a call would take longer than its work.
-inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True, **LEAN)
 
 
 class Strip(NamedTuple):
@@ -66,7 +60,7 @@ class Strip(NamedTuple):
     feeds: int
 
 
-@inner
+@inlined
 def strip_of(depth: int, height: int, first: int, count: int, view: Any, spec: Any) -> Strip:
     """The strip of `height` padded depth positions and `count` padded columns from `depth` and `first` on."""
     depth -= view.depth_pad
@@ -82,12 +76,8 @@ def strip_of(depth: int, height: int, first: int, count: int, view: Any, spec: A
 
 
 @inner
-def source(position: int, size: int, mode: int, up: int) -> int:
+def source(position: int, size: int, mode: int) -> int:
     """Which element lies at a padded position, or -1 for a zero."""
-    if up > 1:
-        if position < 0 or position % up:
-            return -1
-        position //= up
     if 0 <= position < size:
         return position
     if mode == ZERO:
@@ -153,16 +143,16 @@ def pack_plain(to: int, row: int, pairs: int, strip: Strip, view: Any, spec: Any
     pack_columns(place, origin + strip.inside * step, first, strip.there, step, pitch, strip, spec)
     if view.depth_mode != ZERO and strip.there < strip.height:
         for d in range(strip.height):
-            depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
+            depth_at = source(strip.depth + d, view.depth_size, view.depth_mode)
             if depth_at != strip.depth + d and depth_at >= 0:
                 at, pair = origin + depth_at * step, pairs + 2 * depth_at * wide
-                pack_columns(to + d * pitch, at, pair, 1, step, pitch, strip, spec)
+                pack_columns(to + d * pitch, at, pair, np.int64(1), step, pitch, strip, spec)
     if view.col_mode != ZERO and strip.high - strip.low < strip.columns:
         for k in range(strip.columns):
             if not strip.low <= k < strip.high:
-                at = row + source(strip.first + k - view.col_pad, view.col_size, view.col_mode, 1) * view.col_step
+                at = row + source(strip.first + k - view.col_pad, view.col_size, view.col_mode) * view.col_step
                 for d in range(strip.height):
-                    depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
+                    depth_at = source(strip.depth + d, view.depth_size, view.depth_mode)
                     if depth_at >= 0:
                         pair = pairs + 2 * depth_at * wide
                         widen_number(to + d * pitch + k * wide, at + depth_at * step, pair, spec)
@@ -173,7 +163,7 @@ def pack_apart(to: int, row: int, pairs: int, strip: Strip, view: Any, spec: Any
     """Pack a row column by column: any layout, stride or spreading."""
     wide = wide_bytes_of(spec)
     for d in range(strip.height):
-        depth_at = source(strip.depth + d, view.depth_size, view.depth_mode, 1)
+        depth_at = source(strip.depth + d, view.depth_size, view.depth_mode)
         if depth_at >= 0:
             at, pair = row + depth_at * view.depth_step, pairs + 2 * depth_at * wide
             if view.col_up > 1:
@@ -193,7 +183,7 @@ def pack_phase(to: int, row: int, pair: int, phase: int, strip: Strip, view: Any
         if strip.low <= k < strip.high:
             widen_number(to, at, pair, spec)
         elif view.col_mode != ZERO:
-            position = source(strip.first + k - view.col_pad, view.col_size, view.col_mode, 1)
+            position = source(strip.first + k - view.col_pad, view.col_size, view.col_mode)
             if position >= 0:
                 widen_number(to, row + position * view.col_step, pair, spec)
         to += wide_bytes_of(spec)
@@ -222,7 +212,10 @@ def pack(to: int, base: int, pairs: int, row: int, strip: Strip, view: Any, spec
         base: address of the volume's first element.
         pairs: address of the volume's first scale and shift.
     """
-    row_at = source(row - view.row_pad, view.row_size, view.row_mode, view.row_up)
+    row_at, between = row - view.row_pad, False
+    if view.row_up > 1:
+        row_at, between = row_at // view.row_up, row_at % view.row_up != 0
+    row_at = -1 if between else source(row_at, view.row_size, view.row_mode)
     base += row_at * view.row_step
     if row_at < 0:
         clear(to, strip.height * view.pitch, spec)
@@ -232,7 +225,7 @@ def pack(to: int, base: int, pairs: int, row: int, strip: Strip, view: Any, spec
         pack_apart(to + view.lead, base, pairs, strip, view, spec)
 
 
-@inner
+@inlined
 def feed_of(to: int, base: int, row: int, strip: Strip, view: Any) -> tuple[int, int]:
     """Where `feed` packs padded row `row` to and from; (0, 0) where it must be packed at once."""
     row_at = row - view.row_pad
@@ -253,7 +246,7 @@ def feed(to: int, origin: int, pairs: int, x: int, strip: Strip, step: int, pitc
     pack_vector(to, origin + k * stored_bytes_of(spec), pairs, strip.there, step, pitch, spec)
 
 
-@inner
+@inlined
 def feed_rest(to: int, origin: int, pairs: int, x: int, strip: Strip, view: Any, spec: Any) -> None:
     """Pack what `feed` has left of a row from the vector at `x` on."""
     while strip.low + x < strip.high:

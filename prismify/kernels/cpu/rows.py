@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .kernels import place_of
-from .pack import clear, inlined, inner, source
+from .kernels import place_of, write_gradients
+from .pack import clear, source
+from .parts import inlined, inner
 from .simd import claim, store_float, store_wide, total, widen_number
 from .single import (
     add_one,
@@ -25,7 +26,6 @@ from .single import (
     splat_weights,
     store_one,
 )
-from .sums import write_gradients
 from .vectors import kernel_of, lanes_of, plainly, stored_bytes_of, tile_of, vector_bytes_of, wide_bytes_of
 
 #: Vectors that stand for what lies beyond a row; see `filter_row`.
@@ -37,7 +37,7 @@ def beyond(to: int, row: int, pair: int, position: int, plan: Any, spec: Any) ->
     """Write the numbers of a row from `position` on that a stencil reaches; beyond its ends, what pads it."""
     view = plan.input
     for k in range(kernel_of(spec) // 2):
-        at = source(position + k, view.col_size, view.col_mode, 1)
+        at = source(position + k, view.col_size, view.col_mode)
         if at >= 0:
             widen_number(to + k * wide_bytes_of(spec), row + at * stored_bytes_of(spec), pair, spec)
 
@@ -49,7 +49,7 @@ def put(out: int, sums: Any, plan: Any, spec: Any) -> None:
     store_one(out, sums, spec)
 
 
-@inner
+@inlined
 def filter_row(row: int, pair: int, out: int, weight: int, bias: int, ends: int, plan: Any, spec: Any) -> None:
     """One row of one output volume.
 
@@ -77,7 +77,7 @@ def filter_row(row: int, pair: int, out: int, weight: int, bias: int, ends: int,
     put(out + last * stored, shifted_sum(start, before, here, after, weights, spec), plan, spec)
 
 
-@inner
+@inlined
 def row_of(b: int, depth: int, ends: int, plan: Any, spec: Any) -> tuple[int, int]:
     """The address of a row, whose ends are written, and that of its channel's scale and shift."""
     lanes, step, wide, size = lanes_of(spec), vector_bytes_of(spec), wide_bytes_of(spec), plan.cols_size
@@ -105,7 +105,7 @@ def rows_item(item: int, ends: int, plan: Any, spec: Any) -> None:
             filter_row(row, pair, out + q * plan.output_volume, weight, bias, ends, plan, spec)
 
 
-@inner
+@inlined
 def correlate_row(row: int, pair: int, grad: int, ends: int, sums: Any, plan: Any, spec: Any) -> Any:
     """Add one row's products of gradients and shifted inputs to `sums`, and behind those the gradients themselves."""
     lanes, stored, step, size = lanes_of(spec), stored_bytes_of(spec), vector_bytes_of(spec), plan.cols_size

@@ -153,6 +153,8 @@ def _variant(**facts: Any) -> Any:
 
 plainly = _variant(packing="plain")
 singly = _variant(lanes=1)
+#: What packing depends on alone: kernels that differ in the rest share its machine code.
+for_packing = _variant(kernel=1, taps=1)
 
 
 def _fact(read: Any) -> Any:
