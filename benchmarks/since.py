@@ -4,7 +4,8 @@
 
 checks COMMIT out beside this one, starts a process for each, and lets them run each of CALLS in turn: a load from
 elsewhere slows both. Freed memory stays with a process, and there are several pairs of them: where a process's memory
-happens to lie decides some ten percent. First use is timed in processes with no machine code kept. Writes
+happens to lie decides some ten percent. Large maps are timed as on a processor with AVX2 and nothing later, too. First
+use is timed in processes with no machine code kept; memory is what the tensors of a pass take at the peak. Writes
 benchmarks/results/since-cpu.json; `performance.py --page-only` writes the page.
 """
 
@@ -28,10 +29,15 @@ import torch
 from first_use import first_use
 
 ROOT = places.ROOT
+sys.path.insert(0, str(ROOT))
+
+from tests.older_processor import environment as older_environment  # noqa: E402
+
 #: A measured burst of calls takes about so many seconds.
 BURST = 0.02
 #: Before it, for the other process's threads, which spin for a while after their work.
 PAUSE = 0.03
+PASSES = {False: "forward", True: "forward and backward"}
 
 Make = Callable[[bool], Callable[[], object]]
 
@@ -112,7 +118,7 @@ CALLS: dict[str, Make] = {
         f"operator, {'×'.join(map(str, shape))}": operator(*shape)
         for shape in [
             (1, 32, 8, 8), (8, 32, 8, 8), (1, 32, 16, 16), (1, 64, 8, 8), (1, 128, 8, 8), (8, 64, 16, 16),
-            (8, 256, 8, 8), (1, 256, 16, 16), (8, 64, 32, 32), (8, 256, 32, 32), (1, 256, 128, 128),
+            (8, 256, 8, 8), (1, 256, 16, 16), (8, 64, 32, 32), (8, 256, 32, 32), (4, 256, 64, 64), (1, 256, 128, 128),
         ]
     },
     "operator, 8×256×32×32, bfloat16": operator(8, 256, 32, 32, dtype=torch.bfloat16),
@@ -133,14 +139,31 @@ CALLS: dict[str, Make] = {
 }  # fmt: skip
 
 
+#: Also timed as on a processor with AVX2 and nothing later.
+OLDER = ("operator, 8×256×32×32", "operator, 4×256×64×64", "operator, 1×256×128×128")
+
+
 def work() -> None:
-    """A process's side: a line names a call and whether to go backward, the answer is milliseconds a call."""
+    """A process's side: a line names a call, whether to go backward, and what of it is asked for.
+
+    The answer is milliseconds a call, or the most bytes that its tensors take at once.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     calls: dict[str, tuple[Callable[[], object], int]] = {}
     for line in sys.stdin:
-        name, backward = json.loads(line)
+        name, backward, asked_for = json.loads(line)
         with torch.set_grad_enabled(backward):
+            if asked_for == "bytes":
+                from prismify.bench.timing import peak_bytes
+
+                torch.manual_seed(0)
+                call = CALLS[name](backward)
+                for _ in range(3):
+                    call()
+                answers.write(f"{peak_bytes(call, torch.device('cpu'))}\n")
+                answers.flush()
+                continue
             if line not in calls:
                 calls.clear()
                 torch._dynamo.reset()
@@ -162,8 +185,8 @@ def work() -> None:
 
 
 @contextmanager
-def worker(checkout: Path) -> Any:
-    """A function that asks a process which runs a checkout's code."""
+def worker(checkout: Path, older: bool = False) -> Any:
+    """A function that asks a process which runs a checkout's code, as on an older processor or not."""
     code = (
         f"import sys; sys.path[:0] = [{str(checkout)!r}, {str(Path(__file__).parent)!r}]; import prismify, since; "
         f"assert prismify.__file__.startswith({str(checkout)!r}); since.work()"
@@ -171,14 +194,14 @@ def worker(checkout: Path) -> Any:
     kept = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_ARENA_MAX": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-        env={**os.environ, **kept},
+        env={**(older_environment() if older else os.environ), **kept},
     ) as process:  # fmt: skip
         asked, answered = process.stdin, process.stdout
         assert asked is not None
         assert answered is not None
 
-        def ask(name: str, backward: bool) -> float:
-            asked.write(json.dumps([name, backward]) + "\n")
+        def ask(name: str, backward: bool, asked_for: str = "milliseconds") -> float:
+            asked.write(json.dumps([name, backward, asked_for]) + "\n")
             return float(answered.readline())
 
         yield ask
@@ -192,17 +215,29 @@ def take_turns(name: str, backward: bool, before: Any, now: Any, rounds: int) ->
     return [(before(name, backward), now(name, backward)) for _ in range(rounds)]
 
 
-def row_of(name: str, backward: bool, times: list[tuple[float, float]]) -> dict[str, Any]:
+def row_of(name: str, backward: bool, older: bool, times: list[tuple[float, float]]) -> dict[str, Any]:
     """Medians of both, and the ratio's median and quartiles over the rounds."""
     low, middle, high = statistics.quantiles([before / now for before, now in times], n=4, method="inclusive")
     return {
         "name": name,
-        "pass": "forward and backward" if backward else "forward",
+        "pass": PASSES[backward],
+        "processor": "AVX2" if older else "this",
         "before_ms": statistics.median(before for before, _ in times),
         "now_ms": statistics.median(now for _, now in times),
         "faster": middle,
         "quartiles": [low, high],
     }
+
+
+def memory_rows(earlier: Path, names: list[str]) -> list[dict[str, Any]]:
+    """What the tensors of a pass take at the peak, in MiB, by the code of both checkouts."""
+    rows = []
+    with worker(earlier) as before, worker(ROOT) as now:
+        for name in names:
+            for backward in (False, True):
+                mib = {when: ask(name, backward, "bytes") / 2**20 for when, ask in (("before", before), ("now", now))}
+                rows.append({"name": name, "pass": PASSES[backward], "mib": mib})
+    return rows
 
 
 def new_to_both(earlier: Path) -> dict[str, dict[str, float]]:
@@ -236,22 +271,27 @@ def measured(earlier: Path, commit: str, names: list[str], rounds: int, pairs: i
     """Write down what both checkouts take."""
     report: dict[str, Any] = {
         "date": places.today(), "before": commit, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "machine": os.uname().machine, "seed": 0, "rows": [],
+        "machine": os.uname().machine, "seed": 0, "rows": [], "memory": [],
     }  # fmt: skip
     if places.SINCE.is_file() and (kept := json.loads(places.SINCE.read_text()))["before"] == commit:
-        report = {**kept, "date": report["date"], "rows": [row for row in kept["rows"] if row["name"] not in names]}
+        others = {part: [row for row in kept[part] if row["name"] not in names] for part in ("rows", "memory")}
+        report = {**kept, "date": report["date"], **others}
     if "first_use" not in report or len(names) == len(CALLS):
         report["first_use"] = new_to_both(earlier)
-    asked = [(name, backward) for name in names for backward in (False, True)]
-    times: dict[tuple[str, bool], list[tuple[float, float]]] = {one: [] for one in asked}
+    times: dict[tuple[str, bool, bool], list[tuple[float, float]]] = {}
     for _ in range(pairs):
-        with worker(earlier) as before, worker(ROOT) as now:
-            for one in asked:
-                times[one] += take_turns(*one, before, now, rounds)
+        for older in (False, True):
+            with worker(earlier, older) as before, worker(ROOT, older) as now:
+                for name in names:
+                    for backward in (False, True):
+                        if not older or name in OLDER:
+                            found = take_turns(name, backward, before, now, rounds)
+                            times.setdefault((name, backward, older), []).extend(found)
     report["rows"] += [row_of(*one, found) for one, found in times.items()]
+    report["memory"] += memory_rows(earlier, [name for name in names if name.startswith("ldm-unet")])
     places.SINCE.write_text(json.dumps(report, indent=1) + "\n")
     for row in report["rows"]:
-        title = f"{row['name']}, {row['pass']}"
+        title = f"{row['name']}, {row['pass']}, {row['processor']}"
         print(f"{title:62} {row['before_ms']:9.4g} -> {row['now_ms']:9.4g} ms  {row['faster']:.2f}x")
 
 
