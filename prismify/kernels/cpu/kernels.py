@@ -48,9 +48,11 @@ from .vectors import (
 )
 
 #: What one call computes. `blocks` says how many parts an axis is cut into and `block` how long they are;
-#: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` and `order` are tables of byte
-#: offsets; `grads` and `bias_grads` are where gradients go, and `output` then holds the sums they are made of;
-#: `residual` is how many bytes after an output the number lies that is added to it, or 0 for none.
+#: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` says for every slot that the first of
+#: them may lie in, and for each of `taps_count` taps, how many bytes its packed row and its weight are away; `columns`
+#: says how many a row's taps are, and `order` is a table of byte offsets, too; `grads` and `bias_grads` are where
+#: gradients go, and `output` then holds the sums they are made of; `residual` is how many bytes after an output the
+#: number lies that is added to it, or 0 for none.
 PLAN = np.dtype(
     [
         ("input", VIEW),
@@ -59,12 +61,12 @@ PLAN = np.dtype(
             (name, np.int64)
             for name in """
                 items scratch scratch_size counters
-                weight weight_out weight_in weight_depth weight_row weight_col
+                weight weight_out weight_depth weight_col
                 bias bias_out bias_depth bias_sums bias_grads bias_count grads grads_count order
                 output output_batch output_volume output_depth output_row output_col residual
                 volumes_in volumes_out volumes_block volumes_blocks depth_size depth_blocks
                 rows_size rows_taps rows_stride rows_dilation rows_block rows_blocks reach ring
-                cols_size cols_taps cols_dilation cols_block cols_blocks taps
+                cols_size cols_taps cols_dilation cols_block cols_blocks columns taps taps_count
             """.split()  # noqa: SIM905
         ),
     ]
@@ -112,58 +114,15 @@ def advance(
     return 0, 0
 
 
-class Taps(NamedTuple):
-    """What the innermost loops read of a plan, kept in registers: see `PLAN` and `VIEW`."""
-
-    volumes_in: int
-    rows_taps: int
-    cols_taps: int
-    rows_dilation: int
-    table: int
-    ring: int
-    slot_bytes: int
-    pitch: int
-    weight_in: int
-    weight_depth: int
-    weight_row: int
-    weight_col: int
-
-
 @inlined
-def taps_of_plan(plan: Any, spec: Any) -> Taps:
-    pitch = plan.input.pitch
-    slot_bytes = (tile_of(spec) + kernel_of(spec) - 1) * pitch
-    return Taps(
-        plan.volumes_in,
-        plan.rows_taps,
-        plan.cols_taps,
-        plan.rows_dilation,
-        plan.taps,
-        plan.ring,
-        slot_bytes,
-        pitch,
-        plan.weight_in,
-        plan.weight_depth,
-        plan.weight_row,
-        plan.weight_col,
-    )
+def convolve(sums: Any, packed: int, weights: int, taps: int, count: int, pitch: int, depth: int, spec: Any) -> Any:
+    """Add to a tile of sums the packed rows, `pitch` bytes apart, that a table of `count` taps names, weighted.
 
-
-@inlined
-def convolve(sums: Any, packed: int, slot: int, weights: int, taps: Taps, spec: Any) -> Any:
-    """Add to a tile of sums the weighted packed rows from slot `slot` on, of all volumes."""
-    for p in range(taps.volumes_in):
-        at, weight_at = slot, weights + p * taps.weight_in
-        rows = packed + p * taps.ring * taps.slot_bytes
-        for _ in range(taps.rows_taps):
-            row, weight = rows + at * taps.slot_bytes, weight_at
-            for c in range(taps.cols_taps):
-                column = row + load_int(taps.table + 8 * c)
-                sums = multiply_tile(sums, column, taps.pitch, weight, taps.weight_depth, spec)
-                weight += taps.weight_col
-            weight_at += taps.weight_row
-            at += taps.rows_dilation
-            at -= taps.ring if at >= taps.ring else 0
+    One loop over a table, rather than one for each axis, leaves the registers to what is computed.
+    """
+    for _ in range(count):
+        sums = multiply_tile(sums, packed + load_int(taps), pitch, weights + load_int(taps + 8), depth, spec)
+        taps += 16
     return sums
 
 
@@ -192,12 +151,13 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
     corner = base + strip.inside * view.depth_step + strip.offset
     first_volume = volumes * plan.volumes_block
     first_target = plan.output + b * plan.output_batch + depth * plan.output_depth
-    taps, ring = taps_of_plan(plan, spec), scratch + tile * vector_bytes_of(spec)
+    ring, pitch = scratch + tile * vector_bytes_of(spec), view.pitch
+    count, weight_depth = plan.taps_count, plan.weight_depth
     direct = left == tile and plan.output_col == stored
     # Where rows follow one another, a last vector may run into the rows below: they are written later.
     below = plan.cols_size if plan.cols_blocks == 1 and plan.output_row == plan.cols_size * stored else 0
     start, stop = row_block * plan.rows_block, min((row_block + 1) * plan.rows_block, plan.rows_size)
-    clear(ring, taps.volumes_in * taps.ring * taps.slot_bytes, for_packing(spec))
+    clear(ring, plan.volumes_in * plan.ring * strip.height * pitch, for_packing(spec))
     filled = start * plan.rows_stride
     for i in range(start, stop):
         top = i * plan.rows_stride
@@ -208,7 +168,7 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
         )
         filled = max(filled, end)
         coming = corner + (filled - view.row_pad) * view.row_step
-        room, head = width + (stop - 1 - i) * below if direct else 0, top % taps.ring
+        room, taps = width + (stop - 1 - i) * below if direct else 0, plan.taps + top % plan.ring * count * 16
         for q in range(first_volume, first_volume + plan.volumes_block):
             weights, bias = plan.weight + q * plan.weight_out, plan.bias + q * plan.bias_out + depth * plan.bias_depth
             out = first_target + q * plan.output_volume + i * plan.output_row + x0 * plan.output_col
@@ -219,7 +179,7 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
                     prefetch_outputs(out + plan.output_row + x * stored, plan.output_depth, spec)
                     prefetch_rows(coming + x * stored, view.depth_step, spec)
                 sums = splat_tile(bias, plan.bias_depth, spec)
-                sums = convolve(sums, ring + view.lead + x * wide, head, weights, taps, spec)
+                sums = convolve(sums, ring + view.lead + x * wide, weights, taps, count, pitch, weight_depth, spec)
                 if x + lanes <= room:
                     if plan.residual:
                         sums = add_stored(sums, out + x * stored + plan.residual, plan.output_depth, spec)
@@ -230,6 +190,28 @@ def forward_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
             if feed_to:
                 feed_rest(feed_to, feed_from, first_pair, -(-width // lanes) * lanes, strip, view, for_packing(spec))
                 feed_to = 0  # once for all volumes
+
+
+class Taps(NamedTuple):
+    """What the weight gradient's loops read of a plan, kept in registers: see `PLAN` and `VIEW`."""
+
+    volumes_in: int
+    rows_taps: int
+    cols_taps: int
+    rows_dilation: int
+    columns: int
+    ring: int
+    slot_bytes: int
+    pitch: int
+
+
+@inlined
+def taps_of_plan(plan: Any, spec: Any) -> Taps:
+    pitch = plan.input.pitch
+    slot_bytes = (tile_of(spec) + kernel_of(spec) - 1) * pitch
+    return Taps(
+        plan.volumes_in, plan.rows_taps, plan.cols_taps, plan.rows_dilation, plan.columns, plan.ring, slot_bytes, pitch
+    )
 
 
 @inner
@@ -253,7 +235,7 @@ def correlate_row(
         for _ in range(taps.rows_taps):
             row = packed + (p * taps.ring + at) * taps.slot_bytes
             for c in range(0, taps.cols_taps, group):
-                totals, table = load_sums(sums, step, spec), taps.table + 8 * c
+                totals, table = load_sums(sums, step, spec), taps.columns + 8 * c
                 for x in range(0, width * wide, step):
                     totals = correlate_tile(totals, grads + x, grad_pitch, row + x, taps.pitch, table, spec)
                 store_wide(sums, step, totals, spec)

@@ -90,10 +90,10 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     batch, depth, rows, cols = stencil.axes
     number = number.for_columns(cols.size_out)
     plan = np.zeros((), PLAN)
-    taps = _describe_input(plan["input"], stencil, number)
-    plan["taps"] = taps.ctypes.data
-    for name, step in zip(("out", "in", "depth", "row", "col"), stencil.weight, strict=True):
-        plan[f"weight_{name}"] = step * number.wide_bytes
+    shifts = _describe_input(plan["input"], stencil, number)
+    plan["columns"] = shifts.ctypes.data
+    out, _, along, _, across = (step * number.wide_bytes for step in stencil.weight)
+    plan["weight_out"], plan["weight_depth"], plan["weight_col"] = out, along, across
     for name, axis in (("rows", rows), ("cols", cols)):
         plan[f"{name}_size"], plan[f"{name}_taps"] = axis.size_out, axis.kernel
         plan[f"{name}_dilation"] = axis.dilation
@@ -130,6 +130,8 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     else:
         for name, step in zip(_PARTS, stencil.target, strict=True):
             plan[f"output_{name}"] = step * number.stored_bytes
+    taps = _taps(plan, stencil, shifts, number)
+    plan["taps"], plan["taps_count"] = taps.ctypes.data, taps[0].size // 2
     if in_place:
         scratch = (ENDS + cols.kernel + 1) * number.vector_bytes
     plan["scratch_size"] = scratch = _parts(scratch, 64) * 64
@@ -141,7 +143,8 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     kernel: CpuJob = "rows" if in_place else "forward"
     if job == "weight_grad":
         kernel = "correlate_rows" if in_place else "correlate"
-    return Template(kernel, words, spec, scratch, int(plan["items"]), sums_size, rows_of_bias, (taps, order), stencil)
+    tables = shifts, taps, order
+    return Template(kernel, words, spec, scratch, int(plan["items"]), sums_size, rows_of_bias, tables, stencil)
 
 
 def _sums_in_place(problem: Problem, stencil: Stencil, number: Number) -> bool:
@@ -182,6 +185,18 @@ def _describe_input(view: Any, stencil: Stencil, number: Number) -> Any:
     view["phase"], view["lead"] = phase * wide, lead * wide
     view["pitch"] = _parts(lead + cols.stride * phase, lanes) * lanes * wide
     return ((shifts % cols.stride * phase + shifts // cols.stride) * wide).astype(np.int64)
+
+
+def _taps(plan: Any, stencil: Stencil, shifts: Any, number: Number) -> Any:
+    """(slot, P, K_H, K_W, 2): bytes to a tap's packed row and to its weight, where an output's rows begin in a slot."""
+    _, depth, rows, _ = stencil.axes
+    ring, slot_bytes = int(plan["ring"]), (TILE + depth.kernel - 1) * int(plan["input"]["pitch"])
+    first, volume, row = np.ogrid[:ring, : stencil.volumes[0], : rows.kernel]
+    slots = volume * ring + (first + row * rows.dilation) % ring
+    _, volume_step, _, row_step, col_step = stencil.weight
+    weights = (volume * volume_step + row * row_step)[..., None] + np.arange(len(shifts)) * col_step
+    tables = np.broadcast_arrays(slots[..., None] * slot_bytes + shifts, weights * number.wide_bytes)
+    return np.ascontiguousarray(np.stack(tables, -1), np.int64)
 
 
 def _describe_grad(view: Any, stencil: Stencil, number: Number) -> int:
