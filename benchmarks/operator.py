@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -59,7 +58,7 @@ def _multiply_add(numbers: int, rounds: int) -> None:
     sums = splat_tile(numbers, 0, spec)
     for k in range(rounds):  # from changing places, or a compiler could add once for all rounds
         sums = multiply_tile(sums, numbers + 64 * (k & 3), 64, numbers + 4 * (k & 3), 4, spec)
-    store_tile(numbers, 0, sums, spec)
+    store_tile(numbers, 4 * _LANES, sums, spec)  # each to its own place, or what is written over need not be computed
 
 
 def multiply_add_peak(threads: int) -> float:
@@ -214,7 +213,7 @@ def main() -> None:
         "date": places.today(),
         "seed": 0,
         "machine": {
-            "processor": platform.processor() or platform.machine(),
+            "processor": places.processor(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "threads": threads,
             "torch": torch.__version__,

@@ -120,7 +120,7 @@ def measure() -> dict[str, Any]:
     import torch
 
     machine = (
-        f"{platform.machine()}, {THREADS} threads, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{places.processor()}, {THREADS} threads, Python {platform.python_version()}, torch {torch.__version__}, "
         f"numba {numba.__version__}; copy {max(s['machine']['copy_bytes_per_s'] for s in shapes) / 1e9:.1f} GB/s, "
         f"2048-square float32 product {max(s['machine']['matmul_flops_per_s'] for s in shapes) / 1e9:.0f} Gflop/s"
     )

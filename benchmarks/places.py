@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import platform
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -48,3 +49,10 @@ def taught_picture(name: str) -> Path:
 def samples_picture(task: str, name: str, seed: int) -> Path:
     """Where samples of a row of `diffusion.py` are shown."""
     return IMAGES / f"{task}-{slug(name)}-{seed}.png"
+
+
+def processor() -> str:
+    """The instruction set and, in LLVM's words, the processor: what a figure of milliseconds belongs to."""
+    from llvmlite import binding
+
+    return f"{platform.machine()} ({binding.get_host_cpu_name()})"

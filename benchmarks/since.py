@@ -271,12 +271,13 @@ def measured(earlier: Path, commit: str, names: list[str], rounds: int, pairs: i
     """Write down what both checkouts take."""
     report: dict[str, Any] = {
         "date": places.today(), "before": commit, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "machine": os.uname().machine, "seed": 0, "rows": [], "memory": [],
+        "machine": places.processor(), "seed": 0, "rows": [], "memory": [],
     }  # fmt: skip
-    if places.SINCE.is_file() and (kept := json.loads(places.SINCE.read_text()))["before"] == commit:
+    some = len(names) < len(CALLS)
+    if some and places.SINCE.is_file() and (kept := json.loads(places.SINCE.read_text()))["before"] == commit:
         others = {part: [row for row in kept[part] if row["name"] not in names] for part in ("rows", "memory")}
         report = {**kept, "date": report["date"], **others}
-    if "first_use" not in report or len(names) == len(CALLS):
+    if "first_use" not in report:
         report["first_use"] = new_to_both(earlier)
     times: dict[tuple[str, bool, bool], list[tuple[float, float]]] = {}
     for _ in range(pairs):

@@ -12,7 +12,7 @@ from typing import Any
 from .kernels import place_of, write_gradients
 from .pack import clear, source
 from .parts import inlined, inner
-from .simd import claim, store_float, store_wide, total, widen_number
+from .simd import claim, splat_weights, store_float, store_wide, total, widen_number
 from .single import (
     add_one,
     load_stored,
@@ -23,7 +23,6 @@ from .single import (
     shifted_products,
     shifted_sum,
     splat_one,
-    splat_weights,
     store_one,
 )
 from .vectors import kernel_of, lanes_of, plainly, stored_bytes_of, tile_of, vector_bytes_of, wide_bytes_of

@@ -170,20 +170,27 @@ def narrow_number(context: Any, to: Any, source: Any, spec: Any) -> Any:
     return types.void(types.int64, types.int64, spec), code
 
 
-@intrinsic
-def splat_tile(context: Any, address: Any, pitch: Any, spec: Any) -> Any:
-    """A tile whose vector t repeats the number at `address + t*pitch`."""
+def _splats(count: Any) -> Any:
+    """An intrinsic that answers `count(spec)` vectors; number i repeats the number at `address + i*pitch`."""
 
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address, pitch, _ = args
-        spec = sig.args[2]
-        vectors = []
-        for t in range(spec.tile):
-            value = builder.load(pointer_to(builder, offset(builder, address, pitch, t), spec.wide))
-            vectors.append(splat(builder, value, spec.vector))
-        return context.make_tuple(builder, sig.return_type, vectors)
+    @intrinsic
+    def splats(context: Any, address: Any, pitch: Any, spec: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            address, pitch, _ = args
+            spec = sig.args[2]
+            vectors = []
+            for i in range(count(spec)):
+                number = builder.load(pointer_to(builder, offset(builder, address, pitch, i), spec.wide))
+                vectors.append(splat(builder, number, spec.vector))
+            return context.make_tuple(builder, sig.return_type, vectors)
 
-    return vectors_of(spec, spec.tile)(types.int64, types.int64, spec), code
+        return vectors_of(spec, count(spec))(types.int64, types.int64, spec), code
+
+    return splats
+
+
+splat_tile = _splats(lambda spec: spec.tile)
+splat_weights = _splats(lambda spec: spec.kernel)
 
 
 @intrinsic

@@ -9,7 +9,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .math import packed
-from .vectors import I32, Vector, multiply_add, offset, pointer_to, splat, to_stored, to_wide, vectors_of
+from .vectors import I32, Vector, multiply_add, pointer_to, splat, to_stored, to_wide, vectors_of
 
 
 @intrinsic
@@ -69,22 +69,6 @@ def splat_one(context: Any, address: Any, spec: Any) -> Any:
         return splat(builder, builder.load(pointer_to(builder, args[0], spec.wide)), spec.vector)
 
     return Vector(spec.vector)(types.int64, spec), code
-
-
-@intrinsic
-def splat_weights(context: Any, address: Any, step: Any, spec: Any) -> Any:
-    """`spec.kernel` vectors; number c repeats the number at `address + c*step`."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address, step, _ = args
-        spec = sig.args[2]
-        vectors = []
-        for c in range(spec.kernel):
-            number = builder.load(pointer_to(builder, offset(builder, address, step, c), spec.wide))
-            vectors.append(splat(builder, number, spec.vector))
-        return context.make_tuple(builder, sig.return_type, vectors)
-
-    return vectors_of(spec, spec.kernel)(types.int64, types.int64, spec), code
 
 
 @intrinsic
