@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def main() -> None:
         print(name, {form: f"{row['times_dense']:.2f}x {row['bytes']:,}" for form, row in found.items()}, flush=True)
     import onnxruntime
 
-    machine = f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}"
+    machine = f"{places.processor()}, {arguments.threads} threads, torch {torch.__version__}"
     report = {"date": places.today(), "machine": f"{machine}, onnxruntime {onnxruntime.__version__}", "rows": rows}
     places.ONNX.write_text(json.dumps({"seed": 0, **report}, indent=1) + "\n")
     performance.write_page()

@@ -58,7 +58,8 @@ def _multiply_add(numbers: int, rounds: int) -> None:
     sums = splat_tile(numbers, 0, spec)
     for k in range(rounds):  # from changing places, or a compiler could add once for all rounds
         sums = multiply_tile(sums, numbers + 64 * (k & 3), 64, numbers + 4 * (k & 3), 4, spec)
-    store_tile(numbers, 4 * _LANES, sums, spec)  # each to its own place, or what is written over need not be computed
+    # Each to its own place, or what is written over need not be computed; and behind what is read.
+    store_tile(numbers + 2048, 4 * _LANES, sums, spec)
 
 
 def multiply_add_peak(threads: int) -> float:

@@ -102,7 +102,7 @@ def main() -> None:
     only_zoo, words = "--zoo" in sys.argv, [word for word in sys.argv[1:] if word != "--zoo"]
     kept = json.loads(RESULTS.read_text()) if only_zoo and RESULTS.is_file() else {}
     zoo = {row["model"]: row for row in kept.get("zoo", ())}
-    machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    machine = f"{places.processor()}, {os.cpu_count()} CPU cores"
     machine += f", Python {platform.python_version()}, torch {torch.__version__}"
     results = {
         "date": places.today(),

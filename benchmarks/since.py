@@ -12,6 +12,7 @@ benchmarks/results/since-cpu.json; `performance.py --page-only` writes the page.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ import torch
 from first_use import first_use
 
 ROOT = places.ROOT
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))  # behind the checkout that a process runs
 
 from tests.older_processor import environment as older_environment  # noqa: E402
 
@@ -155,13 +157,11 @@ def work() -> None:
         name, backward, asked_for = json.loads(line)
         with torch.set_grad_enabled(backward):
             if asked_for == "bytes":
-                from prismify.bench.timing import peak_bytes
-
                 torch.manual_seed(0)
                 call = CALLS[name](backward)
                 for _ in range(3):
                     call()
-                answers.write(f"{peak_bytes(call, torch.device('cpu'))}\n")
+                answers.write(f"{timing().peak_bytes(call, torch.device('cpu'))}\n")
                 answers.flush()
                 continue
             if line not in calls:
@@ -182,6 +182,17 @@ def work() -> None:
                 call()
         answers.write(f"{1e3 * (time.perf_counter() - begun) / repeats}\n")
         answers.flush()
+
+
+@cache
+def timing() -> Any:
+    """This checkout's `prismify.bench.timing`, with which both are measured."""
+    described = importlib.util.spec_from_file_location("timing", ROOT / "prismify" / "bench" / "timing.py")
+    assert described is not None
+    assert described.loader is not None
+    module = sys.modules["timing"] = importlib.util.module_from_spec(described)
+    described.loader.exec_module(module)
+    return module
 
 
 @contextmanager
@@ -273,22 +284,25 @@ def measured(earlier: Path, commit: str, names: list[str], rounds: int, pairs: i
         "date": places.today(), "before": commit, "threads": torch.get_num_threads(), "torch": torch.__version__,
         "machine": places.processor(), "seed": 0, "rows": [], "memory": [],
     }  # fmt: skip
-    some = len(names) < len(CALLS)
-    if some and places.SINCE.is_file() and (kept := json.loads(places.SINCE.read_text()))["before"] == commit:
-        others = {part: [row for row in kept[part] if row["name"] not in names] for part in ("rows", "memory")}
-        report = {**kept, "date": report["date"], **others}
+    if len(names) < len(CALLS) and places.SINCE.is_file():
+        kept = json.loads(places.SINCE.read_text())
+        if all(kept[name] == report[name] for name in ("before", "threads", "torch", "machine")):
+            others = {part: [row for row in kept[part] if row["name"] not in names] for part in ("rows", "memory")}
+            report = {**kept, "date": report["date"], **others}
     if "first_use" not in report:
         report["first_use"] = new_to_both(earlier)
     times: dict[tuple[str, bool, bool], list[tuple[float, float]]] = {}
+    asked = {False: names, True: [name for name in names if name in OLDER]}
     for _ in range(pairs):
-        for older in (False, True):
-            with worker(earlier, older) as before, worker(ROOT, older) as now:
-                for name in names:
-                    for backward in (False, True):
-                        if not older or name in OLDER:
+        for older, those in asked.items():
+            if those:
+                with worker(earlier, older) as before, worker(ROOT, older) as now:
+                    for name in those:
+                        for backward in (False, True):
                             found = take_turns(name, backward, before, now, rounds)
                             times.setdefault((name, backward, older), []).extend(found)
     report["rows"] += [row_of(*one, found) for one, found in times.items()]
+    places.SINCE.write_text(json.dumps(report, indent=1) + "\n")
     report["memory"] += memory_rows(earlier, [name for name in names if name.startswith("ldm-unet")])
     places.SINCE.write_text(json.dumps(report, indent=1) + "\n")
     for row in report["rows"]:

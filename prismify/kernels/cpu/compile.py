@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -80,22 +80,30 @@ def compiled(job: CpuJob, storage: str, kernel: int, taps: int, tile: int, lanes
     function.__qualname__ = f"{job}_{storage}_{kernel}_{taps}_{tile}_{lanes}_{packing}_{digest[:8]}"
     record = PLAN if job in ("forward", "rows", "correlate", "correlate_rows") else NORM
     signature = types.void(types.CPointer(from_dtype(record)))
-    return _machine_code(function, signature)
-
-
-def _machine_code(function: Any, signature: Any) -> Any:
+    apart = parts.left_to_kernels
     try:
-        with _no_collections():
-            return cfunc(signature, cache=True, pipeline_class=_Told, **parts.LEAN)(function)
-    except Exception as error:
-        # Nowhere to write (a read-only installation without a home): compile for this process only.
-        if isinstance(error, RuntimeError) and "cannot cache" in str(error):
-            return cfunc(signature, pipeline_class=_Told, **parts.LEAN)(function)
-        if not parts.left_to_kernels:
+        return _machine_code(function, signature)
+    except Exception:
+        if not apart:
             raise
         # A Numba whose inside has changed: its own way takes longer.
         parts.left_to_kernels = False
-        return _machine_code(function, signature)
+        try:
+            return _machine_code(function, signature)
+        except Exception:
+            parts.left_to_kernels = True
+            raise
+
+
+def _machine_code(function: Any, signature: Any, kept: bool = True) -> Any:
+    try:
+        with _no_collections():
+            return cfunc(signature, cache=kept, pipeline_class=_Told, **parts.LEAN)(function)
+    except (OSError, RuntimeError) as error:
+        # Nowhere to write (a read-only installation without a home), or no room: compile for this process only.
+        if not kept or not (isinstance(error, OSError) or "cannot cache" in str(error)):
+            raise
+        return _machine_code(function, signature, kept=False)
 
 
 @contextmanager
@@ -122,5 +130,7 @@ class _Told(Compiler):
 @cache
 def _tell() -> None:
     """Say once why a first call takes seconds, to who looks on."""
-    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
-        print("compiling prismify's CPU kernels, which later runs find on disk", file=sys.stderr)
+    # Whatever became of stderr is no reason not to compute.
+    with suppress(AttributeError, OSError, ValueError):
+        if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+            print("compiling prismify's CPU kernels: a first call takes seconds", file=sys.stderr)

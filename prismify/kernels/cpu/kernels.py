@@ -49,10 +49,10 @@ from .vectors import (
 
 #: What one call computes. `blocks` says how many parts an axis is cut into and `block` how long they are;
 #: an output row needs `reach` packed rows, and `ring` slots hold them; `taps` says for every slot that the first of
-#: them may lie in, and for each of `taps_count` taps, how many bytes its packed row and its weight are away; `columns`
-#: says how many a row's taps are, and `order` is a table of byte offsets, too; `grads` and `bias_grads` are where
-#: gradients go, and `output` then holds the sums they are made of; `residual` is how many bytes after an output the
-#: number lies that is added to it, or 0 for none.
+#: them may lie in, and for each of `taps_count` taps, how many bytes its packed row and its weight are away;
+#: `columns` has the same for the taps of one row, and `order` is a table of byte offsets, too; `grads` and
+#: `bias_grads` are where gradients go, and `output` then holds the sums they are made of; `residual` is how many bytes
+#: after an output the number lies that is added to it, or 0 for none.
 PLAN = np.dtype(
     [
         ("input", VIEW),
@@ -281,7 +281,8 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
             if direct:
                 grads, grad_pitch = grad_row, grad.depth_step
             else:
-                pack(packed_grads, grad_base, 0, i, grad_strip, grad, plainly(for_packing(spec)))
+                # A number as it stands would be a type of its own, and what is called compiled once more.
+                pack(packed_grads, grad_base, np.int64(0), i, grad_strip, grad, plainly(for_packing(spec)))
             if plan.bias_sums:
                 add_bias_sums(bias_sums + v * tile * step, grads, grad_pitch, width, spec)
             for x in range(0, width, lanes):
@@ -304,41 +305,47 @@ def correlate_item(item: int, scratch: int, plan: Any, spec: Any) -> None:
 @inner
 def strided_sum(address: int, outer: int, outer_step: int, count: int, step: int) -> float:
     """The sum of `outer` rows of `count` float64, in order; steps are in bytes."""
-    total = 0.0
+    added = 0.0
     for _ in range(outer):
         at = address
         for _ in range(count):
-            total += load_float(at)
+            added += load_float(at)
             at += step
         address += outer_step
-    return total
+    return added
 
 
 @inner
 def write_gradients(plan: Any, spec: Any) -> None:
-    """The gradients of weights and bias, from the sums of every item (see `kernels.place_of` for their order)."""
+    """The gradients of weights and bias, from the sums of every item (see `place_of` for their order).
+
+    The thread that finishes the last item adds them up: in small calls, a dozen calls of torch would take longer than
+    everything before them.
+    """
     stored, tile_bytes = stored_bytes_of(spec), tile_of(spec) * 8
     sums_count = plan.volumes_in * plan.rows_taps * plan.cols_taps * kernel_of(spec)
     blocks, block = plan.depth_blocks * plan.cols_blocks * plan.rows_blocks, plan.volumes_block
     batch, every = plan.items // (plan.volumes_blocks * blocks), plan.volumes_out * blocks
     for k in range(plan.grads_count):
         first = plan.output + load_int(plan.order + 8 * k)
-        total = strided_sum(first, batch, every * sums_count * 8, blocks, block * sums_count * 8)
-        store_as_stored(plan.grads + k * stored, total, spec)
+        added = strided_sum(first, batch, every * sums_count * 8, blocks, block * sums_count * 8)
+        store_as_stored(plan.grads + k * stored, added, spec)
     if plan.bias_sums:
         for k in range(plan.bias_count):
             q = k if plan.bias_count == plan.volumes_out else k // plan.depth_size
             first = plan.bias_sums + (q // block * blocks * block + q % block) * tile_bytes
-            total = 0.0
+            added = 0.0
             if plan.bias_count == plan.volumes_out:
                 for b in range(batch):
-                    total += strided_sum(first + b * every * tile_bytes, blocks, block * tile_bytes, tile_of(spec), 8)
+                    added += strided_sum(
+                        first + b * every * tile_bytes, blocks, block * tile_bytes, tile_of(spec), np.int64(8)
+                    )
             else:
                 d = k % plan.depth_size
                 first += d // tile_of(spec) * block * tile_bytes + d % tile_of(spec) * 8
                 count, step = plan.cols_blocks * plan.rows_blocks, plan.depth_blocks * block * tile_bytes
-                total = strided_sum(first, batch, every * tile_bytes, count, step)
-            store_as_stored(plan.bias_grads + k * stored, total, spec)
+                added = strided_sum(first, batch, every * tile_bytes, count, step)
+            store_as_stored(plan.bias_grads + k * stored, added, spec)
 
 
 @inner

@@ -116,7 +116,7 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     scratch = TILE * number.vector_bytes
     scratch += stencil.volumes[0] * int(plan["ring"]) * (TILE + depth.kernel - 1) * int(plan["input"]["pitch"])
     grouped = 3 if cols.kernel % 3 == 0 else 1
-    sums_size, order = 0, None
+    sums_size, order, taps = 0, None, None
     if job == "weight_grad":
         sums = (stencil.volumes[0], rows.kernel, cols.kernel // grouped, depth.kernel, grouped)
         blocks = prod(int(plan[f"{name}_blocks"]) for name in ("rows", "cols", "depth"))
@@ -130,8 +130,9 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     else:
         for name, step in zip(_PARTS, stencil.target, strict=True):
             plan[f"output_{name}"] = step * number.stored_bytes
-    taps = _taps(plan, stencil, shifts, number)
-    plan["taps"], plan["taps_count"] = taps.ctypes.data, taps[0].size // 2
+    if job != "weight_grad" and not in_place:
+        taps = _taps(plan, stencil, shifts, number)
+        plan["taps"], plan["taps_count"] = taps.ctypes.data, taps[0].size // 2
     if in_place:
         scratch = (ENDS + cols.kernel + 1) * number.vector_bytes
     plan["scratch_size"] = scratch = _parts(scratch, 64) * 64

@@ -171,7 +171,7 @@ def narrow_number(context: Any, to: Any, source: Any, spec: Any) -> Any:
 
 
 def _splats(count: Any) -> Any:
-    """An intrinsic that answers `count(spec)` vectors; number i repeats the number at `address + i*pitch`."""
+    """An intrinsic that answers `count(spec)` vectors; vector i repeats the number at `address + i*pitch`."""
 
     @intrinsic
     def splats(context: Any, address: Any, pitch: Any, spec: Any) -> Any:
