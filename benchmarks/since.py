@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,22 @@ import torch
 from first_use import first_use
 
 ROOT = places.ROOT
-sys.path.append(str(ROOT))  # behind the checkout that a process runs
 
-from tests.older_processor import environment as older_environment  # noqa: E402
+
+def module_at(path: str) -> Any:
+    """A module of this checkout, whichever checkout's code a process runs."""
+    name = Path(path).stem
+    described = importlib.util.spec_from_file_location(name, ROOT / path)
+    assert described is not None
+    assert described.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(described)
+    described.loader.exec_module(module)
+    return module
+
+
+older_processor = module_at("tests/older_processor.py")
+#: Both checkouts are measured with this one's ruler.
+timing = module_at("prismify/bench/timing.py")
 
 #: A measured burst of calls takes about so many seconds.
 BURST = 0.02
@@ -161,7 +173,7 @@ def work() -> None:
                 call = CALLS[name](backward)
                 for _ in range(3):
                     call()
-                answers.write(f"{timing().peak_bytes(call, torch.device('cpu'))}\n")
+                answers.write(f"{timing.peak_bytes(call, torch.device('cpu'))}\n")
                 answers.flush()
                 continue
             if line not in calls:
@@ -184,17 +196,6 @@ def work() -> None:
         answers.flush()
 
 
-@cache
-def timing() -> Any:
-    """This checkout's `prismify.bench.timing`, with which both are measured."""
-    described = importlib.util.spec_from_file_location("timing", ROOT / "prismify" / "bench" / "timing.py")
-    assert described is not None
-    assert described.loader is not None
-    module = sys.modules["timing"] = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
-    return module
-
-
 @contextmanager
 def worker(checkout: Path, older: bool = False) -> Any:
     """A function that asks a process which runs a checkout's code, as on an older processor or not."""
@@ -205,7 +206,7 @@ def worker(checkout: Path, older: bool = False) -> Any:
     kept = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_ARENA_MAX": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-        env={**(older_environment() if older else os.environ), **kept},
+        env={**(older_processor.environment() if older else os.environ), **kept},
     ) as process:  # fmt: skip
         asked, answered = process.stdin, process.stdout
         assert asked is not None
