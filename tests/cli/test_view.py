@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,9 @@ def shown(model: str, folder: Path) -> Iterator[str]:
     code = f"import prismify; prismify.__path__.append({str(ROOT)!r}); from prismify.cli.main import app; app()"
     command = [sys.executable, "-c", code, "view", model]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(folder)}
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where the tests themselves run under nohup
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
