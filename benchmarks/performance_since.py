@@ -27,15 +27,11 @@ def section() -> list[str]:
         f"{first['before']['call']:.1f} → {first['now']['call']:.1f} s, and a first training step",
         f"{first['before']['step']:.1f} → {first['now']['step']:.1f} s.",
         "",
-        "| | pass | before → after | faster |",
-        "|---|---|---:|---:|",
-        *(_line(row) for row in report["rows"] if row["processor"] == "this"),
+        *_table(report["rows"], "this"),
         "",
         "As on a processor with AVX2 and nothing later:",
         "",
-        "| | pass | before → after | faster |",
-        "|---|---|---:|---:|",
-        *(_line(row) for row in report["rows"] if row["processor"] == "AVX2"),
+        *_table(report["rows"], "AVX2"),
         "",
         "What the tensors of a pass take at the peak, weights not counted:",
         "",
@@ -46,6 +42,11 @@ def section() -> list[str]:
             for row in report["memory"]
         ),
     ]
+
+
+def _table(rows: list[dict[str, Any]], processor: str) -> list[str]:
+    lines = [_line(row) for row in rows if row["processor"] == processor]
+    return ["| | pass | before → after | faster |", "|---|---|---:|---:|", *lines]
 
 
 def _line(row: dict[str, Any]) -> str:

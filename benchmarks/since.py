@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -227,6 +228,22 @@ def take_turns(name: str, backward: bool, before: Any, now: Any, rounds: int) ->
     return [(before(name, backward), now(name, backward)) for _ in range(rounds)]
 
 
+def add_rounds(
+    times: dict[tuple[str, bool, bool], list[tuple[float, float]]],
+    earlier: Path,
+    names: list[str],
+    older: bool,
+    rounds: int,
+) -> None:
+    """The rounds of one pair of processes, by (name, whether backward, whether as on an older processor)."""
+    if not names:
+        return
+    with worker(earlier, older) as before, worker(ROOT, older) as now:
+        for name, backward in itertools.product(names, (False, True)):
+            found = take_turns(name, backward, before, now, rounds)
+            times.setdefault((name, backward, older), []).extend(found)
+
+
 def row_of(name: str, backward: bool, older: bool, times: list[tuple[float, float]]) -> dict[str, Any]:
     """Medians of both, and the ratio's median and quartiles over the rounds."""
     low, middle, high = statistics.quantiles([before / now for before, now in times], n=4, method="inclusive")
@@ -245,10 +262,9 @@ def memory_rows(earlier: Path, names: list[str]) -> list[dict[str, Any]]:
     """What the tensors of a pass take at the peak, in MiB, by the code of both checkouts."""
     rows = []
     with worker(earlier) as before, worker(ROOT) as now:
-        for name in names:
-            for backward in (False, True):
-                mib = {when: ask(name, backward, "bytes") / 2**20 for when, ask in (("before", before), ("now", now))}
-                rows.append({"name": name, "pass": PASSES[backward], "mib": mib})
+        for name, backward in itertools.product(names, (False, True)):
+            mib = {when: ask(name, backward, "bytes") / 2**20 for when, ask in (("before", before), ("now", now))}
+            rows.append({"name": name, "pass": PASSES[backward], "mib": mib})
     return rows
 
 
@@ -293,15 +309,9 @@ def measured(earlier: Path, commit: str, names: list[str], rounds: int, pairs: i
     if "first_use" not in report:
         report["first_use"] = new_to_both(earlier)
     times: dict[tuple[str, bool, bool], list[tuple[float, float]]] = {}
-    asked = {False: names, True: [name for name in names if name in OLDER]}
     for _ in range(pairs):
-        for older, those in asked.items():
-            if those:
-                with worker(earlier, older) as before, worker(ROOT, older) as now:
-                    for name in those:
-                        for backward in (False, True):
-                            found = take_turns(name, backward, before, now, rounds)
-                            times.setdefault((name, backward, older), []).extend(found)
+        add_rounds(times, earlier, names, False, rounds)
+        add_rounds(times, earlier, [name for name in names if name in OLDER], True, rounds)
     report["rows"] += [row_of(*one, found) for one, found in times.items()]
     places.SINCE.write_text(json.dumps(report, indent=1) + "\n")
     report["memory"] += memory_rows(earlier, [name for name in names if name.startswith("ldm-unet")])

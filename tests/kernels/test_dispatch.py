@@ -215,6 +215,12 @@ for name in sys.argv[1:]:
     assert run(code, "float32", "float64", NUMBA_CACHE_DIR=folder).split() == ["1", "1"]
 
 
+#: One call against the definition; and whether Numba's functions were still left to their kernels.
+ONE_CALL = """
+u, w = torch.randn(1, 9, 5, 20), torch.randn(3, 3, 3)
+torch.testing.assert_close(deep_prism(u, w, padding=(1, 1)), reference.deep_prism(u, w, padding=(1, 1)))
+print(parts.left_to_kernels)
+"""
 CHANGED = {
     "moved": "del codegen.JITCodeLibrary",
     "lowered otherwise": "parts._lowering()[1].run_pass = lowered",
@@ -228,18 +234,15 @@ def test_a_numba_whose_inside_has_changed_compiles_its_own_way(change, tmp_path)
 import torch
 from numba.core import codegen
 from prismify.kernels import deep_prism, reference
-from prismify.kernels.cpu import compile, parts
+from prismify.kernels.cpu import parts
 def lowered(self, state): raise AttributeError("no such thing inside")
 link = codegen.CPUCodeLibrary._get_module_for_linking
 def linked(self):
     if type(self).__name__ == "Part": raise AttributeError("no such thing inside")
     return link(self)
 {change}
-u, w = torch.randn(1, 9, 5, 20), torch.randn(3, 3, 3)
-torch.testing.assert_close(deep_prism(u, w, padding=(1, 1)), reference.deep_prism(u, w, padding=(1, 1)))
-print(parts.left_to_kernels)
 """
-    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["False"]
+    assert run(code + ONE_CALL, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["False"]
 
 
 def test_where_nothing_can_be_kept_a_kernel_is_compiled_for_this_process(tmp_path):
@@ -250,11 +253,8 @@ from prismify.kernels import deep_prism, reference
 from prismify.kernels.cpu import parts
 def full(*_): raise OSError(28, "No space left on device")
 IndexDataCacheFile.save = full
-u, w = torch.randn(1, 9, 5, 20), torch.randn(3, 3, 3)
-torch.testing.assert_close(deep_prism(u, w, padding=(1, 1)), reference.deep_prism(u, w, padding=(1, 1)))
-print(parts.left_to_kernels)
 """
-    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["True"]
+    assert run(code + ONE_CALL, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["True"]
 
 
 def test_only_kernels_become_machine_code(tmp_path):
@@ -263,7 +263,6 @@ def test_only_kernels_become_machine_code(tmp_path):
 import torch
 from llvmlite.binding import ExecutionEngine
 from prismify.kernels import deep_prism
-from prismify.kernels.cpu import run
 names = []
 add = ExecutionEngine.add_module
 def noted(self, module):

@@ -92,15 +92,7 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
     plan = np.zeros((), PLAN)
     shifts = _describe_input(plan["input"], stencil, number)
     plan["columns"] = shifts.ctypes.data
-    out, _, along, _, across = (step * number.wide_bytes for step in stencil.weight)
-    plan["weight_out"], plan["weight_depth"], plan["weight_col"] = out, along, across
-    for name, axis in (("rows", rows), ("cols", cols)):
-        plan[f"{name}_size"], plan[f"{name}_taps"] = axis.size_out, axis.kernel
-        plan[f"{name}_dilation"] = axis.dilation
-    plan["volumes_in"], plan["volumes_out"] = stencil.volumes
-    plan["rows_stride"], plan["depth_size"] = rows.stride, depth.size_out
-    plan["reach"] = (rows.kernel - 1) * rows.dilation + 1
-    plan["ring"] = int(plan["reach"]) + rows.stride
+    _describe_axes(plan, stencil, number)
     in_place = _reads_in_place(stencil, number) and (job != "weight_grad" or _sums_in_place(problem, stencil, number))
     columns = cols.size_out if in_place else min(cols.size_out, COLUMNS)
     tile = ROWS if in_place else TILE
@@ -146,6 +138,20 @@ def template_of(problem: Problem, job: Job, source: Strides, target: Strides, nu
         kernel = "correlate_rows" if in_place else "correlate"
     tables = shifts, taps, order
     return Template(kernel, words, spec, scratch, int(plan["items"]), sums_size, rows_of_bias, tables, stencil)
+
+
+def _describe_axes(plan: Any, stencil: Stencil, number: Number) -> None:
+    """Fill in sizes, steps between weights, and how many packed rows an output needs."""
+    _, depth, rows, cols = stencil.axes
+    out, _, along, _, across = (step * number.wide_bytes for step in stencil.weight)
+    plan["weight_out"], plan["weight_depth"], plan["weight_col"] = out, along, across
+    for name, axis in (("rows", rows), ("cols", cols)):
+        plan[f"{name}_size"], plan[f"{name}_taps"] = axis.size_out, axis.kernel
+        plan[f"{name}_dilation"] = axis.dilation
+    plan["volumes_in"], plan["volumes_out"] = stencil.volumes
+    plan["rows_stride"], plan["depth_size"] = rows.stride, depth.size_out
+    plan["reach"] = (rows.kernel - 1) * rows.dilation + 1
+    plan["ring"] = int(plan["reach"]) + rows.stride
 
 
 def _sums_in_place(problem: Problem, stencil: Stencil, number: Number) -> bool:

@@ -170,27 +170,34 @@ def narrow_number(context: Any, to: Any, source: Any, spec: Any) -> Any:
     return types.void(types.int64, types.int64, spec), code
 
 
-def _splats(count: Any) -> Any:
-    """An intrinsic that answers `count(spec)` vectors; vector i repeats the number at `address + i*pitch`."""
+def _reads(count: Any, read: Any) -> Any:
+    """An intrinsic that answers `count(spec)` vectors, number i as `read` makes it at `address + i*pitch`."""
 
     @intrinsic
-    def splats(context: Any, address: Any, pitch: Any, spec: Any) -> Any:
+    def reads(context: Any, address: Any, pitch: Any, spec: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             address, pitch, _ = args
             spec = sig.args[2]
-            vectors = []
-            for i in range(count(spec)):
-                number = builder.load(pointer_to(builder, offset(builder, address, pitch, i), spec.wide))
-                vectors.append(splat(builder, number, spec.vector))
+            vectors = [read(builder, offset(builder, address, pitch, i), spec) for i in range(count(spec))]
             return context.make_tuple(builder, sig.return_type, vectors)
 
         return vectors_of(spec, count(spec))(types.int64, types.int64, spec), code
 
-    return splats
+    return reads
 
 
-splat_tile = _splats(lambda spec: spec.tile)
-splat_weights = _splats(lambda spec: spec.kernel)
+def _repeated(builder: Any, address: Any, spec: Any) -> Any:
+    return splat(builder, builder.load(pointer_to(builder, address, spec.wide)), spec.vector)
+
+
+def _wide(builder: Any, address: Any, spec: Any) -> Any:
+    return builder.load(pointer_to(builder, address, spec.vector), align=spec.wide_bytes)
+
+
+splat_tile = _reads(lambda spec: spec.tile, _repeated)
+splat_weights = _reads(lambda spec: spec.kernel, _repeated)
+load_tile = _reads(lambda spec: spec.tile, _wide)
+load_sums = _reads(lambda spec: spec.kernel * spec.taps, _wide)
 
 
 @intrinsic
@@ -238,29 +245,6 @@ def _tile_store(narrow: bool) -> Any:
 
 store_tile = _tile_store(narrow=True)
 store_wide = _tile_store(narrow=False)
-
-
-def _wide_load(count: Any) -> Any:
-    """An intrinsic that reads `count(spec)` vectors as computed in, number i at `address + i*pitch`."""
-
-    @intrinsic
-    def load(context: Any, address: Any, pitch: Any, spec: Any) -> Any:
-        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            address, pitch, _ = args
-            spec = sig.args[2]
-            vectors = []
-            for i in range(count(spec)):
-                at = pointer_to(builder, offset(builder, address, pitch, i), spec.vector)
-                vectors.append(builder.load(at, align=spec.wide_bytes))
-            return context.make_tuple(builder, sig.return_type, vectors)
-
-        return vectors_of(spec, count(spec))(types.int64, types.int64, spec), code
-
-    return load
-
-
-load_tile = _wide_load(lambda spec: spec.tile)
-load_sums = _wide_load(lambda spec: spec.kernel * spec.taps)
 
 
 @intrinsic
